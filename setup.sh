@@ -1,0 +1,103 @@
+#!/usr/bin/env bash
+# Makes venv/ with everything that requirements.txt names; does nothing where that is done already.
+#
+#   ./setup.sh                      what the programs need
+#   ./setup.sh --dev                what the tests need as well
+#   PYTHON=python3.12 ./setup.sh    with this Python instead of the first one found
+set -eu
+cd "$(dirname "${BASH_SOURCE[0]}")"
+
+stop() {
+    echo "setup.sh: $1" >&2
+    exit "$2"
+}
+
+new_enough() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; }
+
+version_of() { "$1" -c 'import platform; print(platform.python_version())' 2>/dev/null; }
+
+# Each candidate is run: a name can be there and not work.
+find_python() {
+    if [ -n "${PYTHON:-}" ]; then
+        new_enough "$PYTHON" || stop "PYTHON=$PYTHON is not a Python of version 3.11 or newer" 2
+        echo "$PYTHON"
+        return
+    fi
+    local name
+    for name in python3 python3.14 python3.13 python3.12 python3.11 python; do
+        if new_enough "$name"; then
+            echo "$name"
+            return
+        fi
+    done
+    stop "no Python of version 3.11 or newer was found; install one, or name it: PYTHON=/path/to/python ./setup.sh" 1
+}
+
+venv_works() {
+    new_enough venv/bin/python && venv/bin/python -c 'import pip' >/dev/null 2>&1 &&
+        { [ -z "${PYTHON:-}" ] || [ "$(version_of "$PYTHON")" = "$(version_of venv/bin/python)" ]; }
+}
+
+# What an installation depends on. It is stored as the last step of one, so that an interrupted one is not taken as done.
+fingerprint() {
+    venv/bin/python - requirements.txt requirements-dev.txt <<'END'
+import hashlib, pathlib, platform, sys
+texts = b"".join(pathlib.Path(name).read_bytes() for name in sys.argv[1:])
+print(platform.python_version(), hashlib.sha256(texts).hexdigest())
+END
+}
+
+up_to_date() {
+    venv_works && [ -f "venv/.installed-$requirements" ] &&
+        [ "$(cat "venv/.installed-$requirements")" = "$(fingerprint)" ]
+}
+
+# The lock is the system's own: it ends with the process that holds it, however that ends.
+wait_for_other_setups() {
+    exec 9>.setup.lock
+    "$python" - <<'END'
+import fcntl
+try:
+    fcntl.flock(9, fcntl.LOCK_EX | fcntl.LOCK_NB)
+except BlockingIOError:
+    print("setup.sh: another setup is at work here; waiting for it", flush=True)
+    fcntl.flock(9, fcntl.LOCK_EX)
+except OSError:
+    pass  # a file system without locks
+END
+}
+
+make_venv() {
+    if [ -e venv ] && [ ! -e venv/pyvenv.cfg ] && [ -n "$(ls -A venv)" ]; then
+        stop "venv is there and is no virtual environment; move it away" 1
+    fi
+    echo "setup.sh: making venv/ with Python $(version_of "$python")"
+    "$python" -m venv --clear venv ||
+        stop "Python could not make venv/; on Debian and Ubuntu it needs the package python3-venv" 1
+}
+
+install() {
+    rm -f venv/.installed-*
+    echo "setup.sh: installing $requirements (PyTorch is large: this can take minutes)"
+    venv/bin/python -m pip install --no-input --disable-pip-version-check -r "$requirements" ||
+        stop "pip could not install $requirements (its message is above); PYTHON=... chooses another Python" 1
+    fingerprint >venv/.installing
+    cp venv/.installing venv/.installed-requirements.txt
+    mv venv/.installing "venv/.installed-$requirements"
+}
+
+requirements="requirements.txt"
+case "$*" in
+    "") ;;
+    --dev) requirements="requirements-dev.txt" ;;
+    -h | --help) sed -n '2,/^set/{/^#/s/^# \{0,1\}//p;}' "${BASH_SOURCE[0]}" && exit 0 ;;
+    *) stop "unknown option '$*'; there are: --dev, --help" 2 ;;
+esac
+
+if ! up_to_date; then
+    if venv_works; then python=venv/bin/python; else python=$(find_python); fi
+    wait_for_other_setups
+    venv_works || make_venv
+    up_to_date || install
+fi
+echo "setup.sh: venv/ is ready; 'source venv/bin/activate' puts its python first in this shell"
