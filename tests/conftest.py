@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -13,6 +14,10 @@ sys.path.insert(0, str(ROOT))
 os.environ.setdefault("MPLBACKEND", "Agg")  # no windows, whatever the machine
 # Nothing listens there, so that a download fails at once, here and in the programs that a test starts.
 os.environ["https_proxy"] = os.environ["HTTPS_PROXY"] = "http://127.0.0.1:9"
+
+# The same examples every time, however busy the machine is.
+settings.register_profile("repeatable", derandomize=True, deadline=None)
+settings.load_profile("repeatable")
 
 NO_SHAKESPEARE = "no Shakespeare here: CHARLM_CORPUS is not set and data/shakespeare.txt does not exist"
 
