@@ -13,6 +13,10 @@ class UserError(ValueError):
     """A user's mistake; scripts print it as one sentence and exit 2."""
 
 
+class RunError(RuntimeError):
+    """Something outside the program went wrong (a disk, a lock, a damaged file); scripts print it and exit 1."""
+
+
 def unknown(kind: str, name: str, choices: Iterable[str]) -> UserError:
     """The error for a name that is none of `choices`: it names the nearest one and lists them all.
 

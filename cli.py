@@ -1,0 +1,82 @@
+"""What the scripts share: options of the configuration, the choice of device, and how a mistake is reported.
+
+A module of its own, so that every script names, checks and reports the same thing in the same way; it imports torch
+only when a device has to be chosen, because `--help` must answer at once.
+"""
+
+import argparse
+import sys
+from dataclasses import fields
+
+from config import Config
+from config_cpu import ConfigCPU
+from errors import RunError, UserError
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+
+
+class Parser(argparse.ArgumentParser):
+    """An argparse parser whose complaint is one sentence and exit status 2."""
+
+    def error(self, message):
+        self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
+
+
+def add_config_options(parser):
+    """--config and one option per field of the configuration."""
+    parser.add_argument(
+        "--config", choices=("auto", "cpu", "gpu"), default="auto", help="auto: gpu where CUDA is there, else cpu"
+    )
+    parser.add_argument("--device", choices=DEVICES, default="auto", help="auto: cuda where it is there, else cpu")
+    group = parser.add_argument_group("configuration fields", "defaults: config_cpu.py and config.py")
+    for spec in fields(Config):
+        group.add_argument(
+            f"--{spec.name.replace('_', '-')}",
+            type=type(spec.default),
+            default=None,
+            metavar=type(spec.default).__name__.upper(),
+            help=f"{spec.metadata['help']} (cpu: {getattr(ConfigCPU, spec.name)}, gpu: {spec.default})",
+        )
+
+
+def given_fields(args) -> dict:
+    """The configuration fields that the user gave, by name."""
+    values = {spec.name: getattr(args, spec.name) for spec in fields(Config)}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def choose_config(args) -> tuple[Config, str]:
+    """(configuration, device) from parsed options. `auto` becomes the GPU configuration where CUDA is there."""
+    import torch
+
+    cuda = torch.cuda.is_available()
+    if args.config == "gpu" and not cuda and args.device in ("auto", "cuda"):
+        raise UserError("--config gpu needs CUDA, and PyTorch finds none here; add --device cpu to run it on a CPU")
+    if args.device == "cuda" and not cuda:
+        raise UserError("--device cuda: PyTorch finds no CUDA device here; use --device cpu")
+    if args.device == "mps" and not torch.backends.mps.is_available():
+        raise UserError("--device mps: PyTorch finds no Apple GPU here; use --device cpu")
+    device = args.device
+    if device == "auto":
+        device = "cuda" if cuda and args.config != "cpu" else "cpu"
+    full_size = args.config == "gpu" or (args.config == "auto" and device == "cuda")
+    return (Config if full_size else ConfigCPU)(**given_fields(args)), device
+
+
+def run(main, argv=None) -> None:
+    """Calls main(argv) and exits with its status; a user's mistake exits 2, and trouble with the machine 1."""
+    try:
+        status = main(argv)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        status = 2
+    except RunError as error:
+        print(f"error: {error}", file=sys.stderr)
+        status = 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        status = 130
+    except BrokenPipeError:  # the reader of our output has gone: `... | head`
+        sys.stderr.close()
+        status = 1
+    sys.exit(status)

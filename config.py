@@ -1,0 +1,79 @@
+"""The full-size configuration (GPU), and the checks that every configuration passes when it is made.
+
+A configuration is data: frozen, complete, and part of a trial's identity. Each field carries one line of help, which is
+also the help of its command-line option.
+"""
+
+import dataclasses
+from dataclasses import dataclass, field, fields
+
+from errors import UserError, unknown
+
+DTYPES = ("float32", "bfloat16")
+
+
+def _option(default, text):
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """CharLM at full size: 10,795,776 parameters at a vocabulary of 65."""
+
+    n_layer: int = _option(6, "transformer blocks (or layers of another architecture)")
+    n_head: int = _option(6, "attention heads")
+    n_embd: int = _option(384, "embedding width; a multiple of n_head")
+    block_size: int = _option(256, "characters of context")
+    dropout: float = _option(0.2, "dropout probability, from 0 up to but not including 1")
+    batch_size: int = _option(64, "sequences per training step")
+    learning_rate: float = _option(3e-4, "AdamW's learning rate (no schedule)")
+    weight_decay: float = _option(0.01, "AdamW's decoupled weight decay")
+    max_iters: int = _option(5000, "training steps")
+    eval_interval: int = _option(500, "steps between two points of the training curves")
+    eval_iters: int = _option(200, "batches per loss estimate (published protocol only)")
+    curve_windows: int = _option(50, "windows of each split that a point of the curves is measured on")
+    dtype: str = _option("bfloat16", "arithmetic of the matrix products: float32 or bfloat16 (autocast)")
+    threads_per_trial: int = _option(1, "CPU threads of one trial; part of its identity, since sums depend on it")
+
+    def __post_init__(self):
+        for spec in fields(self):
+            value = _of_type(spec.name, getattr(self, spec.name), type(spec.default))
+            object.__setattr__(self, spec.name, value)  # 1 and 1.0 are one learning rate, not two identities
+        for spec in fields(self):
+            if type(spec.default) is int:
+                _check(getattr(self, spec.name) >= 1, spec.name, getattr(self, spec.name), "must be at least 1")
+        _check(0 < self.learning_rate < float("inf"), "learning_rate", self.learning_rate, "must be positive")
+        _check(0 <= self.weight_decay < float("inf"), "weight_decay", self.weight_decay, "must not be negative")
+        _check(0 <= self.dropout < 1, "dropout", self.dropout, "must be at least 0 and less than 1")
+        if self.dtype not in DTYPES:
+            raise unknown("dtype", self.dtype, DTYPES)
+        if self.n_embd % self.n_head:
+            raise UserError(
+                f"n_embd must be a multiple of n_head, but {self.n_embd} is not a multiple of {self.n_head}"
+            )
+
+    @classmethod
+    def help(cls) -> dict[str, str]:
+        """Field name -> one line of help."""
+        return {spec.name: spec.metadata["help"] for spec in fields(Config)}
+
+    def as_dict(self) -> dict:
+        """Field name -> value, ready for JSON."""
+        return dataclasses.asdict(self)
+
+    def replace(self, **changes) -> "Config":
+        """A checked copy with some fields changed."""
+        return dataclasses.replace(self, **changes)
+
+
+def _check(holds, name, value, what):
+    if not holds:
+        raise UserError(f"{name} {what}, but it is {value}")
+
+
+def _of_type(name, value, wanted):
+    if wanted is float and type(value) is int:
+        return float(value)
+    if type(value) is not wanted:
+        raise UserError(f"{name} must be of type {wanted.__name__}, but it is {value!r}")
+    return value

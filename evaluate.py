@@ -1,0 +1,182 @@
+"""A model on all windows of a split, pairs of models on the same windows, and text that a model writes.
+
+Evaluation is exact and draws no random number: both models of a pair see the same contexts, and how often one evaluates
+changes nothing in the training. Shapes: W windows of T characters, V characters in the vocabulary.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+import corpus as text
+import metrics
+
+WINDOWS_AT_ONCE = 32  # fixed, since a sum's last bits can depend on how many rows are computed together
+
+# Greedy continuations, compared by edit distance: from prompts of T/4 characters spread over the validation split, T/2 more.
+N_PROMPTS = 8
+
+
+@dataclass(frozen=True)
+class EvaluationData:
+    """The windows that every trial of a study is evaluated on, on the trial's device."""
+
+    train: tuple[torch.Tensor, torch.Tensor]  # x, y, each (W, T)
+    validation: tuple[torch.Tensor, torch.Tensor]
+    curve: np.ndarray  # which of the W windows the curves use
+    prompts: torch.Tensor  # (N_PROMPTS, T // 4)
+
+
+def evaluation_data(corpus, config, device="cpu") -> EvaluationData:
+    """Gathers the windows of a corpus for a configuration."""
+
+    def split(name):
+        return tuple(
+            torch.from_numpy(part).to(device) for part in text.evaluation_windows(corpus, name, config.block_size)
+        )
+
+    validation = split("validation")
+    n_windows = len(validation[0])
+    prompts = validation[0][text.spread(n_windows, min(N_PROMPTS, n_windows))]
+    return EvaluationData(
+        train=split("train"),
+        validation=validation,
+        curve=text.curve_windows(n_windows, config.curve_windows),
+        prompts=prompts[:, : max(config.block_size // 4, 1)],
+    )
+
+
+def autocast(config, device):
+    """The context in which a model of this configuration computes."""
+    return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=config.dtype == "bfloat16")
+
+
+@torch.inference_mode()
+def log_probabilities(model, x, config):
+    """Yields (n, T, V) float32 log-probabilities of successive groups of the windows x (W, T)."""
+    was_training = model.training
+    model.eval()
+    for part in x.split(WINDOWS_AT_ONCE):
+        with autocast(config, x.device):
+            logits = model(part)
+        yield F.log_softmax(logits.float(), dim=-1)
+    model.train(was_training)
+
+
+def predict(model, x, config) -> np.ndarray:
+    """(W, T, V) float32 log-probabilities of the windows x (W, T)."""
+    return np.concatenate([part.cpu().numpy() for part in log_probabilities(model, x, config)])
+
+
+def loss_and_accuracy(model, x, y, config) -> tuple[np.ndarray, np.ndarray]:
+    """Per window, each (W,) float64: the mean loss in nats per character, and the share of right top-1 predictions."""
+    losses, right = [], []
+    for log_p, target in zip(log_probabilities(model, x, config), y.split(WINDOWS_AT_ONCE)):
+        losses.append(-log_p.gather(-1, target[..., None])[..., 0].double().mean(-1).cpu().numpy())
+        right.append((log_p.argmax(-1) == target).double().mean(-1).cpu().numpy())
+    return np.concatenate(losses), np.concatenate(right)
+
+
+def curve_point(model, data: EvaluationData, config) -> tuple[float, float, np.ndarray]:
+    """(training loss, validation loss, (Wc, T, V) validation log-probabilities) on the curve windows."""
+    x, y = (part[data.curve] for part in data.train)
+    train_loss = float(loss_and_accuracy(model, x, y, config)[0].mean())
+    x, y = (part[data.curve] for part in data.validation)
+    log_p = predict(model, x, config)
+    return train_loss, float(metrics.window_losses(log_p, y.cpu().numpy()).mean()), log_p
+
+
+def final_evaluation(model, data: EvaluationData, config) -> dict:
+    """Everything that a trial reports of its trained model.
+
+    Returns: train_loss, val_loss (nats per character), train_accuracy, val_accuracy (fractions), window_loss (W,)
+      on the validation split, log_probabilities (W, T, V) float32 on the validation split.
+    """
+    train_losses, train_right = loss_and_accuracy(model, *data.train, config)
+    x, y = data.validation
+    log_p = predict(model, x, config)
+    targets = y.cpu().numpy()
+    window_loss = metrics.window_losses(log_p, targets)
+    return {
+        "train_loss": float(train_losses.mean()),
+        "val_loss": float(window_loss.mean()),
+        "train_accuracy": float(train_right.mean()),
+        "val_accuracy": float(metrics.accuracy(log_p, targets)),
+        "window_loss": window_loss,
+        "log_probabilities": log_p,
+    }
+
+
+@torch.inference_mode()
+def greedy_continuations(model, prompts, length, config) -> np.ndarray:
+    """(P, length) tokens: each of the prompts (P, T0) continued by its most probable character, again and again."""
+    tokens = prompts
+    was_training = model.training
+    model.eval()
+    for _ in range(length):
+        with autocast(config, tokens.device):
+            logits = model(tokens[:, -config.block_size :])
+        tokens = torch.cat([tokens, logits[:, -1].float().argmax(-1, keepdim=True)], dim=1)
+    model.train(was_training)
+    return tokens[:, prompts.shape[1] :].cpu().numpy()
+
+
+@torch.inference_mode()
+def sample_text(model, corpus, config, prompt, length, temperature, seed, device="cpu") -> str:
+    """`prompt` and `length` characters after it, each drawn from the model's distribution at this temperature."""
+    generator = np.random.default_rng(seed)
+    tokens = torch.from_numpy(corpus.encode(prompt).astype(np.int64)).to(device)[None]
+    model.eval()
+    for _ in range(length):
+        with autocast(config, device):
+            logits = model(tokens[:, -config.block_size :])[0, -1].double().cpu().numpy()
+        if temperature == 0:
+            choice = int(logits.argmax())
+        else:
+            scaled = (logits - logits.max()) / temperature
+            weights = np.exp(scaled)
+            choice = int(generator.choice(len(weights), p=weights / weights.sum()))
+        tokens = torch.cat([tokens, tokens.new_tensor([[choice]])], dim=1)
+    return corpus.decode(tokens[0].cpu().numpy())
+
+
+def compare_trials(targets, later: dict, earlier: list[dict]) -> list[dict]:
+    """Every pair of one trial with earlier ones, on the same contexts.
+
+    Args:
+      targets: (W, T) the true next characters.
+      later, earlier: {trial, predictions (W, T, V) array or the path of an .npy, curve: list of (step, (Wc, T, V)),
+        continuations: list of texts}.
+
+    Returns:
+      A list of {trial_a, trial_b, metrics by name, history, per_window: name -> (W,)}.
+    """
+    log_q = _array(later["predictions"])
+    pairs = []
+    for other in earlier:
+        values, per_window = metrics.compare(_array(other["predictions"]), log_q, targets)
+        values["edit_distance"] = metrics.edit_distance(other["continuations"], later["continuations"])
+        history = [
+            {"step": step, **metrics.compare_brief(_array(log_a), _array(log_b))}
+            for (step, log_a), (_, log_b) in zip(other["curve"], later["curve"])
+        ]
+        pairs.append(
+            {
+                "trial_a": other["trial"],
+                "trial_b": later["trial"],
+                **values,
+                "history": history,
+                "per_window": per_window,
+            }
+        )
+    return pairs
+
+
+def _array(source):
+    if isinstance(source, np.ndarray):
+        return source
+    if isinstance(source, torch.Tensor):
+        return source.numpy()
+    return np.load(source, mmap_mode="r", allow_pickle=False)

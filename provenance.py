@@ -1,0 +1,81 @@
+"""Where a number was made: versions, hardware, threads and git commit.
+
+A module of its own because results, single trials and benchmarks all record it, and none of them should import another.
+"""
+
+import functools
+import os
+import platform
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+
+@functools.cache
+def cpu_model() -> str:
+    """The processor's own name, as far as the system tells it."""
+    try:
+        if sys.platform == "darwin":
+            command = ["sysctl", "-n", "machdep.cpu.brand_string"]
+            return subprocess.run(command, capture_output=True, text=True, timeout=5).stdout.strip()
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except (OSError, subprocess.SubprocessError):
+        pass
+    return platform.processor() or platform.machine()
+
+
+@functools.cache
+def git_commit() -> str | None:
+    """The commit of the program, with '+changes' where files differ from it; None outside a checkout."""
+    root = Path(__file__).resolve().parent
+
+    def git(*arguments):
+        return subprocess.run(
+            ["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=10, check=True
+        ).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "-uno") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def usable_cpus() -> int:
+    """The cores that this process may use: its affinity, and its control group's quota."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        if quota != "max":
+            cores = min(cores, max(1, int(quota) // int(period)))
+    except (OSError, ValueError):
+        pass
+    return cores
+
+
+def environment(device: str = "cpu") -> dict:
+    """What a trial ran on: enough to tell whether another machine could give the same bits."""
+    import torch
+
+    return {
+        "torch": torch.__version__,
+        "numpy": metadata.version("numpy"),
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "cpu": cpu_model(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "gpu": torch.cuda.get_device_name() if device == "cuda" else None,
+        "threads": torch.get_num_threads(),
+    }
+
+
+def program() -> dict:
+    """Provenance of a whole result: the program's commit and the versions of what it stands on."""
+    packages = ("torch", "numpy", "scipy")
+    return {
+        "git_commit": git_commit(),
+        "versions": {name: metadata.version(name) for name in packages} | {"python": platform.python_version()},
+        "hardware": {"cpu": cpu_model(), "cores": os.cpu_count(), "system": platform.platform()},
+    }

@@ -1,0 +1,290 @@
+"""Studies, results and checkpoints on disk: atomic, validated, versioned.
+
+A file is complete and valid, or absent: it is written beside its place, flushed to the disk and renamed. Results and
+checkpoints carry a checksum of their own content, so that damage is noticed and named instead of being analysed.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import io
+import json
+import os
+import socket
+import struct
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from errors import RunError, UserError
+
+SCHEMA_VERSION = 1
+STUDY_FILE = "study.json"
+SUMMARY_FILE = "all_experiments_summary.json"
+
+# What may differ between two results that are identical in the sense of DESIGN.md's first promise.
+VOLATILE = ("training_time_s", "evaluation_time_s", "environment", "provenance", "attempts")
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """The file at `path` holds all of `data` or what it held before, even if the machine stops now."""
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+            raise
+        _flush_folder(path.parent)
+    except OSError as error:
+        raise RunError(
+            f"cannot write {path}: {error.strerror or error}; make room or choose another folder"
+        ) from error
+
+
+def _flush_folder(folder):
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def set_aside(path: Path) -> Path:
+    """Renames `path` to the first free `path.aside-<number>`, so that it is neither used nor lost."""
+    number = 1
+    while (target := Path(f"{path}.aside-{number}")).exists():
+        number += 1
+    os.replace(path, target)
+    return target
+
+
+# --- JSON -----------------------------------------------------------------------------------------------------------
+
+
+def stable(value):
+    """`value` without what may differ between identical results (times and environments)."""
+    if isinstance(value, dict):
+        return {name: stable(item) for name, item in value.items() if name not in VOLATILE}
+    if isinstance(value, list):
+        return [stable(item) for item in value]
+    return value
+
+
+def write_json(path: Path, content: dict) -> None:
+    """Writes `content` and a checksum of it, in `provenance`. NaN and infinity are refused: a missing value is null."""
+    content = dict(content)
+    provenance = {k: v for k, v in content.get("provenance", {}).items() if k != "checksum"}
+    content["provenance"] = provenance
+    content["provenance"] = {**provenance, "checksum": _json_checksum(content)}
+    write_atomically(path, (json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False) + "\n").encode())
+
+
+def _json_checksum(content):
+    return hashlib.sha256(json.dumps(content, sort_keys=True, allow_nan=False).encode()).hexdigest()
+
+
+def read_json(path: Path) -> dict:
+    """The content of a file that `write_json` wrote; a RunError names a file that is damaged."""
+    try:
+        content = json.loads(Path(path).read_bytes().decode("utf-8"))
+        provenance = dict(content["provenance"])
+        checksum = provenance.pop("checksum")
+        intact = checksum == _json_checksum({**content, "provenance": provenance})
+    except OSError as error:
+        raise RunError(f"cannot read {path}: {error.strerror or error}") from error
+    except (ValueError, KeyError, TypeError, AttributeError):
+        intact = False
+    if not intact:
+        raise RunError(
+            f"{path} is damaged or was edited (its checksum does not fit) and was left as it is; "
+            "move it away, or restore it from a copy"
+        )
+    if content.get("schema_version", 0) > SCHEMA_VERSION:
+        raise RunError(
+            f"{path} has schema_version {content['schema_version']}, but this program knows up to {SCHEMA_VERSION}"
+        )
+    return content
+
+
+# --- arrays beside a result -----------------------------------------------------------------------------------------
+
+
+def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Writes an .npz (uncompressed, with a CRC per array)."""
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    write_atomically(path, buffer.getvalue())
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """All arrays of an .npz; a RunError names a file that is damaged."""
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except OSError as error:
+        raise RunError(f"cannot read {path}: {error.strerror or error}") from error
+    except Exception as error:  # zipfile, zlib and numpy each have their own words for damage
+        raise RunError(f"{path} is damaged ({error}) and was left as it is; move it away") from error
+
+
+# --- checkpoints ----------------------------------------------------------------------------------------------------
+
+
+def weights_sha256(weights: dict) -> str:
+    """SHA-256 over the tensors' sorted names, dtypes, shapes and bytes."""
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        _add(digest, name)
+        _add(digest, weights[name])
+    return digest.hexdigest()
+
+
+def _add(digest, value):
+    """Adds one value to a digest, unambiguously: each part is preceded by its length."""
+    if hasattr(value, "detach"):
+        array = value.detach().cpu().contiguous()
+        if str(array.dtype) == "torch.bfloat16":
+            array = array.view(getattr(__import__("torch"), "int16"))
+        header, data = f"{value.dtype}{tuple(value.shape)}", memoryview(array.numpy()).cast("B")
+    elif isinstance(value, dict):
+        _add(digest, f"dict of {len(value)}")
+        for name in sorted(value, key=str):
+            _add(digest, str(name))
+            _add(digest, value[name])
+        return
+    elif isinstance(value, list | tuple):
+        _add(digest, f"list of {len(value)}")
+        for item in value:
+            _add(digest, item)
+        return
+    else:
+        header, data = type(value).__name__, repr(value).encode()
+    header = header.encode()
+    digest.update(struct.pack("<QQ", len(header), len(data)))
+    digest.update(header)
+    digest.update(data)
+
+
+def write_checkpoint(path: Path, content: dict) -> None:
+    """torch.save of `content` (tensors, numbers, texts, lists and dicts of them) with a checksum inside."""
+    import torch
+
+    digest = hashlib.sha256()
+    _add(digest, content)
+    buffer = io.BytesIO()
+    torch.save({**content, "checksum": digest.hexdigest()}, buffer)
+    write_atomically(path, buffer.getvalue())
+
+
+def read_checkpoint(path: Path) -> dict:
+    """The content of a checkpoint. Never runs code from the file (weights_only=True).
+
+    Raises:
+      FileNotFoundError: there is none.
+      RunError: it is damaged, or holds something other than plain data.
+    """
+    import torch
+
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        checksum = content.pop("checksum")
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # torch, pickle and zipfile each have their own words for damage
+        raise RunError(f"the checkpoint {path} is damaged or is not plain data, and was not loaded") from error
+    digest = hashlib.sha256()
+    _add(digest, content)
+    if digest.hexdigest() != checksum:
+        raise RunError(f"the checkpoint {path} is damaged: its checksum does not fit its content")
+    return content
+
+
+# --- a study's folder -----------------------------------------------------------------------------------------------
+
+
+def first_difference(expected, found, name: str = "") -> str | None:
+    """Where two JSON values first differ: 'config.n_embd: 128 against 64'; None where they are equal."""
+    if isinstance(expected, dict) and isinstance(found, dict):
+        for key in [*expected, *(key for key in found if key not in expected)]:
+            path = f"{name}.{key}" if name else str(key)
+            if key not in expected or key not in found:
+                return f"{path}: {'missing' if key not in expected else expected[key]!r} against " + (
+                    "missing" if key not in found else repr(found[key])
+                )
+            if difference := first_difference(expected[key], found[key], path):
+                return difference
+        return None
+    if isinstance(expected, list) and isinstance(found, list):
+        if len(expected) != len(found):
+            return f"{name}: {len(expected)} entries against {len(found)}"
+        for index, (left, right) in enumerate(zip(expected, found)):
+            if difference := first_difference(left, right, f"{name}[{index}]"):
+                return difference
+        return None
+    return None if expected == found else f"{name}: {expected!r} against {found!r}"
+
+
+def open_study(folder: Path, identity: dict, provenance: dict) -> None:
+    """Makes sure that `folder` holds the study of this identity: writes study.json, or compares with the one there."""
+    path = Path(folder) / STUDY_FILE
+    if not path.exists():
+        if any(Path(folder).glob("*_*.json")):
+            raise UserError(f"{folder} holds results but no {STUDY_FILE}; choose another --results-dir")
+        content = {"schema_version": SCHEMA_VERSION, "identity": identity, "provenance": provenance}
+        write_json(path, content)
+        return
+    difference = first_difference(read_json(path)["identity"], identity)
+    if difference:
+        raise UserError(
+            f"{folder} holds a study of another identity ({difference}); choose another --results-dir, "
+            "or set the old study aside with --fresh"
+        )
+
+
+def read_study(folder: Path) -> tuple[dict, list[dict]]:
+    """(study.json, the results in order of architecture and activation as in the study's summary) of a folder."""
+    folder = Path(folder)
+    if not (folder / STUDY_FILE).exists():
+        raise UserError(f"{folder} holds no study ({STUDY_FILE} is missing); run run_all_experiments.py first")
+    study = read_json(folder / STUDY_FILE)
+    results = []
+    for path in sorted(folder.glob("*.json")):
+        if path.name not in (STUDY_FILE, SUMMARY_FILE):
+            content = read_json(path)
+            if "trials" in content and "architecture" in content:
+                content["path"] = str(path)
+                results.append(content)
+    return study, results
+
+
+@contextlib.contextmanager
+def locked(folder: Path):
+    """Holds the folder for this process; a RunError says who holds it already. Released when the process ends."""
+    folder = Path(folder)
+    path = folder / ".lock"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = open(path, "a+", encoding="utf-8")  # noqa: SIM115 - closed below, and by the end of the process
+    except OSError as error:
+        raise RunError(f"cannot write in {folder}: {error.strerror or error}") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read().strip() or "another process"
+            raise RunError(f"{folder} is in use by {holder}; wait for it, or choose another --results-dir") from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
+        yield

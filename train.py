@@ -1,0 +1,491 @@
+"""One trial: the seeded training loop, and a script that trains one, verifies one, or writes text with one.
+
+    python train.py --activation gelu                                # train one trial, save its checkpoint
+    python train.py --verify results/charlm_relu.json --trial 3      # train it again: the same bits?
+    python train.py --sample checkpoints/charlm_relu/trial_1.pt      # text from a trained model
+
+A trial is a pure function of its `Trial` and the corpus. Each draw has an address (randomness.py), so a trial that is
+resumed needs weights, optimizer state and step, and no generator's state.
+"""
+
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import cli
+import randomness
+from config import Config
+from errors import RunError, UserError
+
+SAVE_EVERY_S = 60.0  # a running trial also saves at every point of its curves
+REPORT_EVERY_S = 0.5
+
+
+@dataclass(frozen=True)
+class Trial:
+    """The identity of a trial, but for the corpus.
+
+    seeds: the seed of each stream (init, data, dropout), and of the flipped bit or None.
+    """
+
+    architecture: str
+    activation: str
+    config: Config
+    number: int  # from 1
+    seed: int
+    seeds: dict[str, int | None]
+    device: str = "cpu"
+    protocol: str = "matched"
+
+    @property
+    def name(self):
+        return f"{self.architecture}_{self.activation}"
+
+
+def stream_seeds(seed_base: int, number: int, vary) -> dict[str, int | None]:
+    """The seed of each stream in trial `number`: its own where the stream is varied, else trial 1's.
+
+    The bit is flipped only where it is varied.
+    """
+    own = seed_base + number - 1
+    seeds = {stream: own if stream in vary else seed_base for stream in ("init", "data", "dropout")}
+    return seeds | {"bit": own if "bit" in vary else None}
+
+
+class Interrupted(Exception):
+    """The trial was asked to stop; it has saved what it needs to go on."""
+
+
+def prepare_torch(config, device):
+    """Sets what decides a sum's last bits: the number of threads, and deterministic algorithms."""
+    import os
+
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    import torch
+
+    torch.set_num_threads(config.threads_per_trial)
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+
+
+def build(trial: Trial, vocabulary_size: int):
+    """The model of a trial with its initial weights, on its device."""
+    from architectures import build_model, initialize
+
+    model = build_model(trial.architecture, trial.activation, trial.config, vocabulary_size)
+    initialize(model, trial.seeds["init"], flip_bit_seed=trial.seeds["bit"])
+    return model.to(trial.device)
+
+
+def make_optimizer(model, config):
+    """AdamW with PyTorch's other defaults."""
+    import torch
+
+    return torch.optim.AdamW(
+        model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
+    )
+
+
+def run_trial(trial: Trial, corpus, partial_path=None, report=None, should_stop=None) -> dict:
+    """Trains and evaluates one trial under the matched protocol.
+
+    Args:
+      trial: what to train.
+      corpus: a corpus.Corpus.
+      partial_path: where the running trial saves itself, and from where it goes on; None saves nothing.
+      report: called as report({step, loss, ...}) now and then.
+      should_stop: called after each step; when it returns true, the trial saves itself and raises Interrupted.
+
+    Returns:
+      {record: the trial's entry in a result, weights: name -> tensor (CPU), curve: list of (step, log-probabilities (Wc, T, V)),
+      log_probabilities (W, T, V), window_loss (W,), continuations}; all but the record are None when it diverged.
+    """
+    import torch
+
+    import evaluate
+    from provenance import environment
+
+    config = trial.config
+    prepare_torch(config, trial.device)
+    data = evaluate.evaluation_data(corpus, config, trial.device)
+    model = build(trial, corpus.vocabulary_size)
+    optimizer = make_optimizer(model, config)
+    state = _load_partial(partial_path, trial, corpus, model, optimizer, report)
+    diverged = _train(trial, corpus, data, model, optimizer, state, partial_path, report, should_stop)
+    record = {
+        "trial": trial.number,
+        "seed": trial.seed,
+        "seeds": trial.seeds,
+        "status": "diverged" if diverged else "complete",
+        "train_loss": None,
+        "val_loss": None,
+        "train_accuracy": None,
+        "val_accuracy": None,
+        "training_time_s": state["training_time_s"],
+        "evaluation_time_s": state["evaluation_time_s"],
+        "history": state["history"],
+        "checkpoint": None,
+        "weights_sha256": None,
+        "environment": environment(trial.device),
+    }
+    outcome = {"record": record, "weights": None, "curve": None, "log_probabilities": None, "window_loss": None}
+    if diverged:
+        record["reason"] = f"the loss was no longer finite at step {state['step']}"
+        return outcome
+    started = time.perf_counter()
+    final = evaluate.final_evaluation(model, data, config)
+    tokens = evaluate.greedy_continuations(model, data.prompts, config.block_size // 2, config)
+    record["continuations"] = [corpus.decode(row) for row in tokens]
+    record["evaluation_time_s"] += time.perf_counter() - started
+    record |= {name: final[name] for name in ("train_loss", "val_loss", "train_accuracy", "val_accuracy")}
+    if learned := learned_activation_parameters(model):
+        record["activation_parameters"] = learned
+    from storage import weights_sha256
+
+    weights = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
+    record["weights_sha256"] = weights_sha256(weights)
+    if not all(math.isfinite(record[name]) for name in ("train_loss", "val_loss")):
+        record |= {"status": "diverged", "train_loss": None, "val_loss": None, "reason": "the final loss is not finite"}
+        return outcome
+    return outcome | {
+        "weights": weights,
+        "curve": [(step, torch.from_numpy(log_p)) for step, log_p in state["curve"]],
+        "log_probabilities": final["log_probabilities"],
+        "window_loss": final["window_loss"],
+    }
+
+
+def _train(trial, corpus, data, model, optimizer, state, partial_path, report, should_stop):
+    """The training loop: from state['step'] to max_iters. Returns whether the loss stopped being finite."""
+    import torch
+    from torch.nn import functional as F
+
+    import corpus as text
+    import evaluate
+    from model import address_dropout
+
+    config = trial.config
+    tokens = torch.from_numpy(corpus.train.astype("int64")).to(trial.device)
+    offsets = torch.arange(config.block_size, device=trial.device)
+    reported = saved = time.perf_counter()
+    model.train()
+    for step in range(state["step"], config.max_iters + 1):
+        if step % config.eval_interval == 0 or step == config.max_iters:
+            if not state["history"] or state["history"][-1]["step"] < step:
+                started = time.perf_counter()
+                train_loss, val_loss, log_p = evaluate.curve_point(model, data, config)
+                if not (math.isfinite(train_loss) and math.isfinite(val_loss)):
+                    return True
+                state["history"].append({"step": step, "train_loss": train_loss, "val_loss": val_loss})
+                state["curve"].append((step, log_p))
+                state["evaluation_time_s"] += time.perf_counter() - started
+                if 0 < step < config.max_iters:
+                    _save_partial(partial_path, trial, corpus, model, optimizer, state, report)
+                    saved = time.perf_counter()
+            if step == config.max_iters:
+                return False
+        started = time.perf_counter()
+        generator = randomness.generator(trial.seeds["data"], "data", step)
+        starts = text.batch_starts(generator, len(tokens), config.block_size, config.batch_size)
+        index = torch.from_numpy(starts).to(trial.device)[:, None] + offsets
+        address_dropout(model, trial.seeds["dropout"], step)
+        with evaluate.autocast(config, trial.device):
+            logits = model(tokens[index])
+        loss = F.cross_entropy(logits.float().flatten(0, 1), tokens[index + 1].flatten())
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        state["step"] = step + 1
+        now = time.perf_counter()
+        state["training_time_s"] += now - started
+        if trial.device == "cpu":  # elsewhere reading the loss would make the program wait; the curves notice
+            value = loss.item()
+            if not math.isfinite(value):
+                return True
+            if report and now - reported > REPORT_EVERY_S:
+                report({"step": step + 1, "loss": value})
+                reported = now
+        stop = should_stop is not None and should_stop()
+        if stop or now - saved > SAVE_EVERY_S:
+            _save_partial(partial_path, trial, corpus, model, optimizer, state, report)
+            saved = time.perf_counter()
+        if stop:
+            raise Interrupted
+    return False
+
+
+def learned_activation_parameters(model) -> dict | None:
+    """Name -> values of the parameters that belong to activations (PReLU, APL); None where there are none."""
+    names = [n for n, module in model.named_modules() if getattr(module, "is_activation", False)]
+    found = {
+        name: parameter.detach().flatten().tolist()
+        for name, parameter in model.named_parameters()
+        if any(name.startswith(f"{prefix}.") for prefix in names)
+    }
+    return found or None
+
+
+def _partial_identity(trial, corpus):
+    """A running trial goes on only from a state of exactly this trial."""
+    return {
+        "architecture": trial.architecture,
+        "activation": trial.activation,
+        "config": trial.config.as_dict(),
+        "seeds": trial.seeds,
+        "device": trial.device,
+        "corpus_sha256": corpus.text_sha256,
+        "numerics_version": randomness.NUMERICS_VERSION,
+    }
+
+
+def _save_partial(path, trial, corpus, model, optimizer, state, report):
+    from storage import write_checkpoint
+
+    if path is None:
+        return
+    import torch
+
+    content = {
+        "identity": _partial_identity(trial, corpus),
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        **{name: state[name] for name in ("step", "history", "training_time_s", "evaluation_time_s")},
+        "curve": [(step, torch.from_numpy(log_p)) for step, log_p in state["curve"]],
+    }
+    try:
+        write_checkpoint(path, content)
+    except RunError as error:  # the trial itself is well; what it has to give is written at its end
+        if report:
+            report({"warning": f"{error}; the trial goes on, but could not resume from here"})
+
+
+def _load_partial(path, trial, corpus, model, optimizer, report):
+    """The state from which the trial goes on: that of a valid partial checkpoint of this trial, or the beginning."""
+    from storage import read_checkpoint, set_aside
+
+    state = {"step": 0, "history": [], "curve": [], "training_time_s": 0.0, "evaluation_time_s": 0.0}
+    if path is None or not Path(path).exists():
+        return state
+    try:
+        content = read_checkpoint(path)
+        if content["identity"] != _partial_identity(trial, corpus):
+            return state
+    except RunError as error:
+        aside = set_aside(path)
+        if report:
+            report({"warning": f"{error}; set aside as {aside.name}, and the trial starts from its beginning"})
+        return state
+    model.load_state_dict(content["model"])
+    optimizer.load_state_dict(content["optimizer"])
+    state.update({name: content[name] for name in state})
+    state["curve"] = [(step, log_p.numpy()) for step, log_p in content["curve"]]
+    return state
+
+
+# --- the script -----------------------------------------------------------------------------------------------------
+
+
+def parser():
+    p = cli.Parser(prog="train.py", description="Train one trial, verify one of a study, or sample text from one.")
+    p.add_argument("--architecture", default="charlm", help="name of the architecture (default: %(default)s)")
+    p.add_argument("--activation", default="relu", help="name of the activation (default: %(default)s)")
+    p.add_argument("--seed", type=int, default=42, help="seed of every stream (default: %(default)s)")
+    p.add_argument("--corpus", default="auto", help="auto, shakespeare, pydoc or a text file (default: %(default)s)")
+    p.add_argument("--output", type=Path, help="where to save the checkpoint (default: checkpoints/single/...)")
+    p.add_argument("--verify", type=Path, metavar="RESULT.json", help="train a trial of this result again and compare")
+    p.add_argument("--trial", type=int, default=1, help="which trial to verify (default: %(default)s)")
+    p.add_argument("--sample", type=Path, metavar="CHECKPOINT", help="write text from this trained model")
+    p.add_argument("--prompt", default="\n", help="what the sampled text begins with (default: a new line)")
+    p.add_argument("--length", type=int, default=500, help="characters to sample (default: %(default)s)")
+    p.add_argument("--temperature", type=float, default=1.0, help="0 takes the likeliest (default: %(default)s)")
+    cli.add_config_options(p)
+    return p
+
+
+def main(argv=None) -> int:
+    args = parser().parse_args(argv)
+    if args.verify and args.sample:
+        raise UserError("--verify and --sample are two different things; give one of them")
+    if args.sample:
+        return sample(args)
+    if args.verify:
+        return verify(args)
+    return train_one(args)
+
+
+def train_one(args) -> int:
+    import torch
+
+    import corpus as text
+    import storage
+    from activations import resolve
+    from tqdm import tqdm
+
+    if not 0 <= args.seed < 2**32:
+        raise UserError(f"--seed must be from 0 to 2^32 - 1, but it is {args.seed}")
+    config, device = cli.choose_config(args)
+    corpus = text.load_corpus(args.corpus)
+    text.check_length(corpus, config.block_size)
+    activation = resolve(args.activation)
+    seeds = stream_seeds(args.seed, 1, ("init", "data", "dropout"))
+    trial = Trial(args.architecture, activation, config, 1, args.seed, seeds, device)
+    build(trial, corpus.vocabulary_size)  # complains before any work begins
+    output = args.output or Path("checkpoints/single") / f"{trial.name}_seed_{args.seed}.pt"
+    if output.exists():
+        raise UserError(f"{output} exists already; move it away or choose another --output")
+    with tqdm(total=config.max_iters, unit="step", disable=None) as bar:
+
+        def show(event):
+            if "step" in event:
+                bar.update(event["step"] - bar.n)
+                bar.set_postfix(loss=f"{event['loss']:.4f}")
+
+        outcome = run_trial(trial, corpus, report=show)
+        bar.update(config.max_iters - bar.n)
+    record = outcome["record"]
+    for point in record["history"]:
+        print(
+            f"step {point['step']:6d}  train loss {point['train_loss']:.4f}  val loss {point['val_loss']:.4f}"
+            "  (nats per character, curve windows)"
+        )
+    if record["status"] != "complete":
+        raise RunError(f"the trial diverged: {record['reason']}; try a smaller --learning-rate")
+    storage.write_checkpoint(output, checkpoint_content(trial, corpus, outcome))
+    print(
+        f"{trial.name}, seed {args.seed}, {corpus.label}: train loss {record['train_loss']:.4f},"
+        f" val loss {record['val_loss']:.4f}, val accuracy {record['val_accuracy']:.2%} (all windows);"
+        f" {record['training_time_s']:.1f} s training, {torch.get_num_threads()} thread(s)"
+    )
+    print(f"weights_sha256 {record['weights_sha256']}\nsaved as {output}")
+    return 0
+
+
+def checkpoint_content(trial: Trial, corpus, outcome) -> dict:
+    """What a final checkpoint holds: weights under "model", and everything needed to rebuild and compare the model."""
+    return {
+        "model": outcome["weights"],
+        "architecture": trial.architecture,
+        "activation": trial.activation,
+        "config": trial.config.as_dict(),
+        "vocabulary": corpus.vocabulary,
+        "corpus": {"label": corpus.label, "sha256": corpus.text_sha256},
+        "trial": trial.number,
+        "seeds": trial.seeds,
+        "numerics_version": randomness.NUMERICS_VERSION,
+        "weights_sha256": outcome["record"]["weights_sha256"],
+        "curve": outcome["curve"],
+    }
+
+
+def load_model(path):
+    """(model, checkpoint content) of a final checkpoint, on the CPU, in evaluation mode."""
+    from architectures import build_model
+
+    try:
+        from storage import read_checkpoint
+
+        content = read_checkpoint(path)
+    except FileNotFoundError:
+        raise UserError(f"there is no checkpoint {path}") from None
+    if "vocabulary" not in content:
+        raise UserError(f"{path} is the state of an unfinished trial, not a trained model")
+    config = Config(**content["config"])
+    model = build_model(content["architecture"], content["activation"], config, len(content["vocabulary"]))
+    model.load_state_dict(content["model"])
+    return model.eval(), content
+
+
+def sample(args) -> int:
+    import corpus as text
+    import evaluate
+
+    if args.length < 1 or args.temperature < 0 or not args.prompt:
+        raise UserError("--length must be at least 1, --temperature not negative, and --prompt not empty")
+    model, content = load_model(args.sample)
+    config = Config(**content["config"])
+    prepare_torch(config, "cpu")
+    alphabet = text.Corpus(content["corpus"]["label"], "", content["vocabulary"], None, 0)
+    print(
+        evaluate.sample_text(
+            model, alphabet, config, args.prompt, args.length, args.temperature, seed=args.seed
+        )
+    )
+    return 0
+
+
+def verify(args) -> int:
+    """Trains a trial of a result again. 0: every bit is the same; 1: the first difference is named."""
+    import storage
+    from provenance import environment
+
+    if not args.verify.exists():
+        raise UserError(f"there is no result {args.verify}")
+    result = storage.read_json(args.verify)
+    if "trials" not in result or "identity" not in result:
+        raise UserError(f"{args.verify} is not a result of one architecture and activation")
+    numbers = [record["trial"] for record in result["trials"]]
+    if args.trial not in numbers:
+        raise UserError(f"{args.verify} has no trial {args.trial}; it has {', '.join(map(str, numbers))}")
+    expected = result["trials"][numbers.index(args.trial)]
+    if result["numerics_version"] != randomness.NUMERICS_VERSION:
+        raise UserError(
+            f"{args.verify} was made with numerics_version {result['numerics_version']},"
+            f" and this program has {randomness.NUMERICS_VERSION}; check out commit {result['provenance']['git_commit']}"
+        )
+    trial = trial_of_result(result, expected)
+    corpus = _corpus_of_result(result, args.corpus)
+    print(f"training {trial.name}, trial {trial.number} again ({trial.config.max_iters} steps)", flush=True)
+    found = run_protocol(trial, corpus)["record"]
+    expected = {**expected, "checkpoint": None}
+    difference = storage.first_difference(storage.stable(expected), storage.stable(found))
+    if difference is None:
+        print(f"identical: weights_sha256 {found['weights_sha256']}, and every loss, accuracy and text")
+        return 0
+    print(f"different: {difference} (stored against now)")
+    here = environment(trial.device)
+    elsewhere = storage.first_difference(expected["environment"], here)
+    if elsewhere:
+        print(f"the environments differ, and bits are promised within one only: {elsewhere}")
+    return 1
+
+
+def run_protocol(trial, corpus, **hooks) -> dict:
+    """`run_trial`, or its counterpart under the published protocol."""
+    if trial.protocol == "published":
+        import published_protocol
+
+        return published_protocol.run_trial(trial, corpus, **hooks)
+    return run_trial(trial, corpus, **hooks)
+
+
+def trial_of_result(result, record) -> Trial:
+    """The identity of a trial, from the result that lists it."""
+    identity = result["identity"]
+    return Trial(
+        architecture=result["architecture"],
+        activation=result["activation"],
+        config=Config(**identity["config"]),
+        number=record["trial"],
+        seed=record["seed"],
+        seeds=record["seeds"],
+        device=identity["device"],
+        protocol=identity["protocol"],
+    )
+
+
+def _corpus_of_result(result, given):
+    import corpus as text
+
+    label, digest = result["identity"]["corpus"], result["identity"]["corpus_sha256"]
+    name = given if given != "auto" else ("pydoc" if label.startswith("pydoc") else label)
+    corpus = text.load_corpus(name)
+    if corpus.text_sha256 != digest:
+        raise UserError(f"the result was made on {label}, SHA-256 {digest[:12]}..., and {name} is another text")
+    return corpus
+
+
+if __name__ == "__main__":
+    cli.run(main)
