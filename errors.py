@@ -14,7 +14,7 @@ class UserError(ValueError):
 
 
 class RunError(RuntimeError):
-    """Something outside the program went wrong (a disk, a lock, a damaged file); scripts print it and exit 1."""
+    """Something else went wrong: a disk, a lock, a damaged file; scripts print it and exit 1."""
 
 
 def unknown(kind: str, name: str, choices: Iterable[str]) -> UserError:
