@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 import corpus as text
 import metrics
+import storage
 
 WINDOWS_AT_ONCE = 32  # fixed, since a sum's last bits can depend on how many rows are computed together
 
@@ -142,36 +143,30 @@ def sample_text(model, corpus, config, prompt, length, temperature, seed, device
     return corpus.decode(tokens[0].cpu().numpy())
 
 
-def compare_trials(targets, later: dict, earlier: list[dict]) -> list[dict]:
-    """Every pair of one trial with earlier ones, on the same contexts.
+def compare_trials(targets, members: dict, pairs: list) -> list[dict]:
+    """Pairs of trials of one architecture and activation, each pair on the same contexts.
 
     Args:
       targets: (W, T) the true next characters.
-      later, earlier: {trial, predictions (W, T, V) array or the path of an .npy, curve: list of (step, (Wc, T, V)),
-        continuations: list of texts}.
+      members: trial number -> {predictions: (W, T, V) log-probabilities or the path of their .npy,
+        curve: list of (step, (Wc, T, V)) or the path of the checkpoint that holds it, continuations: list of texts}.
+      pairs: list of (trial_a, trial_b).
 
     Returns:
-      A list of {trial_a, trial_b, metrics by name, history, per_window: name -> (W,)}.
+      A list of {trial_a, trial_b, the metrics by name, history, per_window: name -> (W,)}.
     """
-    log_q = _array(later["predictions"])
-    pairs = []
-    for other in earlier:
-        values, per_window = metrics.compare(_array(other["predictions"]), log_q, targets)
-        values["edit_distance"] = metrics.edit_distance(other["continuations"], later["continuations"])
+    found = []
+    for a, b in pairs:
+        one, other = members[a], members[b]
+        log_p, log_q = _array(one["predictions"]), _array(other["predictions"])
+        values, per_window = metrics.compare(log_p, log_q, targets)
+        values["edit_distance"] = metrics.edit_distance(one["continuations"], other["continuations"])
         history = [
             {"step": step, **metrics.compare_brief(_array(log_a), _array(log_b))}
-            for (step, log_a), (_, log_b) in zip(other["curve"], later["curve"])
+            for (step, log_a), (_, log_b) in zip(_curve(one["curve"]), _curve(other["curve"]))
         ]
-        pairs.append(
-            {
-                "trial_a": other["trial"],
-                "trial_b": later["trial"],
-                **values,
-                "history": history,
-                "per_window": per_window,
-            }
-        )
-    return pairs
+        found.append({"trial_a": a, "trial_b": b, **values, "history": history, "per_window": per_window})
+    return found
 
 
 def _array(source):
@@ -180,3 +175,9 @@ def _array(source):
     if isinstance(source, torch.Tensor):
         return source.numpy()
     return np.load(source, mmap_mode="r", allow_pickle=False)
+
+
+def _curve(source):
+    if isinstance(source, list):
+        return source
+    return storage.read_checkpoint(source)["curve"]

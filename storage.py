@@ -126,6 +126,13 @@ def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
     write_atomically(path, buffer.getvalue())
 
 
+def write_array(path: Path, array: np.ndarray) -> None:
+    """Writes one .npy file."""
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    write_atomically(path, buffer.getbuffer())
+
+
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
     """All arrays of an .npz; a RunError names a file that is damaged."""
     try:

@@ -479,7 +479,7 @@ def trial_of_result(result, record) -> Trial:
 def _corpus_of_result(result, given):
     import corpus as text
 
-    label, digest = result["identity"]["corpus"], result["identity"]["corpus_sha256"]
+    label, digest = result["corpus"]["label"], result["corpus"]["sha256"]
     name = given if given != "auto" else ("pydoc" if label.startswith("pydoc") else label)
     corpus = text.load_corpus(name)
     if corpus.text_sha256 != digest:

@@ -1,0 +1,282 @@
+"""Where a study's work runs: worker processes on this machine (the Ray engine is in ray_engine.py).
+
+An engine takes tasks and gives events back. It knows nothing of studies, writes no results, and cannot change them: a task is
+a pure function of its arguments. Events are tuples (kind, task, payload):
+
+    ("progress", task, dict)   a running trial reports {step, loss} or {warning}
+    ("done", task, result)
+    ("retry", task, text)      its worker died; the task is tried again
+    ("failed", task, text)     it raised an error, or its workers died MAX_ATTEMPTS times
+    ("stopped", task, None)    it was asked to stop, and has saved itself
+"""
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+import traceback
+from collections import deque
+from dataclasses import dataclass, field
+from multiprocessing import connection
+
+MAX_ATTEMPTS = 3
+
+
+@dataclass
+class Task:
+    """One piece of work: `function` names an entry of FUNCTIONS; arguments can be pickled."""
+
+    name: str  # unique, and readable in a log
+    function: str
+    arguments: dict = field(repr=False)
+    attempts: int = 0
+
+
+@dataclass(frozen=True)
+class Context:
+    """What every task of a study shares; sent to each worker once."""
+
+    corpus: object
+    block_size: int
+    user_files: tuple[tuple[str, str], ...] = ()  # ("architecture" or "activation", path)
+
+    def prepare(self):
+        """Makes a reader's own architectures and activations known in this process."""
+        if self.user_files:
+            from architectures import load_user_files
+
+            load_user_files(self.user_files)
+
+
+def run_trial_task(context, report, should_stop, trial, partial_path):
+    """Trains and evaluates one trial."""
+    import train
+
+    return train.run_protocol(
+        trial, context.corpus, partial_path=partial_path, report=report, should_stop=should_stop
+    )
+
+
+def predict_task(context, report, should_stop, checkpoint):
+    """Predictions of a trained model, from its checkpoint (a path, or its content)."""
+    import evaluate
+    import train
+    from config import Config
+
+    model, content = train.load_model(checkpoint)
+    config = Config(**content["config"])
+    train.prepare_torch(config, "cpu")
+    return evaluate.predict(model, evaluate.evaluation_data(context.corpus, config).validation[0], config)
+
+
+def compare_task(context, report, should_stop, members, pairs):
+    """The metrics of pairs of trials."""
+    import corpus as text
+    import evaluate
+
+    targets = text.evaluation_windows(context.corpus, "validation", context.block_size)[1]
+    return evaluate.compare_trials(targets, members, pairs)
+
+
+def published_pairs_task(context, report, should_stop, checkpoints):
+    """The report's own comparison of an activation's models, in the order of its draws."""
+    import published_protocol
+
+    return published_protocol.compare_checkpoints(checkpoints, context.corpus)
+
+
+FUNCTIONS = {
+    "trial": run_trial_task,
+    "predict": predict_task,
+    "compare": compare_task,
+    "published_pairs": published_pairs_task,
+}
+
+
+# --- worker processes -----------------------------------------------------------------------------------------------
+
+
+def _worker(channel, stop, context):
+    """The life of a worker process: receive a task, run it, send what came of it."""
+    # The driver alone decides how a run ends; Ctrl-C in a terminal reaches every process of the group.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    keep_freed_memory()
+    context.prepare()
+    import train
+
+    while True:
+        try:
+            function, arguments = channel.recv()
+        except EOFError:
+            return
+        try:
+            result = FUNCTIONS[function](
+                context, lambda event: channel.send(("progress", event)), stop.is_set, **arguments
+            )
+            channel.send(("done", result))
+        except train.Interrupted:
+            channel.send(("stopped", None))
+        except Exception as error:
+            text = f"{type(error).__name__}: {error}"
+            channel.send(("failed", text if os.environ.get("CHARLM_TRACEBACK") is None else traceback.format_exc()))
+
+
+def _end_with_parent():
+    """Ends this process when its parent is gone, so that a killed study leaves no orphans."""
+    connection.wait([multiprocessing.parent_process().sentinel])
+    os._exit(1)
+
+
+def keep_freed_memory():
+    """Tells glibc to keep freed blocks instead of returning them: a step's arrays are as large as the last step's.
+
+    Fetching the same megabytes from the system again costs a page fault per 4 KB, which on a virtual machine is more than
+    computing with them. Does nothing where the C library is another one.
+    """
+    import ctypes
+
+    trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD of <malloc.h>
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):
+        return
+    mallopt(mmap_threshold, 32 * 2**20)  # the largest that glibc accepts
+    mallopt(trim_threshold, 2**30)
+
+
+class _Worker:
+    def __init__(self, spawn, stop, context):
+        self.channel, theirs = spawn.Pipe()
+        self.process = spawn.Process(target=_worker, args=(theirs, stop, context), daemon=True)
+        self.process.start()
+        theirs.close()
+        self.task = None
+
+
+class LocalEngine:
+    """Worker processes on this machine, each running one task at a time.
+
+    Args:
+      workers: how many.
+      context: a Context.
+    """
+
+    shares_files = True  # workers read and write the study's own folders
+
+    def __init__(self, workers, context):
+        self._spawn = multiprocessing.get_context("spawn")  # fork and threads of a numeric library do not mix
+        self._stop = self._spawn.Event()
+        self._context = context
+        self._limit = workers
+        self._workers = []
+        self._waiting = deque()
+
+    def submit(self, task, first=False):
+        """Queues a task; `first` puts it before those that wait."""
+        (self._waiting.appendleft if first else self._waiting.append)(task)
+
+    @property
+    def idle(self):
+        """Whether nothing runs and nothing waits."""
+        return not self._waiting and all(worker.task is None for worker in self._workers)
+
+    def events(self, timeout=0.5):
+        """What has happened, after waiting at most `timeout` seconds for something to happen."""
+        self._assign()
+        sources = {}
+        for worker in self._workers:
+            sources[worker.channel] = worker
+            sources[worker.process.sentinel] = worker
+        found = []
+        if not sources:
+            time.sleep(timeout)
+        for ready in connection.wait(list(sources), timeout) if sources else []:
+            worker = sources[ready]
+            if worker in self._workers:
+                found += self._read(worker) if ready is worker.channel else self._bury(worker)
+        self._assign()
+        return found
+
+    def _assign(self):
+        if self._stop.is_set():
+            return
+        for worker in self._workers:
+            if worker.task is None and self._waiting:
+                self._give(worker, self._waiting.popleft())
+        while self._waiting and len(self._workers) < self._limit:
+            worker = _Worker(self._spawn, self._stop, self._context)
+            self._workers.append(worker)
+            self._give(worker, self._waiting.popleft())
+
+    def _give(self, worker, task):
+        worker.task = task
+        task.attempts += 1
+        try:
+            worker.channel.send((task.function, task.arguments))
+        except (BrokenPipeError, ConnectionResetError):
+            pass  # it has died; its sentinel will tell
+
+    def _read(self, worker):
+        events = []
+        try:
+            while worker.channel.poll():
+                kind, payload = worker.channel.recv()
+                events.append((kind, worker.task, payload))
+                if kind != "progress":
+                    worker.task = None
+        except (EOFError, OSError):
+            events += self._bury(worker)
+        return events
+
+    def _bury(self, worker):
+        """A worker has died: what it had sent still counts; the task it held is tried again, or has failed."""
+        if worker not in self._workers:
+            return []
+        events = []
+        try:
+            while worker.channel.poll():
+                kind, payload = worker.channel.recv()
+                events.append((kind, worker.task, payload))
+                if kind != "progress":
+                    worker.task = None
+        except (EOFError, OSError):
+            pass
+        self._workers.remove(worker)
+        worker.process.join()
+        worker.channel.close()
+        task = worker.task
+        if task is None:
+            return events
+        how = _how_it_ended(worker.process.exitcode)
+        if self._stop.is_set():
+            return [*events, ("stopped", task, None)]
+        if task.attempts < MAX_ATTEMPTS:
+            self._waiting.appendleft(task)
+            return [*events, ("retry", task, f"its worker {how}; attempt {task.attempts + 1} of {MAX_ATTEMPTS}")]
+        return [*events, ("failed", task, f"its worker {how}, {MAX_ATTEMPTS} times")]
+
+    def stop(self):
+        """Asks every running task to save itself and stop; waiting tasks are dropped."""
+        self._waiting.clear()
+        self._stop.set()
+
+    def close(self):
+        """Ends the workers: those that are idle at once, others by force."""
+        for worker in self._workers:
+            worker.channel.close()
+            if worker.task is None:
+                worker.process.join(timeout=5)
+            if worker.process.is_alive():
+                worker.process.kill()
+            worker.process.join()
+        self._workers.clear()
+
+
+def _how_it_ended(exitcode):
+    if exitcode is not None and exitcode < 0:
+        name = signal.Signals(-exitcode).name
+        return f"was killed by {name}" + (" (out of memory?)" if name == "SIGKILL" else "")
+    return f"ended with status {exitcode}"

@@ -1,0 +1,381 @@
+"""The study: which trials, on which engine, into which folder.
+
+    python run_all_experiments.py                                  # the report's five activations, ten trials each
+    python run_all_experiments.py --activations relu gelu --trials 3
+    python run_all_experiments.py --protocol published --trials 2  # the report's own protocol, draw by draw
+    python run_all_experiments.py --dry-run                        # check everything; print trials, time and disk
+
+The same command again goes on where it stopped; --trials 20 extends 10; --fresh sets the old study aside.
+Exit status: 0 all done, 1 a trial failed or the machine gave trouble, 2 a mistake in the command, 130 and 143 interrupted.
+"""
+
+import signal
+import sys
+import time
+from pathlib import Path
+
+import cli
+from errors import RunError, UserError, unknown
+
+SOURCES = ("init", "data", "dropout", "bit")  # what --vary can vary
+ALL_STREAMS = ("init", "data", "dropout")
+
+
+def parser():
+    p = cli.Parser(
+        prog="run_all_experiments.py",
+        description="Train and compare every architecture and activation of a study; resume it where it stopped.",
+        epilog="Lists take spaces or commas.",
+    )
+    names = {"nargs": "+", "metavar": "NAME"}
+    p.add_argument("--architectures", default=["charlm"], help="names, or all (default: charlm)", **names)
+    p.add_argument("--activations", default=["report"], help="names, report = the five, or all", **names)
+    p.add_argument("--trials", type=int, default=10, help="trials per activation (default: %(default)s)")
+    p.add_argument("--seed-base", type=int, default=42, help="seed of trial 1 (default: %(default)s)")
+    p.add_argument("--protocol", choices=("matched", "published"), default="matched", help="default: matched")
+    p.add_argument("--corpus", default="auto", help="auto, shakespeare, pydoc or a text file (default: auto)")
+    p.add_argument("--workers", type=int, help="trials at a time (default: the cores this process may use)")
+    p.add_argument("--engine", choices=("local", "ray"), default="local", help="default: local")
+    p.add_argument("--ray-address", metavar="ADDRESS", help="a running Ray cluster (default: one on this machine)")
+    p.add_argument(
+        "--vary",
+        nargs="+",
+        metavar="STREAM",
+        help="which randomness differs between trials: init, data, dropout (all three by default), bit (one bit of one"
+        " initial weight), or none; the other streams keep the seed of trial 1",
+    )
+    p.add_argument("--architecture-file", type=Path, help="a Python file with an architecture of your own")
+    p.add_argument("--activation-file", type=Path, help="a Python file with an activation of your own")
+    p.add_argument("--results-dir", type=Path, help="default: results/, or a subfolder named after the kind of study")
+    p.add_argument("--plots-dir", type=Path, help="default: plots/, with the same subfolder")
+    p.add_argument("--checkpoints-dir", type=Path, help="default: checkpoints/, with the same subfolder")
+    p.add_argument("--fresh", action="store_true", help="set the study in the folder aside and begin anew")
+    p.add_argument("--dry-run", action="store_true", help="check everything, print trials, time and disk, and stop")
+    cli.add_config_options(p)
+    return p
+
+
+def split_list(values) -> list[str]:
+    """['a,b', 'c'] -> ['a', 'b', 'c'], each once."""
+    return list(dict.fromkeys(name for value in values for name in value.split(",") if name))
+
+
+def chosen_streams(values) -> tuple[str, ...]:
+    """The varied sources, in their own order; all three streams by default."""
+    if values is None:
+        return ALL_STREAMS
+    given = split_list(values)
+    if given == ["none"]:
+        return ()
+    for name in given:
+        if name not in SOURCES:
+            raise unknown("stream", name, (*SOURCES, "none"))
+    return tuple(name for name in SOURCES if name in given)
+
+
+def chosen_experiments(args) -> tuple[list[tuple[str, str]], list[str]]:
+    """((architecture, activation) pairs in order, notes on pairs that `all` leaves out)."""
+    from activations import ACTIVATIONS, REPORT, resolve
+    from architectures import ARCHITECTURES, supports
+
+    architectures = split_list(args.architectures)
+    if architectures == ["all"]:
+        architectures = list(ARCHITECTURES)
+    for name in architectures:
+        if name not in ARCHITECTURES:
+            raise unknown("architecture", name, ARCHITECTURES)
+    activations = []
+    for name in split_list(args.activations):
+        activations += {"report": list(REPORT), "all": list(ACTIVATIONS)}.get(name) or [resolve(name)]
+    asked_for_all = "all" in split_list(args.activations)
+    experiments, notes = [], []
+    for architecture in architectures:
+        for activation in dict.fromkeys(activations):
+            reason = supports(architecture, activation)
+            if reason is None:
+                experiments.append((architecture, activation))
+            elif asked_for_all:
+                notes.append(f"left out: {architecture} with {activation} ({reason})")
+            else:
+                raise UserError(f"{architecture} cannot take {activation}: {reason}")
+    return experiments, notes
+
+
+def make_plan(args):
+    """The checked Plan of a command line; torch is imported here, not before."""
+    from study import Plan
+
+    vary = chosen_streams(args.vary)
+    for name, value, least in (("--trials", args.trials, 1), ("--workers", args.workers, 1)):
+        if value is not None and value < least:
+            raise UserError(f"{name} must be at least {least}, but it is {value}")
+    if not 0 <= args.seed_base <= 2**32 - 1 - args.trials:
+        raise UserError(f"--seed-base must be from 0 to 2^32 - 1 - trials, but it is {args.seed_base}")
+    if args.ray_address and args.engine != "ray":
+        raise UserError("--ray-address is for --engine ray; add it, or leave the address out")
+    if args.protocol == "published":
+        refuse_ignored_options(args)
+        args.config, args.device = "cpu", "cpu"
+    elif args.eval_iters is not None:
+        raise UserError(
+            "--eval-iters has no effect under the matched protocol, whose evaluation is exact; leave it out"
+        )
+    config, device = cli.choose_config(args)
+    experiments, notes = chosen_experiments(args)
+    subfolder = default_subfolder(args.protocol, vary)
+    folders = {
+        f"{kind}_dir": getattr(args, f"{kind}_dir") or Path(kind) / subfolder
+        for kind in ("results", "plots", "checkpoints")
+    }
+    plan = Plan(
+        config, device, args.protocol, args.seed_base, vary, args.trials, tuple(experiments), **folders
+    )
+    return plan, notes
+
+
+def default_subfolder(protocol, vary) -> str:
+    """Where a kind of study goes unless told otherwise; '' for the default study."""
+    if protocol == "published":
+        return "published"
+    return "" if vary == ALL_STREAMS else "vary_" + ("_".join(vary) or "none")
+
+
+def refuse_ignored_options(args):
+    """An option that the published protocol would ignore is a mistake, not a wish."""
+    if args.vary is not None:
+        raise UserError("--vary has no meaning under the published protocol, where one generator feeds everything")
+    if args.curve_windows is not None:
+        raise UserError("--curve-windows has no effect under the published protocol, whose curves are sampled")
+    if args.config == "gpu" or args.device not in ("auto", "cpu"):
+        raise UserError("the published protocol runs on the CPU only; leave out --config and --device")
+    if args.dtype not in (None, "float32"):
+        raise UserError(f"the published protocol computes in float32, but --dtype is {args.dtype}")
+    if args.engine == "ray":
+        raise UserError("the published protocol runs on this machine only; leave out --engine ray")
+    others = [name for name in split_list(args.architectures) if name != "charlm"]
+    if others:
+        raise UserError(f"the published protocol is CharLM's alone, but --architectures names {others[0]}")
+
+
+def load_user_files(args) -> tuple:
+    """Registers a reader's own architecture and activation; returns what workers need to do the same."""
+    files = tuple(
+        (kind, str(path))
+        for kind, path in (("architecture", args.architecture_file), ("activation", args.activation_file))
+        if path is not None
+    )
+    if files:
+        from architectures import load_user_files
+
+        load_user_files(files)
+    return files
+
+
+def model_facts(plan, vocabulary_size) -> dict:
+    """Experiment -> {n_parameters, sizes}; building each model also checks that it is what its name says."""
+    from architectures import build_model
+
+    facts = {}
+    for architecture, activation in plan.experiments:
+        model = build_model(architecture, activation, plan.config, vocabulary_size)
+        facts[architecture, activation] = {
+            "n_parameters": sum(p.numel() for p in model.parameters()),
+            "sizes": getattr(model, "sizes", None),
+        }
+    return facts
+
+
+def estimate(plan, corpus, n_trials, workers) -> str:
+    """Trials, time and disk of what is left to do, from one measured training step."""
+    import torch
+
+    from evaluate import autocast
+    from model import address_dropout
+    from progress import duration
+    from train import build, make_optimizer, prepare_torch
+
+    prepare_torch(plan.config, plan.device)
+    seconds, parameters = [], []
+    for architecture in dict.fromkeys(name for name, _ in plan.experiments):
+        activation = next(act for name, act in plan.experiments if name == architecture)
+        model = build(plan.trial(architecture, activation, 1), corpus.vocabulary_size)
+        optimizer = make_optimizer(model, plan.config)
+        shape = (plan.config.batch_size, plan.config.block_size)
+        tokens = torch.zeros(shape, dtype=torch.long, device=plan.device)
+        for step in range(2):  # the first one warms up
+            started = time.perf_counter()
+            address_dropout(model, 0, step)
+            with autocast(plan.config, plan.device):
+                loss = model(tokens).float().logsumexp(-1).mean()
+            loss.backward()
+            optimizer.step()
+            loss.item()
+            step_s = time.perf_counter() - started
+        windows = 2 * (len(corpus.validation) // plan.config.block_size)
+        n_points = plan.config.max_iters // plan.config.eval_interval + 2
+        windows += 2 * min(plan.config.curve_windows, windows) * n_points
+        seconds.append(step_s * (plan.config.max_iters + windows / plan.config.batch_size / 3))
+        parameters.append(sum(p.numel() for p in model.parameters()))
+    predictions = 4 * len(corpus.validation) * corpus.vocabulary_size
+    disk = n_trials * 4 * max(parameters) + 2 * plan.n_trials * predictions
+    time_s = n_trials * sum(seconds) / len(seconds) / workers
+    return f"about {duration(time_s)} with {workers} worker(s), and {disk / 1e9:.1f} GB of disk at the most"
+
+
+def set_study_aside(plan) -> None:
+    """Moves an old study's results and checkpoints into a folder beside the new one's."""
+    stamp = time.strftime("aside_%Y%m%d_%H%M%S")
+    old = [path for pattern in ("*.json", "*.npz", "REPORT.md", "report.html") for path in plan.results_dir.glob(pattern)]
+    names = {path.stem for path in old}
+    old += [path for path in plan.checkpoints_dir.glob("*") if path.is_dir() and path.name in names]
+    for path in old:
+        target = path.parent / stamp / path.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        path.rename(target)
+
+
+def check_folders(plan):
+    """Folders can be made and written before any work begins."""
+    for folder in (plan.results_dir, plan.checkpoints_dir, plan.plots_dir):
+        if folder.exists() and not folder.is_dir():
+            raise UserError(f"{folder} is a file, not a folder; choose another")
+
+
+def make_engine(args, workers, context):
+    if args.engine == "ray":
+        from ray_engine import RayEngine
+
+        return RayEngine(args.ray_address, workers, context)
+    from engines import LocalEngine
+
+    return LocalEngine(workers, context)
+
+
+class Signals:
+    """Remembers SIGINT and SIGTERM; a second one ends the program at once."""
+
+    def __init__(self):
+        self.received = None
+
+    def __enter__(self):
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._note)
+        return self
+
+    def _note(self, number, frame):
+        if self.received is not None:
+            raise KeyboardInterrupt
+        self.received = number
+        print("\nstopping: the running trials finish their step and save themselves", file=sys.stderr, flush=True)
+
+    def __exit__(self, *exception):
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_DFL)
+
+
+def main(argv=None) -> int:
+    args = parser().parse_args(argv)
+    import corpus as text
+    from provenance import usable_cpus
+
+    user_files = load_user_files(args)
+    plan, notes = make_plan(args)
+    check_folders(plan)
+    corpus = text.load_corpus(args.corpus)
+    text.check_length(corpus, plan.config.block_size)
+    facts = model_facts(plan, corpus.vocabulary_size)
+    workers = args.workers or max(1, usable_cpus() // plan.config.threads_per_trial)
+    if plan.device == "cuda" and args.workers is None:
+        workers = 1
+    for note in notes:
+        print(note)
+    if args.dry_run:
+        return dry_run(args, plan, corpus, facts, workers)
+    with Signals() as signals:
+        return carry_out(args, plan, corpus, facts, workers, user_files, signals)
+
+
+def dry_run(args, plan, corpus, facts, workers) -> int:
+    """Checks what can be checked without changing anything, and says what the study would take."""
+    import storage
+    from study import Experiment
+
+    if (plan.results_dir / storage.STUDY_FILE).exists() and not args.fresh:
+        storage.open_study(plan.results_dir, plan.identity(corpus), {})
+        experiments = [Experiment(plan, corpus, *key, facts[key]) for key in plan.experiments]
+        left = sum(task.function == "trial" for experiment in experiments for task in experiment.tasks())
+    else:
+        left = plan.n_trials * len(plan.experiments)
+    total = plan.n_trials * len(plan.experiments)
+    print(
+        f"{describe(plan, corpus)}\n{total} trials, {left} of them to train:"
+        f" {estimate(plan, corpus, left, min(workers, max(left, 1)))}"
+    )
+    warn_if_single(plan)
+    return 0
+
+
+def describe(plan, corpus) -> str:
+    """One sentence that names the study."""
+    architectures = list(dict.fromkeys(name for name, _ in plan.experiments))
+    activations = list(dict.fromkeys(name for _, name in plan.experiments))
+    return (
+        f"study in {plan.results_dir}: {', '.join(architectures)} with {', '.join(activations)}, {plan.n_trials} trials each,"
+        f" {plan.protocol} protocol, corpus {corpus.label}, {plan.device}, {plan.config.max_iters} steps"
+    )
+
+
+def warn_if_single(plan):
+    if plan.n_trials == 1:
+        print("note: with one trial there is no pair to compare; reproducibility needs at least two trials")
+
+
+def carry_out(args, plan, corpus, facts, workers, user_files, signals) -> int:
+    import storage
+    import study
+    from engines import Context
+    from progress import Progress
+    from provenance import program
+
+    with storage.locked(plan.results_dir):
+        if args.fresh:
+            set_study_aside(plan)
+        storage.open_study(plan.results_dir, plan.identity(corpus), program())
+        experiments = [study.Experiment(plan, corpus, *key, facts[key]) for key in plan.experiments]
+        for experiment in experiments:
+            experiment.check_checkpoints(say=lambda text: print(text, flush=True))
+        tasks = [(experiment, task) for experiment in experiments for task in experiment.tasks()]
+        n_to_train = sum(task.function == "trial" for _, task in tasks)
+        print(describe(plan, corpus), flush=True)
+        warn_if_single(plan)
+        done = plan.n_trials * len(experiments) - n_to_train
+        print(f"{n_to_train} trials to train, {done} done before; {workers} worker(s)", flush=True)
+        progress = Progress(n_to_train, plan.n_trials, plan.config.max_iters)
+        engine = make_engine(args, workers, Context(corpus, plan.config.block_size, user_files))
+        try:
+            all_well = study.run(
+                plan, corpus, experiments, tasks, engine, progress, lambda: signals.received is not None
+            )
+        finally:
+            engine.close()
+            progress.close()
+        if signals.received is not None:
+            print("interrupted; the same command goes on from here", flush=True)
+            return 128 + signals.received
+        return finish(plan, experiments, all_well)
+
+
+def finish(plan, experiments, all_well) -> int:
+    """Says how the study ended and what to do next."""
+    diverged = sum(r["status"] == "diverged" for e in experiments for r in e.records.values())
+    if diverged:
+        print(f"{diverged} trial(s) diverged: recorded as such, and left out of every pair")
+    if not all_well:
+        raise RunError("a task failed (see above); everything else is done, and the same command tries it again")
+    where = "" if plan.results_dir == Path("results") else f" {plan.results_dir}"
+    print(f"done: {plan.results_dir}\nnow: python analyze_results.py{where}", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,399 @@
+"""A study's state on disk, and how it is brought to completion.
+
+Why it is not in run_all_experiments.py: that script says which study; this module carries one out, and is the only
+writer of its folders. Every result is a pure function of (identity, trial), so the order in which workers finish changes nothing:
+records are kept by trial number and pairs by their two numbers.
+
+    trial task -> checkpoint, predictions -> comparison of each pair whose two trials are there -> result file
+"""
+
+import itertools
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+import significance
+import storage
+from config import Config
+from engines import Task
+from errors import RunError
+from provenance import program
+from randomness import NUMERICS_VERSION
+from train import Trial, checkpoint_content, stream_seeds
+
+TRIAL_SUMMARY = ("train_loss", "val_loss", "train_accuracy", "val_accuracy")
+PER_WINDOW = "pair_{}_{}_{}"  # names of the arrays beside a result
+WINDOW_LOSS = "trial_{}_loss"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run of the study is asked to do. `experiments` lists (architecture, activation)."""
+
+    config: Config
+    device: str
+    protocol: str
+    seed_base: int
+    vary: tuple[str, ...]
+    n_trials: int
+    experiments: tuple[tuple[str, str], ...]
+    results_dir: Path
+    checkpoints_dir: Path
+    plots_dir: Path
+
+    def identity(self, corpus) -> dict:
+        """What makes this another study than the next one."""
+        return {
+            "protocol": self.protocol,
+            "corpus_sha256": corpus.text_sha256,
+            "device": self.device,
+            "seed_base": self.seed_base,
+            "vary": list(self.vary),
+            "config": self.config.as_dict(),
+            "numerics_version": NUMERICS_VERSION,
+        }
+
+    def trial(self, architecture, activation, number) -> Trial:
+        """The identity of one trial."""
+        seeds = stream_seeds(self.seed_base, number, self.vary)
+        seed = self.seed_base + number - 1
+        return Trial(architecture, activation, self.config, number, seed, seeds, self.device, self.protocol)
+
+
+class Experiment:
+    """One architecture with one activation: its records, pairs and arrays, and their files."""
+
+    def __init__(self, plan, corpus, architecture, activation, model_facts):
+        self.plan, self.corpus = plan, corpus
+        self.architecture, self.activation = architecture, activation
+        self.name = f"{architecture}_{activation}"
+        self.model_facts = model_facts  # n_parameters and the sizes used
+        self.path = plan.results_dir / f"{self.name}.json"
+        self.arrays_path = self.path.with_suffix(".npz")
+        self.folder = plan.checkpoints_dir / self.name
+        self.records, self.pairs, self.arrays = {}, {}, {}
+        self.published_pairs = None
+        self.ready = set()  # trials whose predictions are on disk
+        self._load()
+
+    def _load(self):
+        if not self.path.exists():
+            return
+        result = storage.read_json(self.path)
+        difference = storage.first_difference(result["identity"], self.plan.identity(self.corpus))
+        if difference:
+            raise RunError(f"{self.path} belongs to another study ({difference}); move it away")
+        self.records = {record["trial"]: record for record in result["trials"] if record["status"] != "failed"}
+        self.pairs = {(pair["trial_a"], pair["trial_b"]): pair for pair in result["pairs"]}
+        self.published_pairs = result.get("published_pairs")
+        if self.arrays_path.exists():
+            self.arrays = storage.read_arrays(self.arrays_path)
+        # a pair or trial whose arrays are missing (the .npz was moved away) is measured again
+        self.pairs = {key: pair for key, pair in self.pairs.items() if PER_WINDOW.format(*key, "relative_pd") in self.arrays}
+
+    def checkpoint_path(self, number):
+        return self.folder / f"trial_{number}.pt"
+
+    def partial_path(self, number):
+        return self.folder / f"trial_{number}.partial.pt"
+
+    def predictions_path(self, number):
+        return self.folder / f"trial_{number}.{self.records[number]['weights_sha256'][:16]}.npy"
+
+    def complete_trials(self):
+        """Numbers of the complete trials that this run asks for."""
+        return [k for k in range(1, self.plan.n_trials + 1) if self.records.get(k, {}).get("status") == "complete"]
+
+    def missing_pairs(self):
+        """Pairs of complete trials that have not been compared."""
+        return [pair for pair in itertools.combinations(self.complete_trials(), 2) if pair not in self.pairs]
+
+    def check_checkpoints(self, say):
+        """Sets damaged checkpoints aside; their trials will be trained again."""
+        for number in self.complete_trials():
+            path = self.checkpoint_path(number)
+            if not path.exists():
+                continue
+            try:
+                content = storage.read_checkpoint(path)
+                sound = storage.weights_sha256(content["model"]) == self.records[number]["weights_sha256"]
+                reason = f"{path} holds other weights than {self.path} says"
+            except RunError as error:
+                sound, reason = False, str(error)
+            if not sound:
+                aside = storage.set_aside(path)
+                say(f"{reason}; set aside as {aside.name}, and trial {number} of {self.name} is trained again")
+                self.arrays.pop(WINDOW_LOSS.format(number), None)
+
+    def tasks(self):
+        """The work that is missing: trials to train, and trained ones whose predictions a pair needs."""
+        needed = set(itertools.chain.from_iterable(self.missing_pairs()))
+        for number in range(1, self.plan.n_trials + 1):
+            record = self.records.get(number)
+            sound = record is not None and (
+                record["status"] == "diverged" or WINDOW_LOSS.format(number) in self.arrays
+            )
+            has_checkpoint = self.checkpoint_path(number).exists()
+            if not sound or (number in needed and not has_checkpoint):
+                yield self.trial_task(number)
+            elif number in needed:
+                if self.predictions_path(number).exists():
+                    self.ready.add(number)
+                else:
+                    yield Task(
+                        f"{self.name} predictions {number}",
+                        "predict",
+                        {"checkpoint": str(self.checkpoint_path(number))},
+                    )
+
+    def trial_task(self, number):
+        trial = self.plan.trial(self.architecture, self.activation, number)
+        arguments = {"trial": trial, "partial_path": str(self.partial_path(number))}
+        return Task(f"{self.name} trial {number}", "trial", arguments)
+
+    def add_trial(self, trial, outcome):
+        """Writes a trained trial: checkpoint, predictions, result, in this order, so that the result never promises more."""
+        record, number = outcome["record"], trial.number
+        if record["status"] == "complete":
+            before = self.records.get(number)
+            if before and before["weights_sha256"] != record["weights_sha256"]:
+                self.pairs = {key: pair for key, pair in self.pairs.items() if number not in key}
+                self.published_pairs = None
+            content = checkpoint_content(trial, self.corpus, outcome)
+            if "generator_state" in outcome:
+                content["generator_state"] = outcome["generator_state"]
+            storage.write_checkpoint(self.checkpoint_path(number), content)
+            record["checkpoint"] = f"{self.name}/trial_{number}.pt"
+            self.records[number] = record
+            self.arrays[WINDOW_LOSS.format(number)] = outcome["window_loss"]
+            self.write_predictions(number, outcome["log_probabilities"])
+        self.records[number] = record
+        self.save()
+        self.partial_path(number).unlink(missing_ok=True)
+
+    def add_failure(self, trial, reason):
+        """Notes a trial that could not be trained; the next run tries it again."""
+        empty = dict.fromkeys(
+            (*TRIAL_SUMMARY, "training_time_s", "evaluation_time_s", "checkpoint", "weights_sha256")
+        )
+        record = {"trial": trial.number, "seed": trial.seed, "seeds": trial.seeds, "status": "failed", **empty}
+        self.records[trial.number] = {**record, "history": [], "reason": reason, "environment": None}
+        self.save()
+        return self.records[trial.number]
+
+    def write_predictions(self, number, log_probabilities):
+        """Keeps a trial's predictions until all its pairs are measured."""
+        storage.write_array(self.predictions_path(number), log_probabilities)
+        self.ready.add(number)
+
+    def comparison(self, number, shares_files):
+        """The task that compares a trial with every other that is ready; None where there is nothing to compare."""
+        pairs = [
+            pair
+            for pair in self.missing_pairs()
+            if number in pair and self.ready.issuperset(pair) and all(k <= self.plan.n_trials for k in pair)
+        ]
+        if not pairs:
+            return None
+        members = {}
+        for k in sorted(set(itertools.chain.from_iterable(pairs))):
+            predictions, curve = self.predictions_path(k), self.checkpoint_path(k)
+            members[k] = {
+                "predictions": str(predictions) if shares_files else np.load(predictions),
+                "curve": str(curve) if shares_files else storage.read_checkpoint(curve)["curve"],
+                "continuations": self.records[k]["continuations"],
+            }
+        return Task(f"{self.name} pairs of {number}", "compare", {"members": members, "pairs": pairs})
+
+    def add_pairs(self, pairs):
+        """Stores measured pairs, and forgets the predictions when none is missing."""
+        for pair in pairs:
+            key = pair["trial_a"], pair["trial_b"]
+            for metric, values in pair.pop("per_window").items():
+                self.arrays[PER_WINDOW.format(*key, metric)] = np.asarray(values, np.float32)
+            self.pairs[key] = pair
+        self.save()
+
+    def forget_predictions(self):
+        """Removes the predictions once every pair is measured; they can be made again from the checkpoints."""
+        for path in self.folder.glob("trial_*.npy"):
+            path.unlink()
+        self.ready.clear()
+
+    def save(self):
+        """Writes the arrays, then the result that names them."""
+        storage.write_arrays(self.arrays_path, dict(sorted(self.arrays.items())))
+        storage.write_json(self.path, self.result())
+
+    def result(self):
+        """The content of the result file."""
+        content = {
+            "schema_version": storage.SCHEMA_VERSION,
+            "numerics_version": NUMERICS_VERSION,
+            "architecture": self.architecture,
+            "activation": self.activation,
+            "identity": self.plan.identity(self.corpus),
+            "corpus": corpus_facts(self.corpus),
+            **self.model_facts,
+            "trials": [self.records[k] for k in sorted(self.records)],
+            "pairs": [self.pairs[k] for k in sorted(self.pairs)],
+        }
+        if self.plan.protocol == "published":
+            content["published_pairs"] = self.published_pairs
+        return {**content, "summary": summarize(content), "provenance": program()}
+
+
+def corpus_facts(corpus) -> dict:
+    """How results name the corpus."""
+    return {
+        "label": corpus.label,
+        "sha256": corpus.text_sha256,
+        "characters": len(corpus.tokens),
+        "vocabulary_size": corpus.vocabulary_size,
+    }
+
+
+def summarize(result: dict) -> dict:
+    """Name -> {mean, sd, n (trials), ci95, method} of every measure of a result's complete trials and pairs."""
+    import metrics
+
+    records = [record for record in result["trials"] if record["status"] == "complete"]
+    summary = {
+        name: significance.mean_interval([record[name] for record in records]).as_dict() for name in TRIAL_SUMMARY
+    }
+    numbers = [record["trial"] for record in records]
+    index = {number: position for position, number in enumerate(numbers)}
+    for name in metrics.METRICS if result["pairs"] else ():
+        values = [
+            (index[pair["trial_a"]], index[pair["trial_b"]], pair[name])
+            for pair in result["pairs"]
+            if pair.get(name) is not None and pair["trial_a"] in index and pair["trial_b"] in index
+        ]
+        if values:
+            summary[name] = significance.pair_interval(significance.pair_matrix(values, len(numbers))).as_dict()
+    return summary
+
+
+def write_summary(plan, corpus, experiments) -> None:
+    """all_experiments_summary.json: every experiment of the folder in a few numbers."""
+    content = {
+        "schema_version": storage.SCHEMA_VERSION,
+        "identity": plan.identity(corpus),
+        "corpus": corpus_facts(corpus),
+        "experiments": {
+            e.name: {
+                "architecture": e.architecture,
+                "activation": e.activation,
+                "n_trials": len(e.complete_trials()),
+                "n_diverged": sum(r["status"] == "diverged" for r in e.records.values()),
+                "n_pairs": len(e.pairs),
+                "summary": summarize({"trials": list(e.records.values()), "pairs": list(e.pairs.values())}),
+            }
+            for e in experiments
+        },
+        "provenance": program(),
+    }
+    storage.write_json(plan.results_dir / storage.SUMMARY_FILE, content)
+
+
+# --- carrying it out ------------------------------------------------------------------------------------------------
+
+
+def run(plan, corpus, experiments, tasks, engine, progress, interrupted) -> bool:
+    """Brings the study to completion.
+
+    Args:
+      experiments: the Experiment of each architecture and activation.
+      tasks: list of (Experiment, Task): the missing work (from `Experiment.tasks`).
+      engine: an engine of engines.py.
+      progress: a progress.Progress.
+      interrupted: called often; when it returns true, running trials save themselves and the run ends.
+
+    Returns:
+      Whether every trial was trained (or diverged) and every pair compared; False where a task failed.
+    """
+    owner = {}
+
+    def submit(experiment, task, first=False):
+        if task is not None:
+            owner[task.name] = experiment
+            engine.submit(task, first)
+
+    for experiment, task in tasks:
+        submit(experiment, task)
+    for experiment in experiments:  # pairs whose predictions outlived an earlier run
+        ready, experiment.ready = sorted(experiment.ready), set()
+        for number in ready:
+            experiment.ready.add(number)
+            submit(experiment, experiment.comparison(number, engine.shares_files), first=True)
+        _submit_published(experiment, submit)
+    all_well = True
+    while not engine.idle:
+        if interrupted():
+            engine.stop()
+        for kind, task, payload in engine.events():
+            experiment = owner[task.name]
+            if kind == "progress":
+                _show(progress, experiment, task, payload)
+            elif kind == "retry":
+                progress.say(f"{task.name}: {payload}")
+            elif kind == "failed":
+                all_well = False
+                progress.say(f"{task.name} FAILED: {payload}")
+                if task.function == "trial":
+                    progress.trial_done(experiment.name, experiment.add_failure(task.arguments["trial"], payload))
+            elif kind == "done":
+                for number in _finish(experiment, task, payload, progress):
+                    submit(experiment, experiment.comparison(number, engine.shares_files), first=True)
+                _submit_published(experiment, submit)
+                write_summary(plan, corpus, experiments)
+    if not interrupted():
+        for experiment in experiments:
+            if not experiment.missing_pairs():
+                experiment.forget_predictions()
+        write_summary(plan, corpus, experiments)
+    return all_well
+
+
+def _show(progress, experiment, task, event):
+    if "warning" in event:
+        progress.say(f"{task.name}: {event['warning']}")
+    if "step" in event:
+        progress.step(experiment.name, task.arguments["trial"].number, event["step"], event["loss"])
+
+
+def _finish(experiment, task, payload, progress) -> list[int]:
+    """Stores what a task gave; returns the trials that can now be compared."""
+    if task.function == "trial":
+        trial = task.arguments["trial"]
+        experiment.add_trial(trial, payload)
+        progress.trial_done(experiment.name, payload["record"])
+        return [trial.number] if payload["record"]["status"] == "complete" else []
+    if task.function == "predict":
+        number = int(task.name.rsplit(" ", 1)[1])
+        experiment.write_predictions(number, payload)
+        return [number]
+    if task.function == "published_pairs":
+        experiment.published_pairs = payload
+        experiment.save()
+        return []
+    experiment.add_pairs(payload)
+    if len(experiment.complete_trials()) == experiment.plan.n_trials and not experiment.missing_pairs():
+        experiment.forget_predictions()
+    return []
+
+
+def _submit_published(experiment, submit):
+    """The report's own comparison needs all of an activation's trials: it draws on from where the last one stopped."""
+    numbers = experiment.complete_trials()
+    wanted = len(list(itertools.combinations(numbers, 2)))
+    if experiment.plan.protocol != "published" or len(numbers) < max(experiment.plan.n_trials, 2):
+        return
+    if experiment.published_pairs is not None and len(experiment.published_pairs) >= wanted:
+        return
+    if getattr(experiment, "published_submitted", False):
+        return
+    experiment.published_submitted = True
+    paths = [str(experiment.checkpoint_path(number)) for number in numbers]
+    submit(experiment, Task(f"{experiment.name} published pairs", "published_pairs", {"checkpoints": paths}))
