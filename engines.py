@@ -53,9 +53,7 @@ def run_trial_task(context, report, should_stop, trial, partial_path):
     """Trains and evaluates one trial."""
     import train
 
-    return train.run_protocol(
-        trial, context.corpus, partial_path=partial_path, report=report, should_stop=should_stop
-    )
+    return train.run_protocol(trial, context.corpus, partial_path=partial_path, report=report, should_stop=should_stop)
 
 
 def predict_task(context, report, should_stop, checkpoint):

@@ -9,9 +9,10 @@ same mathematics written out; the tests compare the two, values and gradients, i
 import math
 
 import torch
+from torch.nn import functional as F
 
 QUERY_BLOCK = 64  # queries handled together; their keys end where the block ends, so later keys cost nothing
-HEADS_AT_ONCE = 16  # with QUERY_BLOCK, 0.5 MB of float32 weights at 128 keys
+HEADS_AT_ONCE = 32  # with QUERY_BLOCK, 1 MB of float32 weights at 128 keys
 
 
 def plain_attention(qkv, n_head, kept=None, keep=1.0):
@@ -43,6 +44,11 @@ def attention(qkv, n_head, levels=None, threshold=0, keep=1.0):
       qkv: (B, T, 3C).
       levels: None, or (B, H, T, T) int16 dropout levels; a weight is kept where its level is at least `threshold`.
     """
+    if levels is None and not torch.is_grad_enabled():
+        # PyTorch's fused attention is a fifth faster than ours, but has no dropout on a CPU
+        query, key, value = (part.unflatten(-1, (n_head, -1)).transpose(1, 2) for part in qkv.chunk(3, dim=-1))
+        joined = F.scaled_dot_product_attention(query, key, value, is_causal=True)
+        return joined.transpose(1, 2).reshape(qkv.shape[0], qkv.shape[1], -1)
     return _Attention.apply(qkv, n_head, levels, threshold, keep)
 
 

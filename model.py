@@ -148,8 +148,7 @@ class CharLM(nn.Module):
         self.token_embedding = nn.Embedding(vocabulary_size, width)
         self.position_embedding = nn.Embedding(config.block_size, width)
         self.blocks = nn.ModuleList(
-            Block(width, config.n_head, make_activation(), config.dropout, gated=gated)
-            for _ in range(config.n_layer)
+            Block(width, config.n_head, make_activation(), config.dropout, gated=gated) for _ in range(config.n_layer)
         )
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, vocabulary_size, bias=False)

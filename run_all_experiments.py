@@ -127,9 +127,7 @@ def make_plan(args):
         f"{kind}_dir": getattr(args, f"{kind}_dir") or Path(kind) / subfolder
         for kind in ("results", "plots", "checkpoints")
     }
-    plan = Plan(
-        config, device, args.protocol, args.seed_base, vary, args.trials, tuple(experiments), **folders
-    )
+    plan = Plan(config, device, args.protocol, args.seed_base, vary, args.trials, tuple(experiments), **folders)
     return plan, notes
 
 
@@ -225,7 +223,9 @@ def estimate(plan, corpus, n_trials, workers) -> str:
 def set_study_aside(plan) -> None:
     """Moves an old study's results and checkpoints into a folder beside the new one's."""
     stamp = time.strftime("aside_%Y%m%d_%H%M%S")
-    old = [path for pattern in ("*.json", "*.npz", "REPORT.md", "report.html") for path in plan.results_dir.glob(pattern)]
+    old = [
+        path for pattern in ("*.json", "*.npz", "REPORT.md", "report.html") for path in plan.results_dir.glob(pattern)
+    ]
     names = {path.stem for path in old}
     old += [path for path in plan.checkpoints_dir.glob("*") if path.is_dir() and path.name in names]
     for path in old:

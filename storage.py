@@ -46,9 +46,7 @@ def write_atomically(path: Path, data: bytes) -> None:
             raise
         _flush_folder(path.parent)
     except OSError as error:
-        raise RunError(
-            f"cannot write {path}: {error.strerror or error}; make room or choose another folder"
-        ) from error
+        raise RunError(f"cannot write {path}: {error.strerror or error}; make room or choose another folder") from error
 
 
 def _flush_folder(folder):

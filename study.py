@@ -90,7 +90,9 @@ class Experiment:
         if self.arrays_path.exists():
             self.arrays = storage.read_arrays(self.arrays_path)
         # a pair or trial whose arrays are missing (the .npz was moved away) is measured again
-        self.pairs = {key: pair for key, pair in self.pairs.items() if PER_WINDOW.format(*key, "relative_pd") in self.arrays}
+        self.pairs = {
+            key: pair for key, pair in self.pairs.items() if PER_WINDOW.format(*key, "relative_pd") in self.arrays
+        }
 
     def checkpoint_path(self, number):
         return self.folder / f"trial_{number}.pt"
@@ -131,9 +133,7 @@ class Experiment:
         needed = set(itertools.chain.from_iterable(self.missing_pairs()))
         for number in range(1, self.plan.n_trials + 1):
             record = self.records.get(number)
-            sound = record is not None and (
-                record["status"] == "diverged" or WINDOW_LOSS.format(number) in self.arrays
-            )
+            sound = record is not None and (record["status"] == "diverged" or WINDOW_LOSS.format(number) in self.arrays)
             has_checkpoint = self.checkpoint_path(number).exists()
             if not sound or (number in needed and not has_checkpoint):
                 yield self.trial_task(number)
@@ -174,9 +174,7 @@ class Experiment:
 
     def add_failure(self, trial, reason):
         """Notes a trial that could not be trained; the next run tries it again."""
-        empty = dict.fromkeys(
-            (*TRIAL_SUMMARY, "training_time_s", "evaluation_time_s", "checkpoint", "weights_sha256")
-        )
+        empty = dict.fromkeys((*TRIAL_SUMMARY, "training_time_s", "evaluation_time_s", "checkpoint", "weights_sha256"))
         record = {"trial": trial.number, "seed": trial.seed, "seeds": trial.seeds, "status": "failed", **empty}
         self.records[trial.number] = {**record, "history": [], "reason": reason, "environment": None}
         self.save()

@@ -84,9 +84,7 @@ def make_optimizer(model, config):
     """AdamW with PyTorch's other defaults."""
     import torch
 
-    return torch.optim.AdamW(
-        model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
-    )
+    return torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
 
 
 def run_trial(trial: Trial, corpus, partial_path=None, report=None, should_stop=None) -> dict:
@@ -408,11 +406,7 @@ def sample(args) -> int:
     config = Config(**content["config"])
     prepare_torch(config, "cpu")
     alphabet = text.Corpus(content["corpus"]["label"], "", content["vocabulary"], None, 0)
-    print(
-        evaluate.sample_text(
-            model, alphabet, config, args.prompt, args.length, args.temperature, seed=args.seed
-        )
-    )
+    print(evaluate.sample_text(model, alphabet, config, args.prompt, args.length, args.temperature, seed=args.seed))
     return 0
 
 
