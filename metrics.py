@@ -1,0 +1,398 @@
+"""How far apart are two models' predictions? Pure functions of what the two say at the same positions.
+
+Both models of a pair read the same W windows of T positions and give log-probabilities over V characters: two
+arrays (W, T, V), float32, possibly memory-mapped. One small function per measure gives a value per position;
+`compare` takes all of them in one pass over chunks of windows. In formulas p and q are the two models'
+probabilities at a position, y is the true next character, and sums run over the characters.
+
+Three rules hold everywhere:
+- Exchanging the two models changes no bit of any measure, and a model compared with itself gives exactly 0
+  (exactly 1 for overlaps, kappas and, where they are defined, correlations).
+- A probability may underflow, or be zero (a log-probability of -inf): what is finite in mathematics stays
+  finite. Only `symmetric_kl` and `ensemble_gain` can be infinite, where one model calls impossible what the
+  other does not. Such a mean is inf per window, and None (JSON's null) in the metrics.
+- No measure is NaN: rows that hold NaN, or are no log-probabilities, are refused with a ValueError.
+
+Sums are written so that no term is negative (symmetric KL as |p - q| |log p - log q|, say). So float32 is
+enough even for two models that hardly differ; means over positions and windows are taken in float64.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+LN2 = float(np.log(2.0))
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What a table or an axis says about a measure."""
+
+    label: str
+    unit: str  # "" for a pure number
+    better: str | None  # "lower" or "higher": which way is more reproducible; None: a count, no measure
+    low: float  # the range, ends included
+    high: float
+    formula: str
+    source: str
+
+
+_INF, _COUNT = float("inf"), "positions"
+_CHURN, _TOP_K = "Milani Fard et al. 2016 (churn)", "Fagin et al. 2003"
+_SHAMIR, _SUMMERS = "Shamir et al. 2020, arXiv 2010.09931", "Summers & Dinneen 2021, arXiv 2103.04514"
+_GEIRHOS, _EDIT = "Geirhos et al. 2020, arXiv 2006.16736", "Levenshtein 1966"
+_PD, _GAIN = "mean |p - q| / (mean p + mean q)", "mean cross-entropy of p, q - that of (p + q) / 2"
+_KL, _JS = "mean (KL(p, q) + KL(q, p)) / 2", "mean (KL(p, m) + KL(q, m)) / 2, m = (p + q) / 2"
+_R, _RHO = "Pearson's r over windows", "Spearman's rho over windows"
+_KAPPA, _RIGHT = "(agreement - chance) / (1 - chance) of the argmaxes", "Cohen's kappa of being right"
+_METRICS = (
+    # name, label, unit, better, low, high, formula, source
+    ("relative_pd", "Relative PD", "", "lower", 0, 1, _PD, "total variation distance"),
+    ("shamir_relative_pd", "Shamir PD", "", "lower", 0, 2, "mean 2 |p_y - q_y| / (p_y + q_y)", _SHAMIR),
+    ("top1_disagreement", "Top-1 disagreement", "", "lower", 0, 1, "mean [argmax p != argmax q]", _CHURN),
+    ("prediction_differences", "Differences", _COUNT, "lower", 0, _INF, "sum [argmax p != argmax q]", _CHURN),
+    ("total_predictions", "Predictions", _COUNT, None, 0, _INF, "windows x positions", "a count"),
+    ("top3_overlap", "Top-3 overlap", "", "higher", 0, 1, "mean |A and B| / 3, top-3 sets", _TOP_K),
+    ("top5_overlap", "Top-5 overlap", "", "higher", 0, 1, "mean |A and B| / 5, top-5 sets", _TOP_K),
+    ("symmetric_kl", "Symmetric KL", "nats", "lower", 0, _INF, _KL, "Kullback & Leibler 1951"),
+    ("js_divergence", "JS divergence", "nats", "lower", 0, LN2, _JS, "Lin 1991"),
+    ("perplexity_pearson", "Perplexity correlation", "", "higher", -1, 1, _R, "Pearson 1895"),
+    ("perplexity_spearman", "Perplexity rank corr.", "", "higher", -1, 1, _RHO, "Spearman 1904"),
+    ("ensemble_gain", "Ensemble gain", "nats", "lower", 0, _INF, _GAIN, _SUMMERS),
+    ("cohen_kappa", "Cohen's kappa", "", "higher", -1, 1, _KAPPA, "Cohen 1960"),
+    ("error_consistency", "Error consistency", "", "higher", -1, 1, _RIGHT, _GEIRHOS),
+    ("edit_distance", "Edit distance", "", "lower", 0, 1, "mean distance / longer length", _EDIT),
+)
+METRICS = {name: Metric(*fields) for name, *fields in _METRICS}
+# The pair measures of the primary family; the fourth primary measure is the validation loss.
+PRIMARY = ("relative_pd", "top1_disagreement", "js_divergence")
+# The measures that are means over positions, and so have a value per window.
+MEANS = (*PRIMARY, "shamir_relative_pd", "top3_overlap", "top5_overlap", "symmetric_kl", "ensemble_gain")
+
+
+# --- position by position: (N, V) or (N,) in, (N,) out
+
+
+def total_variation(p, q):
+    """sum |p - q| / 2, in [0, 1]: by how much p and q can differ on the probability of a set of characters.
+
+    Rows of p and q sum to 1, so relative PD, mean |p - q| / (mean p + mean q), is its mean over positions.
+    """
+    return np.abs(p - q).sum(axis=-1) / 2
+
+
+def shamir_difference(log_p_true, log_q_true):
+    """2 |p_y - q_y| / (p_y + q_y), in [0, 2], from log p_y and log q_y; 0 where both are zero.
+
+    Computed as 2 tanh(|log p_y - log q_y| / 2), which needs no probability that might underflow. The pairwise
+    form of the relative prediction difference of Shamir, Lin & Coviello 2020 (arXiv 2010.09931).
+    """
+    return 2 * np.tanh(_log_ratio(log_p_true, log_q_true) / 2)
+
+
+def ensemble_gain(log_p_true, log_q_true):
+    """log((p_y + q_y) / 2) - (log p_y + log q_y) / 2, nats, in [0, inf]: what averaging the models gains.
+
+    Computed as log cosh(d / 2), d = |log p_y - log q_y|; 0 where both are zero, inf where one is. The mean is
+    the two models' mean cross-entropy minus that of (p + q) / 2 (Summers & Dinneen 2021, arXiv 2103.04514).
+    """
+    d = _log_ratio(log_p_true, log_q_true)
+    near = np.log1p(2 * np.sinh(np.minimum(d, 1) / 4) ** 2)  # where d is small the other form cancels
+    return np.where(d < 1, near, d / 2 + np.log1p(np.exp(-d)) - LN2)
+
+
+def _log_ratio(log_a, log_b):
+    """|log a - log b| in float64; 0 where both are -inf."""
+    log_a, log_b = np.asarray(log_a, np.float64), np.asarray(log_b, np.float64)
+    with np.errstate(invalid="ignore"):
+        return np.where(log_a == log_b, 0.0, np.abs(log_a - log_b))
+
+
+def symmetric_kl(log_p, log_q):
+    """(KL(p, q) + KL(q, p)) / 2 = sum (p - q) (log p - log q) / 2, nats, in [0, inf].
+
+    inf where exactly one of p and q is zero, its logarithm -inf; a probability that merely underflows does no
+    harm. Kullback & Leibler 1951, On information and sufficiency (half of their divergence J).
+    """
+    work = np.empty((4, *log_p.shape), np.result_type(log_p, log_q))
+    apart, _ = _apart_and_total(log_p, log_q, work)
+    return _symmetric_kl(apart, log_p, log_q, work[2])
+
+
+def _symmetric_kl(apart, log_p, log_q, ratio):
+    """`symmetric_kl`, given apart = |p - q|; ratio is an array (N, V) to work in."""
+    with np.errstate(invalid="ignore", over="ignore"):  # -inf + inf where both are zero, set right below
+        np.abs(np.subtract(log_p, log_q, out=ratio), out=ratio)
+        value = np.einsum("ij,ij->i", apart, ratio) / 2
+        zeros = ~np.isfinite(value)
+        if zeros.any():  # one zero is inf even if the other probability underflows; two zeros are 0 apart
+            ratio = _log_ratio(log_p[zeros], log_q[zeros])
+            value[zeros] = np.where(ratio == np.inf, np.inf, apart[zeros] * ratio).sum(axis=1) / 2
+    return value
+
+
+def js_divergence(log_p, log_q):
+    """(KL(p, m) + KL(q, m)) / 2 with m = (p + q) / 2, nats, in [0, ln 2].
+
+    Lin 1991, Divergence measures based on the Shannon entropy.
+    """
+    work = np.empty((6, *log_p.shape), np.result_type(log_p, log_q))
+    return _js_divergence(*_apart_and_total(log_p, log_q, work), work[2:])
+
+
+def _js_divergence(apart, total, work):
+    """`js_divergence` from |p - q| and p + q: sum (p + q) / 4 g(t), t = |p - q| / (p + q), where
+
+    g(t) = (1 + t) log(1 + t) + (1 - t) log(1 - t). For small t that cancels, and its series stands in:
+    t^2 + t^4 / 6 + t^6 / 15 + t^8 / 28 + t^10 / 45 + ... (up to t = 1/4 the rest is below 2e-8 of the sum).
+    work: four arrays (N, V) to work in.
+    """
+    t, u, g, other = work
+    tiny = np.finfo(total.dtype).tiny  # keeps out 0 / 0 and log 0, too small to change anything else
+    np.divide(apart, np.add(total, tiny, out=t), out=t)
+    np.multiply(t, t, out=u)
+    np.add(1, t, out=other)
+    np.multiply(other, np.log(other, out=g), out=g)
+    np.subtract(1, t, out=t)
+    np.log(np.maximum(t, tiny, out=other), out=other)
+    g += np.multiply(t, other, out=other)
+    series = np.divide(u, 45, out=other)
+    for coefficient in (1 / 28, 1 / 15, 1 / 6, 1):
+        series += coefficient
+        series *= u
+    return np.einsum("ij,ij->i", np.where(u < 1 / 16, series, g), total) / 4
+
+
+def _apart_and_total(log_p, log_q, work):
+    """|p - q| and p + q, in the first two of the arrays (N, V) of work; they need the next two as well."""
+    apart, total, p, q = work[:4]
+    with np.errstate(invalid="ignore", over="ignore"):  # logits, mistaken for log-probabilities
+        np.exp(log_p, out=p)
+        np.exp(log_q, out=q)
+        np.add(p, q, out=total)
+        np.abs(np.subtract(p, q, out=apart), out=apart)
+    return apart, total
+
+
+def top_indices(log_p, k, rest=None):
+    """The k most likely characters, most likely first, as indices (N, k); all V if k > V.
+
+    Ties go to the lower index. rest: an array (N, V) to work in, or None.
+    """
+    rest = np.maximum(log_p, np.finfo(log_p.dtype).min, out=rest)  # so that -inf can mean: taken
+    n, v = rest.shape
+    flat, row_starts = rest.reshape(-1), np.arange(n) * v
+    top = np.empty((min(k, v), n), np.intp)
+    for indices in top:
+        rest.argmax(axis=1, out=indices)
+        flat[row_starts + indices] = -np.inf
+    return top.T
+
+
+def topk_overlap(top_a, top_b, k):
+    """|A and B| / k, in [0, 1], of the sets A and B in the first k columns of two `top_indices`.
+
+    If these have fewer columns (k > V), all are taken. Fagin, Kumar & Sivakumar 2003, Comparing top k lists.
+    """
+    shared = np.zeros(len(top_a), np.int8)
+    for a in top_a.T[:k]:
+        for b in top_b.T[:k]:
+            shared += (a == b).view(np.int8)
+    return shared / min(k, top_a.shape[1])
+
+
+# --- all positions at once
+
+
+def cohen_kappa(a, b, n_classes):
+    """(agreement - chance) / (1 - chance), in [-1, 1], of two labellings (N,) by 0 .. n_classes - 1.
+
+    Chance is the agreement that the frequencies of the labels would give. It is 1 only where both always give
+    one and the same label: 0 / 0, taken as 1, for the two are identical. None if N is 0. Cohen 1960.
+    """
+    return _kappa(_tally(np.ravel(a), np.ravel(b), n_classes))
+
+
+def _tally(a, b, n_classes):
+    """Integers (1 + 2 n_classes,) that add up over chunks: how often a == b; a's count of each label; b's."""
+    counts = [np.bincount(labels.astype(np.intp), minlength=n_classes) for labels in (a, b)]
+    return np.concatenate([[np.count_nonzero(a == b)], *counts])
+
+
+def _kappa(tally):
+    """Cohen's kappa from a `_tally`: integers up to the one division, so identical labels give exactly 1."""
+    agreements, (counts_a, counts_b) = int(tally[0]), tally[1:].reshape(2, -1)
+    n, chance = int(counts_a.sum()), int(counts_a @ counts_b)  # chance: of n^2 pairs, those that agree
+    if n * n == chance:
+        return 1.0 if n else None
+    return (n * agreements - chance) / (n * n - chance)
+
+
+def error_consistency(right_a, right_b):
+    """Cohen's kappa of two models' being right (N,), booleans, in [-1, 1]: do they fail in the same places?
+
+    1 where both are always right, or both always wrong (see `cohen_kappa`). Geirhos, Meding & Wichmann 2020,
+    Beyond accuracy: quantifying trial-by-trial behaviour by measuring error consistency (arXiv 2006.16736).
+    """
+    return cohen_kappa(right_a, right_b, 2)
+
+
+def perplexity_correlations(loss_a, loss_b):
+    """Pearson's r and Spearman's rho, in [-1, 1], of two models' perplexities over W windows.
+
+    loss_a, loss_b: (W,), nats; perplexity is e to that. For rho, ties share their mean rank. Either is None
+    where it is undefined: fewer than two windows, the same perplexity in all, or (r only) an infinite one.
+    """
+    with np.errstate(over="ignore"):
+        perplexities = [np.exp(np.asarray(loss, np.float64)) for loss in (loss_a, loss_b)]
+    return _pearson(*perplexities), _pearson(_ranks(loss_a), _ranks(loss_b))
+
+
+def _ranks(x):
+    _, inverse, counts = np.unique(x, return_inverse=True, return_counts=True)
+    return (np.cumsum(counts) - (counts - 1) / 2)[inverse]
+
+
+def _pearson(x, y):
+    """Pearson's r of positive numbers, or None."""
+    if len(x) < 2 or not (np.isfinite(x).all() and np.isfinite(y).all() and np.ptp(x) and np.ptp(y)):
+        return None
+    x, y = x / x.max(), y / y.max()  # or squares overflow
+    x, y = x - x.mean(), y - y.mean()
+    return float(np.clip((x * y).sum() / np.sqrt((x * x).sum() * (y * y).sum()), -1, 1))
+
+
+def edit_distance(texts_a, texts_b):
+    """Mean over prompts of Levenshtein's distance / length of the longer text, in [0, 1]; None of no texts.
+
+    texts_a, texts_b: two models' continuations of the same prompts. Two empty texts are 0 apart.
+    """
+    from rapidfuzz.distance import Levenshtein
+
+    if len(texts_a) != len(texts_b):
+        raise ValueError(f"texts of {len(texts_a)} and of {len(texts_b)} prompts cannot be compared")
+    distances = [Levenshtein.distance(a, b) / max(len(a), len(b), 1) for a, b in zip(texts_a, texts_b)]
+    return sum(distances) / len(distances) if distances else None
+
+
+def window_losses(log_p, targets):
+    """(W,) float64: each window's mean of -log p_y, the cross-entropy in nats per character."""
+    _check(log_p, log_p, targets)
+    return _window_means(-_at(log_p.reshape(-1, log_p.shape[2]), np.ravel(targets)), log_p.shape[1])
+
+
+def accuracy(log_p, targets):
+    """The fraction of positions, in [0, 1], where the most likely character (lower index) is the true one."""
+    _check(log_p, log_p, targets)
+    return float(np.mean(np.argmax(log_p, axis=-1) == targets))
+
+
+# --- a pair of models, window by window
+
+
+def compare(log_p, log_q, targets, *, chunk_windows=8):
+    """Every measure of a pair but `edit_distance`, in one pass: (metrics, per_window).
+
+    log_p, log_q: (W, T, V) log-probabilities. targets: (W, T) integers, the true next characters.
+    metrics: name -> float, int or None, in the order of METRICS. per_window: name -> (W,) float64, for MEANS.
+    Not a bit depends on chunk_windows, how many windows are worked on at a time: means are taken over the
+    positions of each window, and then over windows.
+    """
+    _check(log_p, log_q, targets)
+    n_windows, length, v = log_p.shape
+    windows = {name: np.empty(n_windows) for name in (*MEANS, "apart", "total", "loss_p", "loss_q")}
+    labels, rights = np.zeros(1 + 2 * v, np.int64), np.zeros(1 + 2 * 2, np.int64)
+    for chunk, a, b, work in _chunks(log_p, log_q, chunk_windows, 6):
+        y = np.asarray(targets[chunk]).reshape(-1)
+        values, top_a, top_b = _measure(a, b, y, work)
+        labels += _tally(top_a, top_b, v)
+        rights += _tally(top_a == y, top_b == y, 2)
+        for name, value in values.items():
+            windows[name][chunk] = _window_means(value, length)
+    windows["relative_pd"] = windows["apart"] / windows["total"]
+    per_window = {name: windows[name] for name in MEANS}
+    metrics = {name: float(x.mean()) if np.isfinite(x).all() else None for name, x in per_window.items()}
+    n, agreements = n_windows * length, int(labels[0])
+    metrics["relative_pd"] = float(windows["apart"].sum() / windows["total"].sum())
+    metrics["top1_disagreement"] = (n - agreements) / n
+    metrics["prediction_differences"], metrics["total_predictions"] = n - agreements, n
+    metrics["cohen_kappa"], metrics["error_consistency"] = _kappa(labels), _kappa(rights)
+    correlations = perplexity_correlations(windows["loss_p"], windows["loss_q"])
+    metrics["perplexity_pearson"], metrics["perplexity_spearman"] = correlations
+    return {name: metrics[name] for name in METRICS if name in metrics}, per_window
+
+
+def compare_brief(log_p, log_q, *, chunk_windows=8):
+    """{relative_pd, top1_disagreement}: the same bits as from `compare`, in a quarter of its time."""
+    _check(log_p, log_q)
+    n_windows, length, _ = log_p.shape
+    sums, differences = np.empty((2, n_windows)), 0
+    for chunk, a, b, work in _chunks(log_p, log_q, chunk_windows, 4):
+        apart, total = _apart_and_total(a, b, work)
+        sums[0, chunk] = _window_means(apart.sum(axis=1), length)
+        sums[1, chunk] = _window_means(_checked_sum(total), length)
+        differences += int(np.count_nonzero(a.argmax(axis=1) != b.argmax(axis=1)))
+    relative_pd = float(sums[0].sum() / sums[1].sum())
+    return {"relative_pd": relative_pd, "top1_disagreement": differences / (n_windows * length)}
+
+
+def _chunks(log_p, log_q, chunk_windows, n_work):
+    """Chunk by chunk: its windows (a slice), both models' rows (N, V), and n_work arrays (N, V) to work in.
+
+    The arrays to work in are the same memory for every chunk: allocating new ones, which the system hands out
+    cleared and takes back, costs half the time again.
+    """
+    n_windows, length, v = log_p.shape
+    dtype = np.result_type(log_p, log_q, np.float32)
+    work = np.empty((n_work, min(chunk_windows, n_windows) * length, v), dtype)
+    for start in range(0, n_windows, chunk_windows):
+        chunk = slice(start, start + chunk_windows)
+        a, b = (np.ascontiguousarray(x[chunk], dtype).reshape(-1, v) for x in (log_p, log_q))
+        yield chunk, a, b, work[:, : len(a)]
+
+
+def _measure(log_p, log_q, y, work):
+    """A chunk's measures, name -> (N,), and both models' most likely characters, (N,) each."""
+    apart, total = _apart_and_total(log_p, log_q, work)
+    spare = work[2:]
+    values = {"apart": apart.sum(axis=1), "total": _checked_sum(total)}
+    values["js_divergence"] = _js_divergence(apart, total, spare)
+    values["symmetric_kl"] = _symmetric_kl(apart, log_p, log_q, spare[0])
+    top_p, top_q = top_indices(log_p, 5, spare[0]), top_indices(log_q, 5, spare[0])
+    values["top1_disagreement"] = top_p[:, 0] != top_q[:, 0]
+    values["top3_overlap"] = topk_overlap(top_p, top_q, 3)
+    values["top5_overlap"] = topk_overlap(top_p, top_q, 5)
+    true_p, true_q = _at(log_p, y), _at(log_q, y)
+    values["loss_p"], values["loss_q"] = -true_p, -true_q
+    values["shamir_relative_pd"] = shamir_difference(true_p, true_q)
+    values["ensemble_gain"] = ensemble_gain(true_p, true_q)
+    return values, top_p[:, 0], top_q[:, 0]
+
+
+def _at(log_p, y):
+    """log p_y in float64: (N, V) and (N,) to (N,)."""
+    return log_p[np.arange(len(y)), y].astype(np.float64)
+
+
+def _window_means(values, length):
+    """(N,) to (N / length,) float64."""
+    return values.reshape(-1, length).mean(axis=1, dtype=np.float64)
+
+
+def _checked_sum(total):
+    """sum (p + q), (N,), which must be 2."""
+    sums = total.sum(axis=1)
+    if not (np.abs(sums - 2) < 0.01).all():  # NaN fails too
+        raise ValueError("not log-probabilities: at some position NaN, or probabilities that do not sum to 1")
+    return sums
+
+
+def _check(log_p, log_q, targets=None):
+    if log_p.ndim != 3 or 0 in log_p.shape or log_q.shape != log_p.shape:
+        raise ValueError(f"log-probabilities must both be (W, T, V), not {log_p.shape} and {log_q.shape}")
+    if targets is None:
+        return
+    if targets.shape != log_p.shape[:2] or targets.dtype.kind not in "iu":
+        raise ValueError(f"targets must be integers {log_p.shape[:2]}, not {targets.dtype} {targets.shape}")
+    if targets.min() < 0 or targets.max() >= log_p.shape[2]:
+        raise ValueError(f"targets must be in 0 .. {log_p.shape[2] - 1}, the characters")
