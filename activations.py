@@ -1,0 +1,357 @@
+"""The activations by name: how to make each one, and what the analysis groups them by.
+
+    get_activation("smelu_1")          # a fresh nn.Module each call
+    resolve("silu")                    # 'swish': one name for one function
+    ACTIVATIONS["gelu"].smoothness     # 'C-infinity'
+    register("my_swish", lambda x: x * torch.sigmoid(2 * x), smoothness="C-infinity")
+
+`smelu_<beta>` and `gsmelu_<alpha>_<beta>_<left slope>` stand for families; any of their members can be named.
+Parameters of the learnable ones start at fixed values, without a random draw.
+"""
+
+import hashlib
+import re
+import runpy
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from errors import UserError, unknown
+
+REPORT = ("smelu_05", "smelu_1", "relu", "gelu", "swish")  # the five of the report
+SMOOTHNESS = ("C0", "C1", "C-infinity")  # continuous; with a continuous derivative; with all derivatives
+
+
+@dataclass(frozen=True)
+class Activation:
+    """What is known of an activation.
+
+    name: its only spelling in results.
+    make: makes a fresh module; called through `get_activation`.
+    smoothness: one of SMOOTHNESS, or None where a reader did not say.
+    monotone: whether it never decreases, whatever its parameters learn; None as above, and for gated units.
+    gated: whether it takes 2h channels and returns h.
+    learnable: whether it has parameters.
+    label, formula: for tables and figures.
+    source_sha256: of the file that a reader's own activation came from.
+    """
+
+    name: str
+    make: Callable[[], nn.Module]
+    smoothness: str | None
+    monotone: bool | None
+    gated: bool
+    learnable: bool
+    label: str
+    formula: str
+    source_sha256: str | None = None
+
+
+# --- the functions that torch.nn does not have --------------------------------------------------------------
+
+
+class _Smelu(torch.autograd.Function):
+    """y = max(x, beta d^2) with d = clamp((x + beta) / (2 beta), 0, 1), which is also the derivative.
+
+    (x + beta)^2 / (4 beta) is never less than x, so y is exactly x from beta on, and exactly 0 up to -beta.
+    The input is saved, not d: computing d again costs less than writing it to memory. 16-bit numbers are
+    widened meanwhile.
+    """
+
+    @staticmethod
+    def slope(x, beta):
+        wide = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+        return torch.add(wide.new_full((), 0.5), wide, alpha=0.5 / beta).clamp_(0, 1)
+
+    @staticmethod
+    def forward(ctx, x, beta):
+        ctx.save_for_backward(x)
+        ctx.beta = beta
+        y = _Smelu.slope(x, beta)
+        y.mul_(y).mul_(beta)
+        return torch.maximum(y, x, out=y).to(x.dtype)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad):
+        (x,) = ctx.saved_tensors
+        return _Smelu.slope(x, ctx.beta).mul_(grad).to(x.dtype), None
+
+
+class SmeLU(nn.Module):
+    """Smooth ReLU (Shamir, Lin, Coviello 2020, arXiv 2010.09931): ReLU with a parabola from -beta to beta."""
+
+    def __init__(self, beta=1.0):
+        super().__init__()
+        self.beta = beta
+
+    def forward(self, x):
+        return _Smelu.apply(x, self.beta)
+
+    def extra_repr(self):
+        return f"beta={self.beta}"
+
+
+class GeneralizedSmeLU(nn.Module):
+    """Generalized SmeLU (arXiv 2010.09931, equation 11): two straight lines, joined smoothly by a parabola.
+
+    Slope left_slope up to -alpha, slope right_slope from beta on, a continuous derivative and the value
+    `offset` at -alpha determine it. By default the left line goes through the origin; alpha = beta and
+    left_slope = 0 then give SmeLU. In general it is SmeLU shifted and scaled, plus a straight line.
+    """
+
+    def __init__(self, alpha=1.0, beta=1.0, left_slope=0.0, right_slope=1.0, offset=None):
+        super().__init__()
+        self.alpha, self.beta, self.left_slope, self.right_slope = alpha, beta, left_slope, right_slope
+        self.offset = -left_slope * alpha if offset is None else offset
+
+    def forward(self, x):
+        half_width, shift = (self.alpha + self.beta) / 2, (self.alpha - self.beta) / 2
+        bend = (self.right_slope - self.left_slope) * _Smelu.apply(x + shift, half_width)
+        return bend + self.left_slope * (x + self.alpha) + self.offset
+
+    def extra_repr(self):
+        values = (self.alpha, self.beta, self.left_slope, self.right_slope, self.offset)
+        return "alpha={}, beta={}, left_slope={}, right_slope={}, offset={}".format(*values)
+
+
+class SquaredReLU(nn.Module):
+    """max(0, x)^2 (So et al. 2021, arXiv 2109.08668)."""
+
+    def forward(self, x):
+        return F.relu(x).square()
+
+
+class APL(nn.Module):
+    """Adaptive piecewise linear unit (Agostinelli et al. 2015, arXiv 1412.6830).
+
+    max(0, x) + sum_s a_s max(0, b_s - x). Two hinges, which the channels of a layer share, as they share the
+    slope of nn.PReLU(); it starts near a leaky ReLU.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.slope = nn.Parameter(torch.tensor([-0.125, -0.125]))  # a
+        self.hinge = nn.Parameter(torch.tensor([-0.5, 0.5]))  # b
+
+    def forward(self, x):
+        y = F.relu(x)
+        for a, b in zip(self.slope, self.hinge):
+            y = y + a * F.relu(b - x)
+        return y
+
+
+class Gated(nn.Module):
+    """A gated linear unit (Shazeer 2020, arXiv 2002.05202): half of the channels gates the other half."""
+
+    def __init__(self, gate):
+        super().__init__()
+        self.gate = gate
+
+    def forward(self, x):  # (..., 2h) -> (..., h)
+        gate, value = x.chunk(2, dim=-1)
+        return self.gate(gate) * value
+
+
+class Elementwise(nn.Module):
+    """A reader's function of a tensor as a module."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x)
+
+
+# --- names --------------------------------------------------------------------------------------------------
+
+
+class _Registry(dict):
+    """Name -> record; a member of a family has its record without being listed."""
+
+    def __missing__(self, name):
+        record = _member(name)
+        if record is None:
+            raise unknown("activation", name, [*self, "smelu_<beta>", "gsmelu_<alpha>_<beta>_<left slope>"])
+        return record
+
+
+ACTIVATIONS: dict[str, Activation] = _Registry()
+ALIASES = {"silu": "swish"}
+
+
+def _number(value):
+    """The shortest spelling of a number: 0.25, 2, 1e-05."""
+    return repr(float(value)).removesuffix(".0").replace("e+", "e")
+
+
+def _numbers(text):
+    """The numbers of a member's name, joined by underscores; None where one is not a plain number."""
+    plain = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?(e-?\d+)?")  # not 025, which could mean 0.25 as well as 25
+    parts = text.split("_")
+    numbers = [float(part) for part in parts if plain.fullmatch(part)]
+    within_float32 = all(number == 0 or 1e-30 < abs(number) < 1e30 for number in numbers)
+    return numbers if len(numbers) == len(parts) and within_float32 else None
+
+
+def _member(name):
+    """The record of `smelu_...` or `gsmelu_...`; None where the name is no member's."""
+    family, _, text = name.partition("_")
+    numbers = _numbers(text)
+    if family == "smelu" and numbers and len(numbers) == 1 and numbers[0] > 0:
+        (beta,) = numbers
+        spelling = "smelu_05" if beta == 0.5 else f"smelu_{_number(beta)}"
+        b = _number(beta)
+        formula = f"0 up to -{b}; (x + {b})^2 / {_number(4 * beta)}; x from {b} on"
+        return Activation(spelling, partial(SmeLU, beta), "C1", True, False, False, f"SmeLU β={b}", formula)
+    if family == "gsmelu" and numbers and 2 <= len(numbers) <= 3 and min(numbers[:2]) > 0:
+        alpha, beta, slope = (*numbers, 0.0)[:3]
+        a, b, g = map(_number, (alpha, beta, slope))
+        if alpha == beta and slope == 0:
+            return _member(f"smelu_{b}")
+        spelling = f"gsmelu_{a}_{b}_{g}" if slope else f"gsmelu_{a}_{b}"
+        formula = f"{g} x up to -{a}; a parabola; slope 1 from {b} on"
+        make = partial(GeneralizedSmeLU, alpha, beta, slope)
+        label = f"gSmeLU α={a} β={b}" + (f" g={g}" if slope else "")
+        return Activation(spelling, make, "C1", slope >= 0, False, False, label, formula)
+    return None
+
+
+def resolve(name: str) -> str:
+    """The one name of an activation, from any of its spellings.
+
+    >>> resolve("silu"), resolve("smelu_0.5"), resolve("smelu_1.0"), resolve("smelu_0.250")
+    ('swish', 'smelu_05', 'smelu_1', 'smelu_0.25')
+    """
+    name = name.strip().lower()
+    return ACTIVATIONS[ALIASES.get(name, name)].name
+
+
+def record(name: str) -> Activation:
+    """The record of an activation, by any of its names."""
+    return ACTIVATIONS[resolve(name)]
+
+
+def get_activation(name: str) -> nn.Module:
+    """A fresh module. Its marks: `activation_name`, and `is_activation` for those who look for any."""
+    found = record(name)
+    module = found.make()
+    module.is_activation, module.activation_name = True, found.name
+    return module
+
+
+def _add(name, make, smoothness, monotone, label, formula, *, gated=False, learnable=False):
+    ACTIVATIONS[name] = Activation(name, make, smoothness, monotone, gated, learnable, label, formula)
+
+
+ACTIVATIONS["smelu_05"] = _member("smelu_0.5")
+ACTIVATIONS["smelu_1"] = _member("smelu_1")
+_add("relu", nn.ReLU, "C0", True, "ReLU", "max(0, x)")
+_add("gelu", nn.GELU, "C-infinity", False, "GELU", "x Φ(x) (exact, by erf)")
+_add("swish", nn.SiLU, "C-infinity", False, "Swish", "x / (1 + e^-x)")
+_tanh = "x (1 + tanh(sqrt(2/π) (x + 0.044715 x^3))) / 2"
+_add("gelu_tanh", partial(nn.GELU, approximate="tanh"), "C-infinity", False, "GELU (tanh)", _tanh)
+_add("mish", nn.Mish, "C-infinity", False, "Mish", "x tanh(ln(1 + e^x))")
+_add("elu", nn.ELU, "C1", True, "ELU", "x from 0 on; e^x - 1 below")
+_add("selu", nn.SELU, "C0", True, "SELU", "1.0507 x from 0 on; 1.7581 (e^x - 1) below")
+_add("leaky_relu", nn.LeakyReLU, "C0", True, "Leaky ReLU", "x from 0 on; 0.01 x below")
+_add("squared_relu", SquaredReLU, "C1", True, "Squared ReLU", "max(0, x)^2")
+_add("softplus", nn.Softplus, "C-infinity", True, "Softplus", "ln(1 + e^x)")
+ACTIVATIONS["gsmelu_0.5_1"] = _member("gsmelu_0.5_1")
+_add("prelu", nn.PReLU, "C0", False, "PReLU", "x from 0 on; a x below; a starts at 0.25", learnable=True)
+_apl = "max(0, x) + a1 max(0, b1 - x) + a2 max(0, b2 - x); starts at a = (-0.125, -0.125), b = (-0.5, 0.5)"
+_add("apl", APL, "C0", False, "APL", _apl, learnable=True)
+for _name, _gate, _smooth, _label in (
+    ("swiglu", nn.SiLU, "C-infinity", "SwiGLU"),
+    ("geglu", nn.GELU, "C-infinity", "GEGLU"),
+    ("reglu", nn.ReLU, "C0", "ReGLU"),
+):
+    _formula = f"{_gate.__name__.replace('SiLU', 'Swish')}(first half) x second half"
+    _add(_name, lambda gate=_gate: Gated(gate()), _smooth, None, _label, _formula, gated=True)
+BUILT_IN = tuple(ACTIVATIONS)
+
+
+# --- a reader's own -----------------------------------------------------------------------------------------
+
+
+def register(name: str, factory, **facts) -> Activation:
+    """Adds a reader's own activation under `name`; registering that name again replaces it.
+
+    Args:
+      name: lower-case letters, digits, underscores and dots, beginning with a letter.
+      factory: an nn.Module class that needs no arguments, or a function of a tensor.
+      facts: any of smoothness, monotone, gated, label, formula, source_sha256; see `Activation`.
+    """
+    check_new_name("activation", name, BUILT_IN)
+    if name in ALIASES or _member(name):
+        raise UserError(f"the activation {name!r} exists already; choose another name")
+    if facts.get("smoothness") not in (None, *SMOOTHNESS):
+        raise unknown("smoothness", str(facts["smoothness"]), SMOOTHNESS)
+    make = factory if isinstance(factory, type) else partial(Elementwise, factory)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            module = make()
+    except Exception as error:
+        raise UserError(f"the activation {name!r} cannot be made: {error}") from error
+    if not isinstance(module, nn.Module):
+        raise UserError(f"the activation {name!r} must be an nn.Module class or a function of a tensor")
+    defaults = {"smoothness": None, "monotone": None, "gated": False, "label": name, "formula": ""}
+    learnable = any(True for _ in module.parameters())
+    ACTIVATIONS[name] = Activation(name, make, learnable=learnable, **{**defaults, **facts})
+    return ACTIVATIONS[name]
+
+
+def load_activation_file(path) -> str:
+    """Registers the nn.Module class, or function of a tensor, that a Python file defines; returns its name.
+
+    The name is the definition's own in lower case: MySwish becomes my_swish. The file may also set
+    SMOOTHNESS, MONOTONE, GATED, LABEL and FORMULA. What begins with an underscore is the file's own business.
+    """
+    name, definition, everything, digest = load_definition(path, "activation")
+    facts = {fact: everything[fact.upper()] for fact in _FACTS if fact.upper() in everything}
+    register(name, definition, source_sha256=digest, **facts)
+    return name
+
+
+_FACTS = ("smoothness", "monotone", "gated", "label", "formula")
+
+
+def check_new_name(kind, name, built_in):
+    """Raises a UserError unless a reader may give this name, which becomes part of file names."""
+    if not re.fullmatch(r"[a-z][a-z0-9_.]*", name):
+        raise UserError(
+            f"{name!r} cannot name an {kind}; use lower-case letters, digits, underscores and dots, "
+            "beginning with a letter"
+        )
+    if name in built_in:
+        raise UserError(f"the {kind} {name!r} exists already; choose another name")
+
+
+def load_definition(path, kind):
+    """The one public class or function of a Python file: (name, definition, all names in it, SHA-256)."""
+    path = Path(path)
+    try:
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise UserError(f"cannot read the {kind} file {path}: {error.strerror}") from error
+    module = f"readers_{kind}_{digest[:16]}"
+    try:
+        everything = runpy.run_path(str(path), run_name=module)
+    except (Exception, SystemExit) as error:
+        raise UserError(f"the {kind} file {path} does not run: {type(error).__name__}: {error}") from error
+    own = {
+        name: value
+        for name, value in everything.items()
+        if not name.startswith("_") and callable(value) and getattr(value, "__module__", None) == module
+    }
+    if len(own) != 1:
+        names = ", ".join(own) or "none"
+        raise UserError(f"the {kind} file {path} must define one public class or function; it has: {names}")
+    ((name, definition),) = own.items()
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower(), definition, everything, digest
