@@ -1,7 +1,7 @@
 """Where a study's work runs: worker processes on this machine (the Ray engine is in ray_engine.py).
 
-An engine takes tasks and gives events back. It knows nothing of studies, writes no results, and cannot change them: a task is
-a pure function of its arguments. Events are tuples (kind, task, payload):
+An engine takes tasks and gives events back. It knows nothing of studies, writes no results, and cannot change them:
+a task is a pure function of its arguments. Events are tuples (kind, task, payload):
 
     ("progress", task, dict)   a running trial reports {step, loss} or {warning}
     ("done", task, result)
@@ -10,6 +10,7 @@ a pure function of its arguments. Events are tuples (kind, task, payload):
     ("stopped", task, None)    it was asked to stop, and has saved itself
 """
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -68,20 +69,20 @@ def predict_task(context, report, should_stop, checkpoint):
     return evaluate.predict(model, evaluate.evaluation_data(context.corpus, config).validation[0], config)
 
 
-def compare_task(context, report, should_stop, members, pairs):
+def compare_task(context, report, should_stop, members, pairs, last_position):
     """The metrics of pairs of trials."""
     import corpus as text
     import evaluate
 
     targets = text.evaluation_windows(context.corpus, "validation", context.block_size)[1]
-    return evaluate.compare_trials(targets, members, pairs)
+    return evaluate.compare_trials(targets, members, pairs, last_position)
 
 
 def published_pairs_task(context, report, should_stop, checkpoints):
     """The report's own comparison of an activation's models, in the order of its draws."""
-    import published_protocol
+    import published_trials
 
-    return published_protocol.compare_checkpoints(checkpoints, context.corpus)
+    return published_trials.compare_checkpoints(checkpoints, context.corpus)
 
 
 FUNCTIONS = {
@@ -131,8 +132,8 @@ def _end_with_parent():
 def keep_freed_memory():
     """Tells glibc to keep freed blocks instead of returning them: a step's arrays are as large as the last step's.
 
-    Fetching the same megabytes from the system again costs a page fault per 4 KB, which on a virtual machine is more than
-    computing with them. Does nothing where the C library is another one.
+    Fetching the same megabytes from the system again costs a page fault per 4 KB, which on a virtual machine is more
+    than computing with them. Does nothing where the C library is another one.
     """
     import ctypes
 
@@ -212,10 +213,8 @@ class LocalEngine:
     def _give(self, worker, task):
         worker.task = task
         task.attempts += 1
-        try:
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it has died; its sentinel will tell
             worker.channel.send((task.function, task.arguments))
-        except (BrokenPipeError, ConnectionResetError):
-            pass  # it has died; its sentinel will tell
 
     def _read(self, worker):
         events = []

@@ -16,7 +16,7 @@ import storage
 
 WINDOWS_AT_ONCE = 32  # fixed, since a sum's last bits can depend on how many rows are computed together
 
-# Greedy continuations, compared by edit distance: from prompts of T/4 characters spread over the validation split, T/2 more.
+# Greedy continuations, compared by edit distance: T/2 characters after prompts of T/4 from across the validation split.
 N_PROMPTS = 8
 
 
@@ -124,6 +124,12 @@ def greedy_continuations(model, prompts, length, config) -> np.ndarray:
     return tokens[:, prompts.shape[1] :].cpu().numpy()
 
 
+def continuation_texts(model, data: EvaluationData, corpus, config) -> list[str]:
+    """The greedy continuation of each prompt, T/2 characters long."""
+    tokens = greedy_continuations(model, data.prompts, max(config.block_size // 2, 1), config)
+    return [corpus.decode(row) for row in tokens]
+
+
 @torch.inference_mode()
 def sample_text(model, corpus, config, prompt, length, temperature, seed, device="cpu") -> str:
     """`prompt` and `length` characters after it, each drawn from the model's distribution at this temperature."""
@@ -143,7 +149,7 @@ def sample_text(model, corpus, config, prompt, length, temperature, seed, device
     return corpus.decode(tokens[0].cpu().numpy())
 
 
-def compare_trials(targets, members: dict, pairs: list) -> list[dict]:
+def compare_trials(targets, members: dict, pairs: list, last_position: bool = False) -> list[dict]:
     """Pairs of trials of one architecture and activation, each pair on the same contexts.
 
     Args:
@@ -151,6 +157,7 @@ def compare_trials(targets, members: dict, pairs: list) -> list[dict]:
       members: trial number -> {predictions: (W, T, V) log-probabilities or the path of their .npy,
         curve: list of (step, (Wc, T, V)) or the path of the checkpoint that holds it, continuations: list of texts}.
       pairs: list of (trial_a, trial_b).
+      last_position: also measure the last position of each window alone, as the report does.
 
     Returns:
       A list of {trial_a, trial_b, the metrics by name, history, per_window: name -> (W,)}.
@@ -161,6 +168,9 @@ def compare_trials(targets, members: dict, pairs: list) -> list[dict]:
         log_p, log_q = _array(one["predictions"]), _array(other["predictions"])
         values, per_window = metrics.compare(log_p, log_q, targets)
         values["edit_distance"] = metrics.edit_distance(one["continuations"], other["continuations"])
+        if last_position:
+            ends = metrics.compare_brief(log_p[:, -1:], log_q[:, -1:])
+            values |= {f"{name}_last_position": value for name, value in ends.items()}
         history = [
             {"step": step, **metrics.compare_brief(_array(log_a), _array(log_b))}
             for (step, log_a), (_, log_b) in zip(_curve(one["curve"]), _curve(other["curve"]))

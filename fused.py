@@ -2,8 +2,8 @@
 
 Why this module exists: outside the matrix products, a small model spends most of its time on one core moving attention
 weights, their mask and their dropout through memory, a few million numbers at a time. Here attention is computed a few
-heads at a time, so that their weights stay in the cache, and only for the keys that a query may see. `plain_attention` is the
-same mathematics written out; the tests compare the two, values and gradients, in float64.
+heads at a time, so that their weights stay in the cache, and only for the keys that a query may see.
+`plain_attention` is the same mathematics written out; the tests compare the two, values and gradients, in float64.
 """
 
 import math

@@ -1,8 +1,8 @@
 """CharLM: the report's character-level transformer, and the parts that other architectures share with it.
 
 Shapes: B sequences, T characters, C = n_embd channels, V characters in the vocabulary. A model maps (B, T) integers to
-(B, T, V) logits. Nothing here draws from PyTorch's global generators once a model is made: initial weights and dropout masks
-come from their address (randomness.py).
+(B, T, V) logits. Nothing here draws from PyTorch's global generators once a model is made: initial weights and
+dropout masks come from their address (randomness.py).
 """
 
 import torch

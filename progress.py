@@ -1,7 +1,7 @@
 """How a running study shows itself: tqdm bars on a terminal, plain lines in a log.
 
-A module of its own, so that the study's logic prints nothing and the two displays cannot drift apart. A line in a log stands
-alone: time, trial, step, loss, how much is done, and how long the rest will take.
+A module of its own, so that the study's logic prints nothing and the two displays cannot drift apart. A line in a log
+stands alone: time, trial, step, loss, how much is done, and how long the rest will take.
 """
 
 import sys

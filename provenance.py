@@ -55,7 +55,7 @@ def usable_cpus() -> int:
     return cores
 
 
-def environment(device: str = "cpu") -> dict:
+def environment(device: str, threads: int) -> dict:
     """What a trial ran on: enough to tell whether another machine could give the same bits."""
     import torch
 
@@ -67,7 +67,7 @@ def environment(device: str = "cpu") -> dict:
         "cpu": cpu_model(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "gpu": torch.cuda.get_device_name() if device == "cuda" else None,
-        "threads": torch.get_num_threads(),
+        "threads": threads,
     }
 
 

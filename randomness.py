@@ -4,7 +4,7 @@ The address of a draw is (seed, stream, step, site). It is hashed into the key o
 never added up, so seed 42 at step 1 shares nothing with seed 43 at step 0.
 
 Streams: `init` (site: the parameter's qualified name), `data` (the batch of a step), `dropout` (site: the dropout's
-index), and `bit` (which single bit of the initial weights to flip: the smallest possible difference between two trials).
+index), and `bit` (which single bit of the initial weights to flip: the smallest difference two trials can have).
 """
 
 import hashlib

@@ -6,7 +6,8 @@
     python run_all_experiments.py --dry-run                        # check everything; print trials, time and disk
 
 The same command again goes on where it stopped; --trials 20 extends 10; --fresh sets the old study aside.
-Exit status: 0 all done, 1 a trial failed or the machine gave trouble, 2 a mistake in the command, 130 and 143 interrupted.
+Exit status: 0 all done, 1 a trial failed or the machine gave trouble, 2 a mistake in the command, 130 or 143
+interrupted.
 """
 
 import signal
@@ -75,8 +76,9 @@ def chosen_streams(values) -> tuple[str, ...]:
 
 def chosen_experiments(args) -> tuple[list[tuple[str, str]], list[str]]:
     """((architecture, activation) pairs in order, notes on pairs that `all` leaves out)."""
-    from activations import ACTIVATIONS, REPORT, resolve
     from architectures import ARCHITECTURES, supports
+
+    from activations import ACTIVATIONS, REPORT, resolve
 
     architectures = split_list(args.architectures)
     if architectures == ["all"]:
@@ -320,8 +322,9 @@ def describe(plan, corpus) -> str:
     architectures = list(dict.fromkeys(name for name, _ in plan.experiments))
     activations = list(dict.fromkeys(name for _, name in plan.experiments))
     return (
-        f"study in {plan.results_dir}: {', '.join(architectures)} with {', '.join(activations)}, {plan.n_trials} trials each,"
-        f" {plan.protocol} protocol, corpus {corpus.label}, {plan.device}, {plan.config.max_iters} steps"
+        f"study in {plan.results_dir}: {', '.join(architectures)} with {', '.join(activations)}, "
+        f"{plan.n_trials} trials each, {plan.protocol} protocol, corpus {corpus.label}, {plan.device}, "
+        f"{plan.config.max_iters} steps"
     )
 
 

@@ -159,7 +159,9 @@ def _add(digest, value):
     if hasattr(value, "detach"):
         array = value.detach().cpu().contiguous()
         if str(array.dtype) == "torch.bfloat16":
-            array = array.view(getattr(__import__("torch"), "int16"))
+            import torch
+
+            array = array.view(torch.int16)
         header, data = f"{value.dtype}{tuple(value.shape)}", memoryview(array.numpy()).cast("B")
     elif isinstance(value, dict):
         _add(digest, f"dict of {len(value)}")
@@ -222,10 +224,10 @@ def first_difference(expected, found, name: str = "") -> str | None:
     if isinstance(expected, dict) and isinstance(found, dict):
         for key in [*expected, *(key for key in found if key not in expected)]:
             path = f"{name}.{key}" if name else str(key)
-            if key not in expected or key not in found:
-                return f"{path}: {'missing' if key not in expected else expected[key]!r} against " + (
-                    "missing" if key not in found else repr(found[key])
-                )
+            if key not in expected:
+                return f"{path}: missing against {found[key]!r}"
+            if key not in found:
+                return f"{path}: {expected[key]!r} against missing"
             if difference := first_difference(expected[key], found[key], path):
                 return difference
         return None

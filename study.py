@@ -1,8 +1,8 @@
 """A study's state on disk, and how it is brought to completion.
 
 Why it is not in run_all_experiments.py: that script says which study; this module carries one out, and is the only
-writer of its folders. Every result is a pure function of (identity, trial), so the order in which workers finish changes nothing:
-records are kept by trial number and pairs by their two numbers.
+writer of its folders. Every result is a pure function of (identity, trial), so the order in which workers finish
+changes nothing: records are kept by trial number and pairs by their two numbers.
 
     trial task -> checkpoint, predictions -> comparison of each pair whose two trials are there -> result file
 """
@@ -153,7 +153,7 @@ class Experiment:
         return Task(f"{self.name} trial {number}", "trial", arguments)
 
     def add_trial(self, trial, outcome):
-        """Writes a trained trial: checkpoint, predictions, result, in this order, so that the result never promises more."""
+        """Writes a trained trial: checkpoint, predictions, result, in this order: a result never promises more."""
         record, number = outcome["record"], trial.number
         if record["status"] == "complete":
             before = self.records.get(number)
@@ -202,7 +202,8 @@ class Experiment:
                 "curve": str(curve) if shares_files else storage.read_checkpoint(curve)["curve"],
                 "continuations": self.records[k]["continuations"],
             }
-        return Task(f"{self.name} pairs of {number}", "compare", {"members": members, "pairs": pairs})
+        arguments = {"members": members, "pairs": pairs, "last_position": self.plan.protocol == "published"}
+        return Task(f"{self.name} pairs of {number}", "compare", arguments)
 
     def add_pairs(self, pairs):
         """Stores measured pairs, and forgets the predictions when none is missing."""

@@ -87,6 +87,13 @@ def make_optimizer(model, config):
     return torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
 
 
+def environment_of(trial) -> dict:
+    """What a trial runs on: versions, hardware and threads."""
+    from provenance import environment
+
+    return environment(trial.device, trial.config.threads_per_trial)
+
+
 def run_trial(trial: Trial, corpus, partial_path=None, report=None, should_stop=None) -> dict:
     """Trains and evaluates one trial under the matched protocol.
 
@@ -98,13 +105,12 @@ def run_trial(trial: Trial, corpus, partial_path=None, report=None, should_stop=
       should_stop: called after each step; when it returns true, the trial saves itself and raises Interrupted.
 
     Returns:
-      {record: the trial's entry in a result, weights: name -> tensor (CPU), curve: list of (step, log-probabilities (Wc, T, V)),
-      log_probabilities (W, T, V), window_loss (W,), continuations}; all but the record are None when it diverged.
+      {record: the trial's entry in a result, weights: name -> tensor (CPU), curve: list of (step, (Wc, T, V)
+      log-probabilities), log_probabilities (W, T, V), window_loss (W,)}; all but the record are None when it diverged.
     """
     import torch
 
     import evaluate
-    from provenance import environment
 
     config = trial.config
     prepare_torch(config, trial.device)
@@ -127,7 +133,7 @@ def run_trial(trial: Trial, corpus, partial_path=None, report=None, should_stop=
         "history": state["history"],
         "checkpoint": None,
         "weights_sha256": None,
-        "environment": environment(trial.device),
+        "environment": environment_of(trial),
     }
     outcome = {"record": record, "weights": None, "curve": None, "log_probabilities": None, "window_loss": None}
     if diverged:
@@ -135,8 +141,7 @@ def run_trial(trial: Trial, corpus, partial_path=None, report=None, should_stop=
         return outcome
     started = time.perf_counter()
     final = evaluate.final_evaluation(model, data, config)
-    tokens = evaluate.greedy_continuations(model, data.prompts, config.block_size // 2, config)
-    record["continuations"] = [corpus.decode(row) for row in tokens]
+    record["continuations"] = evaluate.continuation_texts(model, data, corpus, config)
     record["evaluation_time_s"] += time.perf_counter() - started
     record |= {name: final[name] for name in ("train_loss", "val_loss", "train_accuracy", "val_accuracy")}
     if learned := learned_activation_parameters(model):
@@ -226,7 +231,7 @@ def learned_activation_parameters(model) -> dict | None:
     return found or None
 
 
-def _partial_identity(trial, corpus):
+def partial_identity(trial, corpus):
     """A running trial goes on only from a state of exactly this trial."""
     return {
         "architecture": trial.architecture,
@@ -247,7 +252,7 @@ def _save_partial(path, trial, corpus, model, optimizer, state, report):
     import torch
 
     content = {
-        "identity": _partial_identity(trial, corpus),
+        "identity": partial_identity(trial, corpus),
         "model": model.state_dict(),
         "optimizer": optimizer.state_dict(),
         **{name: state[name] for name in ("step", "history", "training_time_s", "evaluation_time_s")},
@@ -269,7 +274,7 @@ def _load_partial(path, trial, corpus, model, optimizer, report):
         return state
     try:
         content = read_checkpoint(path)
-        if content["identity"] != _partial_identity(trial, corpus):
+        if content["identity"] != partial_identity(trial, corpus):
             return state
     except RunError as error:
         aside = set_aside(path)
@@ -316,11 +321,11 @@ def main(argv=None) -> int:
 
 def train_one(args) -> int:
     import torch
+    from tqdm import tqdm
 
     import corpus as text
     import storage
     from activations import resolve
-    from tqdm import tqdm
 
     if not 0 <= args.seed < 2**32:
         raise UserError(f"--seed must be from 0 to 2^32 - 1, but it is {args.seed}")
@@ -413,7 +418,6 @@ def sample(args) -> int:
 def verify(args) -> int:
     """Trains a trial of a result again. 0: every bit is the same; 1: the first difference is named."""
     import storage
-    from provenance import environment
 
     if not args.verify.exists():
         raise UserError(f"there is no result {args.verify}")
@@ -426,8 +430,8 @@ def verify(args) -> int:
     expected = result["trials"][numbers.index(args.trial)]
     if result["numerics_version"] != randomness.NUMERICS_VERSION:
         raise UserError(
-            f"{args.verify} was made with numerics_version {result['numerics_version']},"
-            f" and this program has {randomness.NUMERICS_VERSION}; check out commit {result['provenance']['git_commit']}"
+            f"{args.verify} was made with numerics_version {result['numerics_version']}, and this program has"
+            f" {randomness.NUMERICS_VERSION}; check out commit {result['provenance']['git_commit']}"
         )
     trial = trial_of_result(result, expected)
     corpus = _corpus_of_result(result, args.corpus)
@@ -439,7 +443,7 @@ def verify(args) -> int:
         print(f"identical: weights_sha256 {found['weights_sha256']}, and every loss, accuracy and text")
         return 0
     print(f"different: {difference} (stored against now)")
-    here = environment(trial.device)
+    here = environment_of(trial)
     elsewhere = storage.first_difference(expected["environment"], here)
     if elsewhere:
         print(f"the environments differ, and bits are promised within one only: {elsewhere}")
@@ -449,9 +453,9 @@ def verify(args) -> int:
 def run_protocol(trial, corpus, **hooks) -> dict:
     """`run_trial`, or its counterpart under the published protocol."""
     if trial.protocol == "published":
-        import published_protocol
+        import published_trials
 
-        return published_protocol.run_trial(trial, corpus, **hooks)
+        return published_trials.run_trial(trial, corpus, **hooks)
     return run_trial(trial, corpus, **hooks)
 
 
