@@ -1,7 +1,7 @@
 """How a study runs the report's protocol: trials that save themselves and resume, and the same models measured right.
 
 Why it is apart from published_protocol.py: that module is the report's protocol and nothing else. Here its trials get
-what every trial of a study has: a running state on disk, a checkpoint, and the matched evaluation of the very same models.
+what every trial of a study has: a running state on disk, a checkpoint, and the matched evaluation of the same model.
 """
 
 import time

@@ -133,9 +133,7 @@ def test_a_second_start_is_refused_while_one_runs(study):
 
 def test_of_starts_at_the_same_moment_one_wins(study):
     starts = [
-        subprocess.Popen(
-            ["./run_background.sh"], cwd=study.folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-        )
+        subprocess.Popen(["./run_background.sh"], cwd=study.folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         for _ in range(3)
     ]
     for start in starts:
@@ -208,9 +206,7 @@ class Setup:
             self.make_wheel("numbers_demo", version)
         self.make_wheel("tests_demo", "1")
         self.require("./numbers_demo-1-py3-none-any.whl")
-        (self.folder / "requirements-dev.txt").write_text(
-            "-r requirements.txt\n./tests_demo-1-py3-none-any.whl\n"
-        )
+        (self.folder / "requirements-dev.txt").write_text("-r requirements.txt\n./tests_demo-1-py3-none-any.whl\n")
 
     def make_wheel(self, name: str, version: str) -> None:
         info = f"{name}-{version}.dist-info"
@@ -224,15 +220,11 @@ class Setup:
         (self.folder / "requirements.txt").write_text(line + "\n")
 
     def run(self, *options, **environment) -> subprocess.CompletedProcess:
-        return run(
-            "./setup.sh", *options, cwd=self.folder, **{"PYTHON": "", "PIP_NO_INDEX": "1", **environment}
-        )
+        return run("./setup.sh", *options, cwd=self.folder, **{"PYTHON": "", "PIP_NO_INDEX": "1", **environment})
 
     def installed(self, name: str) -> str:
         """The version that venv/ has of a package; empty where it has none."""
-        return run(
-            "venv/bin/python", "-c", f"print(__import__('{name}').VERSION)", cwd=self.folder
-        ).stdout.strip()
+        return run("venv/bin/python", "-c", f"print(__import__('{name}').VERSION)", cwd=self.folder).stdout.strip()
 
 
 @pytest.fixture
@@ -296,9 +288,7 @@ def test_an_installation_that_failed_is_not_taken_as_done(done_setup):
         assert failed.returncode == 1
         assert "pip could not install requirements.txt" in failed.stderr
     setup.require("./numbers_demo-1-py3-none-any.whl")
-    assert (
-        "installing" in setup.run().stdout
-    )  # the failed attempt may have changed what an earlier one installed
+    assert "installing" in setup.run().stdout  # the failed attempt may have changed what an earlier one installed
 
 
 def test_a_venv_whose_python_is_gone_is_made_again(done_setup):
