@@ -1,4 +1,4 @@
-"""Where a study's work runs: worker processes on this machine (the Ray engine is in ray_engine.py).
+"""Where a study's work runs: worker processes on this machine, or a Ray cluster.
 
 An engine takes tasks and gives events back. It knows nothing of studies, writes no results, and cannot change them:
 a task is a pure function of its arguments. Events are tuples (kind, task, payload):
@@ -20,6 +20,10 @@ import traceback
 from collections import deque
 from dataclasses import dataclass, field
 from multiprocessing import connection
+from pathlib import Path
+
+from errors import RunError, UserError
+from provenance import usable_cpus
 
 MAX_ATTEMPTS = 3
 
@@ -163,8 +167,6 @@ class LocalEngine:
       context: a Context.
     """
 
-    shares_files = True  # workers read and write the study's own folders
-
     def __init__(self, workers, context):
         self._spawn = multiprocessing.get_context("spawn")  # fork and threads of a numeric library do not mix
         self._stop = self._spawn.Event()
@@ -277,3 +279,169 @@ def _how_it_ended(exitcode):
         name = signal.Signals(-exitcode).name
         return f"was killed by {name}" + (" (out of memory?)" if name == "SIGKILL" else "")
     return f"ended with status {exitcode}"
+
+
+# --- Ray --------------------------------------------------------------------------------------------------------------
+
+
+class RayEngine:
+    """Trials as tasks of a Ray cluster; all else in worker processes on this machine.
+
+    What a trial gives comes back through Ray and is written here, so the cluster needs no shared file system. Ray
+    itself tries a trial again when its worker or node dies. A trial saves itself on its own node only: after losing the
+    node it starts from its beginning, to the same bits.
+
+    Args:
+      address: of a running cluster; None starts one on this machine.
+      workers: trials at a time on a cluster of our own; on a GPU, trials that share one.
+      context: a Context.
+      threads: CPUs of a trial.
+      on_gpu: whether a trial needs its share of a GPU.
+    """
+
+    def __init__(self, address, workers, context, threads=1, on_gpu=False):
+        try:
+            import ray
+        except ImportError:
+            raise UserError("--engine ray needs Ray: pip install -r requirements-cluster.txt") from None
+        self._ray = ray
+        self._local = LocalEngine(usable_cpus(), context)
+        _connect(ray, address, workers * threads)
+        self._mailbox = ray.remote(num_cpus=0)(_Mailbox).options(scheduling_strategy=_here(ray)).remote()
+        self._context = ray.put(context)
+        self._options = {"num_cpus": threads, "max_retries": MAX_ATTEMPTS - 1, "num_gpus": 1 / workers if on_gpu else 0}
+        self._waiting = deque()
+        self._running = {}  # reference -> task
+        self._stopping = False
+
+    def submit(self, task, first=False):
+        """Queues a task; `first` puts it before those that wait."""
+        if task.function != "trial":
+            self._local.submit(task, first)
+        else:
+            (self._waiting.appendleft if first else self._waiting.append)(task)
+
+    @property
+    def idle(self):
+        """Whether nothing runs and nothing waits."""
+        return not self._waiting and not self._running and self._local.idle
+
+    def events(self, timeout=0.5):
+        """What has happened, after waiting at most about `timeout` seconds for something to happen."""
+        self._assign()
+        found = [] if self._local.idle else self._local.events(timeout / 5)
+        running = {task.name: task for task in self._running.values()}
+        for name, event in self._ray.get(self._mailbox.collect.remote()):
+            if name in running:
+                found.append(("progress", running[name], event))
+        if not self._running:
+            return found
+        ready, _ = self._ray.wait(list(self._running), num_returns=1, timeout=0 if found else timeout)
+        for reference in ready:
+            task = self._running.pop(reference)
+            try:
+                kind, payload = self._ray.get(reference)
+            except self._ray.exceptions.RayError as error:
+                kind, payload = "failed", f"Ray gave it up after {MAX_ATTEMPTS} attempts: {type(error).__name__}"
+            found.append((kind, task, payload))
+        return found
+
+    def _assign(self):
+        """Hands Ray what the cluster can run, and a little more; the rest waits here."""
+        slots = int(self._ray.cluster_resources().get("CPU", 1) // self._options["num_cpus"])
+        while self._waiting and not self._stopping and len(self._running) < slots + 2:
+            task = self._waiting.popleft()
+            remote = self._ray.remote(_run_on_cluster).options(name=task.name, **self._options)
+            self._running[remote.remote(self._context, self._mailbox, task.name, task.arguments["trial"])] = task
+
+    def stop(self):
+        """Asks running trials to save themselves on their nodes and stop; waiting tasks are dropped."""
+        self._stopping = True
+        self._waiting.clear()
+        self._local.stop()
+        self._ray.get(self._mailbox.stop.remote())
+
+    def close(self):
+        """Leaves the cluster; one of our own ends."""
+        self._local.close()
+        self._ray.shutdown()
+
+
+def _connect(ray, address, cpus):
+    """Joins the cluster at `address`, taking the program along; or starts one on this machine."""
+    import logging
+
+    common = {"logging_level": logging.ERROR, "log_to_driver": False}
+    if address is not None:
+        folders = ["venv", "data", "results", "plots", "checkpoints", "docs", "tests", ".git"]
+        program = {"working_dir": str(Path(__file__).resolve().parent), "excludes": folders}
+        try:
+            ray.init(address, runtime_env=program, **common)
+        except ConnectionError as error:
+            raise UserError(f"no Ray cluster answers at {address}; start one with 'ray start --head'") from error
+        return
+    for attempt in range(MAX_ATTEMPTS):
+        try:
+            ray.init(num_cpus=cpus, include_dashboard=False, **common)
+            return
+        except Exception as error:  # on a busy machine Ray's own processes can miss its start-up deadline of 15 s
+            ray.shutdown()
+            if attempt == MAX_ATTEMPTS - 1:
+                raise RunError(f"Ray could not start on this machine: {error}") from error
+
+
+def _here(ray):
+    """Schedules on the driver's own node, whose end would be the study's end anyway."""
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+
+
+class _Mailbox:
+    """An actor: what trials report, until the driver collects it, and whether they are to stop."""
+
+    def __init__(self):
+        self.events = {}
+        self.stopped = False
+
+    def report(self, name, event):
+        self.events[name] = event
+        return self.stopped
+
+    def collect(self):
+        events, self.events = list(self.events.items()), {}
+        return events
+
+    def stop(self):
+        self.stopped = True
+
+
+def _run_on_cluster(context, mailbox, name, trial):
+    """A trial on whatever node Ray chose."""
+    import hashlib
+    import tempfile
+
+    import ray
+
+    keep_freed_memory()
+    context.prepare()
+    import train
+
+    stopped = False
+
+    def report(event):
+        nonlocal stopped
+        stopped = ray.get(mailbox.report.remote(name, event))
+
+    identity = hashlib.sha256(repr((trial, context.corpus.text_sha256)).encode()).hexdigest()
+    partial = Path(tempfile.gettempdir()) / "charlm_trials" / f"{identity}.pt"
+    try:
+        result = train.run_protocol(
+            trial, context.corpus, partial_path=partial, report=report, should_stop=lambda: stopped
+        )
+        partial.unlink(missing_ok=True)
+        return "done", result
+    except train.Interrupted:
+        return "stopped", None
+    except Exception as error:
+        return "failed", f"{type(error).__name__}: {error}"

@@ -76,9 +76,8 @@ def chosen_streams(values) -> tuple[str, ...]:
 
 def chosen_experiments(args) -> tuple[list[tuple[str, str]], list[str]]:
     """((architecture, activation) pairs in order, notes on pairs that `all` leaves out)."""
-    from architectures import ARCHITECTURES, supports
-
     from activations import ACTIVATIONS, REPORT, resolve
+    from architectures import ARCHITECTURES, supports
 
     architectures = split_list(args.architectures)
     if architectures == ["all"]:
@@ -243,13 +242,12 @@ def check_folders(plan):
             raise UserError(f"{folder} is a file, not a folder; choose another")
 
 
-def make_engine(args, workers, context):
+def make_engine(args, plan, workers, context):
+    """The engine that the user asked for."""
+    from engines import LocalEngine, RayEngine
+
     if args.engine == "ray":
-        from ray_engine import RayEngine
-
-        return RayEngine(args.ray_address, workers, context)
-    from engines import LocalEngine
-
+        return RayEngine(args.ray_address, workers, context, plan.config.threads_per_trial, plan.device == "cuda")
     return LocalEngine(workers, context)
 
 
@@ -354,7 +352,7 @@ def carry_out(args, plan, corpus, facts, workers, user_files, signals) -> int:
         done = plan.n_trials * len(experiments) - n_to_train
         print(f"{n_to_train} trials to train, {done} done before; {workers} worker(s)", flush=True)
         progress = Progress(n_to_train, plan.n_trials, plan.config.max_iters)
-        engine = make_engine(args, workers, Context(corpus, plan.config.block_size, user_files))
+        engine = make_engine(args, plan, workers, Context(corpus, plan.config.block_size, user_files))
         try:
             all_well = study.run(
                 plan, corpus, experiments, tasks, engine, progress, lambda: signals.received is not None

@@ -185,7 +185,7 @@ class Experiment:
         storage.write_array(self.predictions_path(number), log_probabilities)
         self.ready.add(number)
 
-    def comparison(self, number, shares_files):
+    def comparison(self, number):
         """The task that compares a trial with every other that is ready; None where there is nothing to compare."""
         pairs = [
             pair
@@ -196,10 +196,9 @@ class Experiment:
             return None
         members = {}
         for k in sorted(set(itertools.chain.from_iterable(pairs))):
-            predictions, curve = self.predictions_path(k), self.checkpoint_path(k)
             members[k] = {
-                "predictions": str(predictions) if shares_files else np.load(predictions),
-                "curve": str(curve) if shares_files else storage.read_checkpoint(curve)["curve"],
+                "predictions": str(self.predictions_path(k)),
+                "curve": str(self.checkpoint_path(k)),
                 "continuations": self.records[k]["continuations"],
             }
         arguments = {"members": members, "pairs": pairs, "last_position": self.plan.protocol == "published"}
@@ -325,7 +324,7 @@ def run(plan, corpus, experiments, tasks, engine, progress, interrupted) -> bool
         ready, experiment.ready = sorted(experiment.ready), set()
         for number in ready:
             experiment.ready.add(number)
-            submit(experiment, experiment.comparison(number, engine.shares_files), first=True)
+            submit(experiment, experiment.comparison(number), first=True)
         _submit_published(experiment, submit)
     all_well = True
     while not engine.idle:
@@ -344,7 +343,7 @@ def run(plan, corpus, experiments, tasks, engine, progress, interrupted) -> bool
                     progress.trial_done(experiment.name, experiment.add_failure(task.arguments["trial"], payload))
             elif kind == "done":
                 for number in _finish(experiment, task, payload, progress):
-                    submit(experiment, experiment.comparison(number, engine.shares_files), first=True)
+                    submit(experiment, experiment.comparison(number), first=True)
                 _submit_published(experiment, submit)
                 write_summary(plan, corpus, experiments)
     if not interrupted():
