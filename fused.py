@@ -69,8 +69,8 @@ class _Attention(torch.autograd.Function):
         batch, length, width = qkv.shape
         size = width // 3 // n_head
         pairs = batch * n_head
-        packed = qkv.view(batch, length, 3, n_head, size).permute(2, 0, 3, 1, 4).contiguous()
-        packed = packed.view(3, pairs, length, size)
+        packed = qkv.view(batch, length, 3, n_head, size).permute(2, 0, 3, 1, 4)
+        packed = packed.clone(memory_format=torch.contiguous_format).view(3, pairs, length, size)  # ours to change
         packed[0] /= math.sqrt(size)
         query, key, value = packed
         levels = None if levels is None else levels.view(pairs, length, length)
