@@ -1,0 +1,102 @@
+"""A quick check of an installation: does it train, does it repeat bit for bit, does it write results?
+
+    python test_cpu.py                                     # under a minute on two cores
+    python test_cpu.py --architecture-file my_model.py     # may this model of yours be trained? says in plain words why not
+    python test_cpu.py --activation-file my_activation.py
+
+Exit status: 0 everything is well, 1 something is not, 2 a mistake in the command.
+"""
+
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import cli
+
+ROOT = Path(__file__).resolve().parent
+SMALL = ("--max-iters=10", "--eval-interval=5", "--n-embd=32", "--block-size=64", "--curve-windows=10")
+
+
+def check_training() -> str:
+    """One trial twice; returns a sentence, or raises an AssertionError with one."""
+    import corpus
+    from config_cpu import ConfigCPU
+    from train import Trial, run_trial, stream_seeds
+
+    text = corpus.make_corpus("the pydoc manual", corpus.pydoc_text()[:200_000])
+    config = ConfigCPU(max_iters=20, eval_interval=10, n_embd=32, block_size=64, curve_windows=10)
+    trial = Trial("charlm", "smelu_1", config, 1, 42, stream_seeds(42, 1, ("init", "data", "dropout")))
+    first, second = (run_trial(trial, text)["record"] for _ in range(2))
+    before, after = first["history"][0]["val_loss"], first["history"][-1]["val_loss"]
+    assert after < before, f"training does not lower the loss: {before:.3f} before, {after:.3f} after 20 steps"
+    assert first["weights_sha256"] == second["weights_sha256"], "the same trial trained twice gives different weights"
+    return f"trains (validation loss {before:.3f} -> {after:.3f} nats in 20 steps) and repeats bit for bit"
+
+
+def check_study() -> str:
+    """A tiny study through the command line, then the same trial verified from its result."""
+    import storage
+
+    with tempfile.TemporaryDirectory() as folder:
+        folders = [f"--{kind}-dir={folder}/{kind}" for kind in ("results", "checkpoints", "plots")]
+        study = ("run_all_experiments.py", "--activations=relu", "--trials=2", "--corpus=pydoc", *SMALL, *folders)
+        _run(study, "the study runner fails")
+        _run(("train.py", f"--verify={folder}/results/charlm_relu.json"), "a stored trial cannot be repeated")
+        result = storage.read_json(Path(folder) / "results" / "charlm_relu.json")
+        pd = result["pairs"][0]["relative_pd"]
+    return (
+        f"runs a study in worker processes, writes its results (relative PD of two models {pd:.3f}), verifies a trial"
+    )
+
+
+def _run(command, complaint):
+    done = subprocess.run([sys.executable, str(ROOT / command[0]), *command[1:]], capture_output=True, text=True)
+    assert done.returncode == 0, f"{complaint}: {(done.stderr or done.stdout).strip()[-500:]}"
+
+
+def check_installation() -> int:
+    """Every check, with its outcome in words."""
+    started = time.perf_counter()
+    well = True
+    for check in (check_training, check_study):
+        try:
+            print(f"ok      {check()}", flush=True)
+        except AssertionError as problem:
+            well = False
+            print(f"FAILED  {problem}", flush=True)
+    verdict = "this installation works" if well else "this installation does NOT work as it should"
+    print(f"{verdict} ({time.perf_counter() - started:.0f} s)")
+    return 0 if well else 1
+
+
+def check_files(args) -> int:
+    """A reader's own architecture with ReLU, or activation in CharLM: every check a model must pass before it trains."""
+    from architectures import load_activation_file, load_architecture_file
+    from config_cpu import ConfigCPU
+    from model_checks import check
+
+    architecture = load_architecture_file(args.architecture_file) if args.architecture_file else "charlm"
+    activation = load_activation_file(args.activation_file) if args.activation_file else "relu"
+    problems = check(architecture, activation, ConfigCPU())
+    for problem in problems:
+        print(f"FAILED  {problem}")
+    print(
+        f"{architecture} with {activation}: {'may not be trained' if problems else 'every check passed; it may be trained'}"
+    )
+    return 1 if problems else 0
+
+
+def main(argv=None) -> int:
+    p = cli.Parser(prog="test_cpu.py", description="Check this installation, or a model or activation of your own.")
+    p.add_argument("--architecture-file", type=Path, help="a Python file with an architecture of your own")
+    p.add_argument("--activation-file", type=Path, help="a Python file with an activation of your own")
+    args = p.parse_args(argv)
+    if args.architecture_file or args.activation_file:
+        return check_files(args)
+    return check_installation()
+
+
+if __name__ == "__main__":
+    cli.run(main)
