@@ -1,7 +1,7 @@
 """A quick check of an installation: does it train, does it repeat bit for bit, does it write results?
 
     python test_cpu.py                                     # under a minute on two cores
-    python test_cpu.py --architecture-file my_model.py     # may this model of yours be trained? says in plain words why not
+    python test_cpu.py --architecture-file my_model.py     # may this model be trained? says in plain words why not
     python test_cpu.py --activation-file my_activation.py
 
 Exit status: 0 everything is well, 1 something is not, 2 a mistake in the command.
@@ -72,19 +72,19 @@ def check_installation() -> int:
 
 
 def check_files(args) -> int:
-    """A reader's own architecture with ReLU, or activation in CharLM: every check a model must pass before it trains."""
+    """Every check that a reader's own architecture (with ReLU) or activation (in CharLM) must pass before it trains."""
+    from model_checks import check
+
     from architectures import load_activation_file, load_architecture_file
     from config_cpu import ConfigCPU
-    from model_checks import check
 
     architecture = load_architecture_file(args.architecture_file) if args.architecture_file else "charlm"
     activation = load_activation_file(args.activation_file) if args.activation_file else "relu"
     problems = check(architecture, activation, ConfigCPU())
     for problem in problems:
         print(f"FAILED  {problem}")
-    print(
-        f"{architecture} with {activation}: {'may not be trained' if problems else 'every check passed; it may be trained'}"
-    )
+    verdict = "may not be trained" if problems else "every check passed; it may be trained"
+    print(f"{architecture} with {activation}: {verdict}")
     return 1 if problems else 0
 
 
