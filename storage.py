@@ -118,9 +118,9 @@ def read_json(path: Path) -> dict:
 
 
 def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    """Writes an .npz (uncompressed, with a CRC per array)."""
+    """Writes an .npz with one array more: a checksum of all, for a zip's CRCs miss one that is cut or lost."""
     buffer = io.BytesIO()
-    np.savez(buffer, **arrays)
+    np.savez(buffer, **arrays, checksum=np.array(_arrays_checksum(arrays)))
     write_atomically(path, buffer.getvalue())
 
 
@@ -131,15 +131,25 @@ def write_array(path: Path, array: np.ndarray) -> None:
     write_atomically(path, buffer.getbuffer())
 
 
+def _arrays_checksum(arrays):
+    digest = hashlib.sha256()
+    _add(digest, arrays)
+    return digest.hexdigest()
+
+
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """All arrays of an .npz; a RunError names a file that is damaged."""
+    """All arrays of a file that `write_arrays` wrote; a RunError names a file that is damaged."""
     try:
         with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
+            arrays = {name: archive[name] for name in archive.files}
+        intact = str(arrays.pop("checksum")) == _arrays_checksum(arrays)
     except OSError as error:
         raise RunError(f"cannot read {path}: {error.strerror or error}") from error
-    except Exception as error:  # zipfile, zlib and numpy each have their own words for damage
-        raise RunError(f"{path} is damaged ({error}) and was left as it is; move it away") from error
+    except Exception:  # zipfile, zlib and numpy each have their own words for damage
+        intact = False
+    if not intact:
+        raise RunError(f"{path} is damaged (its checksum does not fit) and was left as it is; move it away")
+    return arrays
 
 
 # --- checkpoints ----------------------------------------------------------------------------------------------------
@@ -163,6 +173,8 @@ def _add(digest, value):
 
             array = array.view(torch.int16)
         header, data = f"{value.dtype}{tuple(value.shape)}", memoryview(array.numpy()).cast("B")
+    elif isinstance(value, np.ndarray):
+        header, data = f"{value.dtype}{value.shape}", value.tobytes()
     elif isinstance(value, dict):
         _add(digest, f"dict of {len(value)}")
         for name in sorted(value, key=str):
@@ -207,6 +219,8 @@ def read_checkpoint(path: Path) -> dict:
         checksum = content.pop("checksum")
     except FileNotFoundError:
         raise
+    except OSError as error:
+        raise RunError(f"cannot read the checkpoint {path}: {error.strerror or error}") from error
     except Exception as error:  # torch, pickle and zipfile each have their own words for damage
         raise RunError(f"the checkpoint {path} is damaged or is not plain data, and was not loaded") from error
     digest = hashlib.sha256()
@@ -281,7 +295,7 @@ def locked(folder: Path):
     path = folder / ".lock"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = open(path, "a+", encoding="utf-8")  # noqa: SIM115 - closed below, and by the end of the process
+        file = open(path, "ab+", buffering=0)  # noqa: SIM115 - closed below, and by the end of the process
     except OSError as error:
         raise RunError(f"cannot write in {folder}: {error.strerror or error}") from error
     with file:
@@ -289,9 +303,11 @@ def locked(folder: Path):
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
-            holder = file.read().strip() or "another process"
+            holder = file.read().decode() or "another process"
             raise RunError(f"{folder} is in use by {holder}; wait for it, or choose another --results-dir") from None
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}")
-        file.flush()
+        try:
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
+        except OSError as error:
+            raise RunError(f"cannot write in {folder}: {error.strerror or error}") from error
         yield
