@@ -79,4 +79,7 @@ def run(main, argv=None) -> None:
     except BrokenPipeError:  # the reader of our output has gone: `... | head`
         sys.stderr.close()
         status = 1
+    except OSError as error:  # a disk or a folder, where no module had a better sentence
+        print(f"error: {error}", file=sys.stderr)
+        status = 1
     sys.exit(status)

@@ -345,7 +345,9 @@ def carry_out(args, plan, corpus, facts, workers, user_files, signals) -> int:
         experiments = [study.Experiment(plan, corpus, *key, facts[key]) for key in plan.experiments]
         for experiment in experiments:
             experiment.check_checkpoints(say=lambda text: print(text, flush=True))
+        others = study.other_results(plan, experiments)
         tasks = [(experiment, task) for experiment in experiments for task in experiment.tasks()]
+        study.remove_leftovers(plan, experiments, tasks)
         n_to_train = sum(task.function == "trial" for _, task in tasks)
         print(describe(plan, corpus), flush=True)
         warn_if_single(plan)
@@ -355,7 +357,7 @@ def carry_out(args, plan, corpus, facts, workers, user_files, signals) -> int:
         engine = make_engine(args, plan, workers, Context(corpus, plan.config.block_size, user_files))
         try:
             all_well = study.run(
-                plan, corpus, experiments, tasks, engine, progress, lambda: signals.received is not None
+                plan, corpus, experiments, others, tasks, engine, progress, lambda: signals.received is not None
             )
         finally:
             engine.close()

@@ -22,6 +22,7 @@ from errors import RunError, UserError
 SCHEMA_VERSION = 1
 STUDY_FILE = "study.json"
 SUMMARY_FILE = "all_experiments_summary.json"
+UNFINISHED = ".tmp"  # how a file's name ends while it is being written; a hidden one
 
 # What may differ between two results that are identical in the sense of DESIGN.md's first promise.
 VOLATILE = ("training_time_s", "evaluation_time_s", "environment", "provenance", "attempts")
@@ -32,7 +33,7 @@ def write_atomically(path: Path, data: bytes) -> None:
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=UNFINISHED)
         try:
             with os.fdopen(handle, "wb") as file:
                 file.write(data)

@@ -273,36 +273,51 @@ def summarize(result: dict) -> dict:
     return summary
 
 
-def write_summary(plan, corpus, experiments) -> None:
-    """all_experiments_summary.json: every experiment of the folder in a few numbers."""
+def write_summary(plan, corpus, experiments, others=()) -> None:
+    """all_experiments_summary.json: every experiment of the folder in a few numbers.
+
+    Args:
+      experiments: those of this run.
+      others: the results of earlier runs on the folder, of other experiments.
+    """
+    results = [experiment.result() for experiment in experiments] + list(others)
     content = {
         "schema_version": storage.SCHEMA_VERSION,
         "identity": plan.identity(corpus),
         "corpus": corpus_facts(corpus),
-        "experiments": {
-            e.name: {
-                "architecture": e.architecture,
-                "activation": e.activation,
-                "n_trials": len(e.complete_trials()),
-                "n_diverged": sum(r["status"] == "diverged" for r in e.records.values()),
-                "n_pairs": len(e.pairs),
-                "summary": summarize({"trials": list(e.records.values()), "pairs": list(e.pairs.values())}),
-            }
-            for e in experiments
-        },
+        "experiments": {f"{r['architecture']}_{r['activation']}": _in_a_few_numbers(r) for r in results},
         "provenance": program(),
     }
     storage.write_json(plan.results_dir / storage.SUMMARY_FILE, content)
 
 
+def _in_a_few_numbers(result):
+    statuses = [record["status"] for record in result["trials"]]
+    return {
+        "architecture": result["architecture"],
+        "activation": result["activation"],
+        "n_trials": statuses.count("complete"),
+        "n_diverged": statuses.count("diverged"),
+        "n_pairs": len(result["pairs"]),
+        "summary": result["summary"],
+    }
+
+
+def other_results(plan, experiments) -> list[dict]:
+    """The results in the study's folder that this run does not touch."""
+    names = {experiment.path.name for experiment in experiments}
+    return [result for result in storage.read_study(plan.results_dir)[1] if Path(result["path"]).name not in names]
+
+
 # --- carrying it out ------------------------------------------------------------------------------------------------
 
 
-def run(plan, corpus, experiments, tasks, engine, progress, interrupted) -> bool:
+def run(plan, corpus, experiments, others, tasks, engine, progress, interrupted) -> bool:
     """Brings the study to completion.
 
     Args:
       experiments: the Experiment of each architecture and activation.
+      others: the results that this run does not touch (from `other_results`), for the summary.
       tasks: list of (Experiment, Task): the missing work (from `Experiment.tasks`).
       engine: an engine of engines.py.
       progress: a progress.Progress.
@@ -345,12 +360,12 @@ def run(plan, corpus, experiments, tasks, engine, progress, interrupted) -> bool
                 for number in _finish(experiment, task, payload, progress):
                     submit(experiment, experiment.comparison(number), first=True)
                 _submit_published(experiment, submit)
-                write_summary(plan, corpus, experiments)
+                write_summary(plan, corpus, experiments, others)
     if not interrupted():
         for experiment in experiments:
             if not experiment.missing_pairs():
                 experiment.forget_predictions()
-        write_summary(plan, corpus, experiments)
+        write_summary(plan, corpus, experiments, others)
     return all_well
 
 
@@ -359,6 +374,18 @@ def _show(progress, experiment, task, event):
         progress.say(f"{task.name}: {event['warning']}")
     if "step" in event:
         progress.step(experiment.name, task.arguments["trial"].number, event["step"], event["loss"])
+
+
+def remove_leftovers(plan, experiments, tasks) -> None:
+    """Removes what a killed run left: half-written files, and the states of trials that need no more training."""
+    for folder in (plan.results_dir, *(experiment.folder for experiment in experiments)):
+        for path in folder.glob(f".*{storage.UNFINISHED}"):
+            path.unlink()
+    to_train = {task.arguments["partial_path"] for _, task in tasks if task.function == "trial"}
+    for experiment in experiments:
+        for number in experiment.records:
+            if str(experiment.partial_path(number)) not in to_train:
+                experiment.partial_path(number).unlink(missing_ok=True)
 
 
 def _finish(experiment, task, payload, progress) -> list[int]:
