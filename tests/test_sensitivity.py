@@ -45,6 +45,15 @@ def test_the_interval_begins_at_zero_exactly_where_the_f_test_does_not_reject():
     assert seen == {True, False}
 
 
+@pytest.mark.parametrize("apart", [10.0, 1000.0])
+def test_for_two_activations_far_apart_it_is_the_paired_t_interval(apart):
+    """The standard deviation of two means is their difference over sqrt(2)."""
+    x, y = np.random.default_rng(2).standard_normal((2, 5))
+    expected = stats.ttest_rel(x + apart, y).confidence_interval(0.95)
+    estimate = sen.between_group_sd([x + apart, y])
+    assert (estimate.low, estimate.high) == pytest.approx(np.array(expected) / np.sqrt(2), rel=1e-3)
+
+
 @pytest.mark.parametrize("truth", [0.0, 0.5, 5.0, 500.0])
 def test_the_interval_covers_the_standard_deviation_between_activations(truth):
     rng = np.random.default_rng(1)

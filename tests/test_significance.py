@@ -110,6 +110,13 @@ def test_the_variance_is_the_jackknife_less_what_it_counts_twice():
     assert variance == pytest.approx(max(jackknife - 2 * ms_pairs / ((n - 1) * (n - 2)), floor))
 
 
+def test_the_degrees_of_freedom_lie_between_half_and_all_of_the_trials():
+    """Where the trials bring little, Satterthwaite's are fewer than the floor of (n + 1) / 2."""
+    assert sig.pair_variance(1.0, 1.0, 10)[1] == 5.5  # Satterthwaite: 1.6
+    assert sig.pair_variance(3.0, 1.0, 10)[1] == pytest.approx(5.923, abs=1e-3)
+    assert sig.pair_variance(1.0, 0.0, 10)[1] == 9
+
+
 def test_pairs_that_are_sums_of_trials_have_the_interval_of_the_trials():
     """With s_e = 0 the mean over pairs is twice the mean over trials, exactly."""
     values = np.array([0.3, 1.1, 0.2, 2.5, 0.9])
