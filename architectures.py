@@ -6,9 +6,9 @@
     register_architecture("my_model", MyModel)            # MyModel(config, make_activation, vocabulary_size)
 
 Each architecture states where in it the activation acts, and how many activations its graph holds: `build_model` counts
-them, so what was asked for is what runs. Architectures are compared at equal size: `solve_width` finds the width at which
-one has as many parameters as CharLM at the same configuration, whose n_embd is CharLM's own width. It is the same for
-every activation, so that activations are compared from the same initial weights.
+them, so what was asked for is what runs. Architectures are compared at equal size: `solve_width` finds the width at
+which one has as many parameters as CharLM at the same configuration, whose n_embd is CharLM's own width. It is the same
+for every activation, so that activations are compared from the same initial weights.
 """
 
 import math
@@ -148,7 +148,7 @@ def supports(architecture: str, activation: str) -> str | None:
     return None
 
 
-# --- equal size -------------------------------------------------------------------------------------------------------
+# --- equal size ------------------------------------------------------------------------------------------------------
 
 
 @cache
@@ -186,7 +186,7 @@ def _with_width(entry, config, width):
     return config.replace(n_embd=width) if entry.heads else config.replace(n_embd=width, n_head=1)
 
 
-# --- building ---------------------------------------------------------------------------------------------------------
+# --- building --------------------------------------------------------------------------------------------------------
 
 
 def build_model(architecture: str, activation: str, config: Config, vocabulary_size: int, width=None) -> nn.Module:
@@ -250,7 +250,7 @@ def _replace_dropouts(entry, model):
             )
 
 
-# --- initial weights ----------------------------------------------------------------------------------------------------
+# --- initial weights -------------------------------------------------------------------------------------------------
 
 
 @torch.no_grad()
@@ -304,7 +304,7 @@ def _initial_values(module, own_name, parameter, seed, name):
     return torch.from_numpy(values * np.float32(getattr(module, "init_std", networks.INITIAL_SD)))
 
 
-# --- a reader's own -----------------------------------------------------------------------------------------------------
+# --- a reader's own --------------------------------------------------------------------------------------------------
 
 
 def register_architecture(name: str, make: Callable, **facts) -> Architecture:

@@ -112,8 +112,7 @@ def make_corpus(label: str, text: str) -> Corpus:
     vocabulary = "".join(sorted(set(text)))
     if len(vocabulary) > MOST_DISTINCT_CHARACTERS:
         raise UserError(
-            f"corpus {label} has {len(vocabulary):,} distinct characters,"
-            f" more than {MOST_DISTINCT_CHARACTERS:,}"
+            f"corpus {label} has {len(vocabulary):,} distinct characters, more than {MOST_DISTINCT_CHARACTERS:,}"
         )
     sha256 = hashlib.sha256(text.encode("utf-8")).hexdigest()
     tokens = Corpus(label, sha256, vocabulary, np.empty(0, np.uint8), 0).encode(text)
@@ -130,9 +129,7 @@ def pydoc_text() -> str:
     try:
         from pydoc_data.topics import topics
     except ImportError:
-        raise UserError(
-            "corpus pydoc is not to be had: this Python came without its manual, pydoc_data"
-        ) from None
+        raise UserError("corpus pydoc is not to be had: this Python came without its manual, pydoc_data") from None
     return "\n\n".join(topics[topic] for topic in sorted(topics))
 
 
@@ -148,9 +145,7 @@ def _corpus_from_file(name: str) -> Corpus:
         text = _read(path).decode("utf-8")
     except UnicodeDecodeError as error:
         wrong = error.object[error.start]
-        raise UserError(
-            f"corpus file {name} is not UTF-8: byte {wrong:#04x} at offset {error.start:,}"
-        ) from None
+        raise UserError(f"corpus file {name} is not UTF-8: byte {wrong:#04x} at offset {error.start:,}") from None
     return make_corpus(os.fsencode(path.name).decode("utf-8", "replace"), text)
 
 
@@ -336,8 +331,6 @@ def curve_windows(n_evaluation_windows: int, count: int) -> np.ndarray:
     return spread(n_evaluation_windows, min(count, n_evaluation_windows))
 
 
-def batch_starts(
-    generator: np.random.Generator, split_length: int, block_size: int, batch_size: int
-) -> np.ndarray:
+def batch_starts(generator: np.random.Generator, split_length: int, block_size: int, batch_size: int) -> np.ndarray:
     """(batch_size,) independent offsets, uniform in [0, split_length - T)."""
     return generator.integers(0, split_length - block_size, size=batch_size)

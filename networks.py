@@ -5,8 +5,8 @@ by name, builds them at CharLM's size and draws their initial weights. Every mod
 depends on it and on earlier ones only. Each is made from (config, make_activation, vocabulary_size, gated), where
 config.n_embd is its own width C, make_activation() gives a fresh activation, and a gated activation halves its input.
 
-Shapes: B sequences, T characters, C channels, V characters in the vocabulary. A Linear or Embedding with an `init_std` or
-`init_bound` starts from N(0, init_std) or U(-init_bound, init_bound), all others from N(0, INITIAL_SD).
+Shapes: B sequences, T characters, C channels, V characters in the vocabulary. A Linear with an `init_std` or `init_bound`
+starts from N(0, init_std) or U(-init_bound, init_bound); other Linear and Embedding weights from N(0, INITIAL_SD).
 """
 
 import math
@@ -90,18 +90,25 @@ class NanoTransformer(nn.Module):
         return self.head(self.norm(x))
 
 
-class Recurrence(nn.Module):
-    """Layers of LSTM or GRU, each followed by dropout. One PyTorch layer each: its own dropout has no address."""
+class RecurrentBlock(nn.Module):
+    """Pre-norm residual block: one layer of a recurrence, dropout. PyTorch's own dropout has no address."""
 
-    def __init__(self, cell, width, n_layer, dropout):
+    def __init__(self, width, recurrence, dropout):
         super().__init__()
-        self.layers = nn.ModuleList(cell(width, width, batch_first=True) for _ in range(n_layer))
-        self.dropouts = nn.ModuleList(Dropout(dropout) for _ in range(n_layer))
+        self.norm = nn.LayerNorm(width)
+        self.recurrence = recurrence
+        self.dropout = Dropout(dropout)
 
     def forward(self, x):  # (B, T, C) -> (B, T, C)
-        for layer, dropout in zip(self.layers, self.dropouts):
-            x = dropout(layer(x)[0])
-        return x
+        states, _ = self.recurrence(self.norm(x))
+        return x + self.dropout(states)
+
+
+def recurrent_blocks(cell, width, n_layer, dropout):
+    """Layers of LSTM or GRU, one after the other."""
+    return nn.Sequential(
+        *(RecurrentBlock(width, cell(width, width, batch_first=True), dropout) for _ in range(n_layer))
+    )
 
 
 class HybridLM(nn.Module):
@@ -111,7 +118,7 @@ class HybridLM(nn.Module):
         super().__init__()
         width = config.n_embd
         self.token_embedding = nn.Embedding(vocabulary_size, width)
-        self.lstm = Recurrence(nn.LSTM, width, max(config.n_layer // 2, 1), config.dropout)
+        self.lstm = recurrent_blocks(nn.LSTM, width, max(config.n_layer // 2, 1), config.dropout)
         self.blocks = nn.ModuleList(
             Block(width, config.n_head, make_activation(), config.dropout, gated=gated)
             for _ in range(hybrid_blocks(config))
@@ -201,11 +208,12 @@ class RecurrentLM(nn.Module):
         super().__init__()
         width = config.n_embd
         self.token_embedding = nn.Embedding(vocabulary_size, width)
-        self.recurrence = Recurrence(cell, width, config.n_layer, config.dropout)
+        self.recurrence = recurrent_blocks(cell, width, config.n_layer, config.dropout)
+        self.norm = nn.LayerNorm(width)
         self.output = OutputLayer(width, width, vocabulary_size, make_activation(), config.dropout, gated)
 
     def forward(self, tokens):  # (B, T) -> (B, T, V)
-        return self.output(self.recurrence(self.token_embedding(tokens)))
+        return self.output(self.norm(self.recurrence(self.token_embedding(tokens))))
 
 
 class LSTMAttention(nn.Module):
@@ -215,12 +223,13 @@ class LSTMAttention(nn.Module):
         super().__init__()
         width = config.n_embd
         self.token_embedding = nn.Embedding(vocabulary_size, width)
-        self.lstm = Recurrence(nn.LSTM, width, config.n_layer, config.dropout)
+        self.lstm = recurrent_blocks(nn.LSTM, width, config.n_layer, config.dropout)
+        self.norm = nn.LayerNorm(width)
         self.attention = Attention(width, config.n_head, config.dropout)
         self.output = OutputLayer(2 * width, width, vocabulary_size, make_activation(), config.dropout, gated)
 
     def forward(self, tokens):  # (B, T) -> (B, T, V)
-        x = self.lstm(self.token_embedding(tokens))
+        x = self.norm(self.lstm(self.token_embedding(tokens)))
         return self.output(torch.cat([x, self.attention(x)], dim=-1))
 
 
@@ -234,12 +243,12 @@ class ElmanLayer(nn.Module):
         self.activation = activation
         self.input.init_bound = self.recurrent.init_bound = 1 / math.sqrt(width)
 
-    def forward(self, x):  # (B, T, C) -> (B, T, C)
+    def forward(self, x):  # (B, T, C) -> (B, T, C), and the last state, as PyTorch's recurrences
         hidden, states = torch.zeros_like(x[:, 0]), []
         for step in self.input(x).unbind(1):
             hidden = self.activation(torch.addmm(step, hidden, self.recurrent.weight.t()))
             states.append(hidden)
-        return torch.stack(states, dim=1)
+        return torch.stack(states, dim=1), hidden
 
 
 class RNN(nn.Module):
@@ -249,15 +258,17 @@ class RNN(nn.Module):
         super().__init__()
         width = config.n_embd
         self.token_embedding = nn.Embedding(vocabulary_size, width)
-        self.layers = nn.ModuleList(ElmanLayer(width, make_activation()) for _ in range(config.n_layer))
-        self.dropouts = nn.ModuleList(Dropout(config.dropout) for _ in range(config.n_layer))
+        self.blocks = nn.Sequential(
+            *(
+                RecurrentBlock(width, ElmanLayer(width, make_activation()), config.dropout)
+                for _ in range(config.n_layer)
+            )
+        )
+        self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, vocabulary_size, bias=False)
 
     def forward(self, tokens):  # (B, T) -> (B, T, V)
-        x = self.token_embedding(tokens)
-        for layer, dropout in zip(self.layers, self.dropouts):
-            x = dropout(layer(x))
-        return self.head(x)
+        return self.head(self.norm(self.blocks(self.token_embedding(tokens))))
 
 
 class MLP(nn.Module):

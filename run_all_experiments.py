@@ -235,13 +235,6 @@ def set_study_aside(plan) -> None:
         path.rename(target)
 
 
-def check_folders(plan):
-    """Folders can be made and written before any work begins."""
-    for folder in (plan.results_dir, plan.checkpoints_dir, plan.plots_dir):
-        if folder.exists() and not folder.is_dir():
-            raise UserError(f"{folder} is a file, not a folder; choose another")
-
-
 def make_engine(args, plan, workers, context):
     """The engine that the user asked for."""
     from engines import LocalEngine, RayEngine
@@ -276,11 +269,13 @@ class Signals:
 def main(argv=None) -> int:
     args = parser().parse_args(argv)
     import corpus as text
+    import storage
     from provenance import usable_cpus
 
     user_files = load_user_files(args)
     plan, notes = make_plan(args)
-    check_folders(plan)
+    for folder in (plan.results_dir, plan.checkpoints_dir, plan.plots_dir):
+        storage.check_writable(folder)
     corpus = text.load_corpus(args.corpus)
     text.check_length(corpus, plan.config.block_size)
     facts = model_facts(plan, corpus.vocabulary_size)

@@ -58,6 +58,16 @@ def _flush_folder(folder):
         os.close(descriptor)
 
 
+def check_writable(folder: Path) -> None:
+    """Raises an error unless files can be written in `folder`, which need not exist yet; changes nothing."""
+    folder = Path(folder)
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    if not existing.is_dir():
+        raise UserError(f"{existing} is a file, not a folder; choose another")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise RunError(f"cannot write in {existing}; choose another folder, or change who may write there")
+
+
 def set_aside(path: Path) -> Path:
     """Renames `path` to the first free `path.aside-<number>`, so that it is neither used nor lost."""
     number = 1

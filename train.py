@@ -234,6 +234,7 @@ def learned_activation_parameters(model) -> dict | None:
 def partial_identity(trial, corpus):
     """A running trial goes on only from a state of exactly this trial."""
     return {
+        "protocol": trial.protocol,
         "architecture": trial.architecture,
         "activation": trial.activation,
         "config": trial.config.as_dict(),
@@ -308,10 +309,24 @@ def parser():
     return p
 
 
+def refuse_ignored_options(args):
+    """An option that has no effect on what is asked for is a mistake, not a wish."""
+    of_verify, of_sample = {"verify", "trial", "corpus"}, {"sample", "prompt", "length", "temperature", "seed"}
+    ignored = {"trial", "prompt", "length", "temperature", "eval_iters"}
+    for name, value in vars(args).items():
+        has_effect = name in of_verify if args.verify else name in of_sample if args.sample else name not in ignored
+        if value != parser().get_default(name) and not has_effect:
+            purpose = "--verify" if args.verify else "--sample" if args.sample else "training one trial, matched"
+            raise UserError(f"--{name.replace('_', '-')} has no effect on {purpose}; leave it out")
+
+
 def main(argv=None) -> int:
     args = parser().parse_args(argv)
     if args.verify and args.sample:
         raise UserError("--verify and --sample are two different things; give one of them")
+    refuse_ignored_options(args)
+    if not 0 <= args.seed < 2**32:
+        raise UserError(f"--seed must be from 0 to 2^32 - 1, but it is {args.seed}")
     if args.sample:
         return sample(args)
     if args.verify:
@@ -327,8 +342,6 @@ def train_one(args) -> int:
     import storage
     from activations import resolve
 
-    if not 0 <= args.seed < 2**32:
-        raise UserError(f"--seed must be from 0 to 2^32 - 1, but it is {args.seed}")
     config, device = cli.choose_config(args)
     corpus = text.load_corpus(args.corpus)
     text.check_length(corpus, config.block_size)
@@ -339,6 +352,7 @@ def train_one(args) -> int:
     output = args.output or Path("checkpoints/single") / f"{trial.name}_seed_{args.seed}.pt"
     if output.exists():
         raise UserError(f"{output} exists already; move it away or choose another --output")
+    storage.check_writable(output.parent)
     with tqdm(total=config.max_iters, unit="step", disable=None) as bar:
 
         def show(event):
@@ -405,7 +419,7 @@ def sample(args) -> int:
     import corpus as text
     import evaluate
 
-    if args.length < 1 or args.temperature < 0 or not args.prompt:
+    if args.length < 1 or not args.temperature >= 0 or not args.prompt:
         raise UserError("--length must be at least 1, --temperature not negative, and --prompt not empty")
     model, content = load_model(args.sample)
     config = Config(**content["config"])

@@ -81,9 +81,7 @@ def run_script(tmp_path):
     Runs a script of this repository in an empty folder of the test's own, so that what it writes goes there.
     """
 
-    def run(
-        script, *arguments, env=None, cwd=tmp_path, timeout=300, **options
-    ) -> subprocess.CompletedProcess:
+    def run(script, *arguments, env=None, cwd=tmp_path, timeout=300, **options) -> subprocess.CompletedProcess:
         known = {"CHARLM_CORPUS": str(path)} if (path := shakespeare_path()) else {}
         return subprocess.run(
             [sys.executable, str(ROOT / script), *map(str, arguments)],

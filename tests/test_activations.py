@@ -283,9 +283,7 @@ def test_members_of_a_family_are_found_but_not_listed():
     assert list(ACTIVATIONS) == listed
 
 
-@pytest.mark.parametrize(
-    "name", ["gelo", "smelu_0", "smelu_-1", "smelu_025", "smelu_nan", "smelu_1_2", "smelu", ""]
-)
+@pytest.mark.parametrize("name", ["gelo", "smelu_0", "smelu_-1", "smelu_025", "smelu_nan", "smelu_1_2", "smelu", ""])
 def test_an_unknown_name_is_refused_with_the_nearest_and_all_others(name):
     with pytest.raises(UserError) as refusal:
         get_activation(name)
@@ -314,9 +312,7 @@ def registry(monkeypatch):
 
 
 def test_a_reader_adds_an_activation_in_one_call(registry):
-    activations.register(
-        "my_swish", lambda x: x * torch.sigmoid(2 * x), smoothness="C-infinity", monotone=False
-    )
+    activations.register("my_swish", lambda x: x * torch.sigmoid(2 * x), smoothness="C-infinity", monotone=False)
     assert activations.resolve("My_Swish") == "my_swish"
     assert registry["my_swish"].smoothness == "C-infinity"
     assert get_activation("my_swish")(torch.zeros(3)).tolist() == [0, 0, 0]
@@ -404,7 +400,5 @@ print(best["smelu_1"] / best["relu"])
 
 def test_smelu_costs_about_twice_as_much_as_relu():
     """Forward and backward on 4096 x 512 float32. About 2.0 measured; a busy machine may differ."""
-    ratio = float(
-        subprocess.run([sys.executable, "-c", COST], capture_output=True, text=True, check=True).stdout
-    )
+    ratio = float(subprocess.run([sys.executable, "-c", COST], capture_output=True, text=True, check=True).stdout)
     assert ratio < 4

@@ -140,9 +140,7 @@ def test_a_download_is_kept_and_not_repeated(tiny_shakespeare, serve, tmp_path):
     assert (tmp_path / "data" / "shakespeare.txt").read_bytes() == tiny_shakespeare
 
 
-def test_a_download_shows_its_progress_on_a_terminal_only(
-    tiny_shakespeare, serve, monkeypatch, capsys, tmp_path
-):
+def test_a_download_shows_its_progress_on_a_terminal_only(tiny_shakespeare, serve, monkeypatch, capsys, tmp_path):
     serve(tiny_shakespeare)
     load_corpus("shakespeare", data_dir="first")
     assert capsys.readouterr().err == ""
@@ -223,9 +221,7 @@ def test_any_file_is_a_corpus_and_its_line_ends_stay(tmp_path):
 def test_loading_a_corpus_leaves_torch_alone():
     code = "import sys, corpus; print([m for m in ('torch', 'tqdm', 'urllib.request') if m in sys.modules])"
     folder = Path(corpora.__file__).parent
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
 
@@ -236,9 +232,7 @@ def test_an_unknown_name_names_the_nearest_and_lists_all():
     message = mistake("Shakespear")
     assert "unknown corpus 'Shakespear'; did you mean 'shakespeare'?" in message
     assert "auto, shakespeare, pydoc" in message
-    assert str(unknown("activation", "GeLU", ["relu", "gelu"])).endswith(
-        "did you mean 'gelu'? known: relu, gelu"
-    )
+    assert str(unknown("activation", "GeLU", ["relu", "gelu"])).endswith("did you mean 'gelu'? known: relu, gelu")
     assert str(unknown("study", "a", [])).startswith("unknown study 'a'; known:")
 
 
@@ -271,9 +265,7 @@ def test_text_that_is_not_utf8_is_refused_with_the_place(tmp_path):
     assert "0xe9 at offset 3" in message
 
 
-def test_a_wrong_environment_variable_is_an_error_even_where_auto_could_go_on(
-    tiny_shakespeare, monkeypatch, tmp_path
-):
+def test_a_wrong_environment_variable_is_an_error_even_where_auto_could_go_on(tiny_shakespeare, monkeypatch, tmp_path):
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "shakespeare.txt").write_bytes(tiny_shakespeare)
     other = tmp_path / "other.txt"

@@ -1,0 +1,178 @@
+"""The analysis of a study: the answer first, then every table, with intervals; also as REPORT.md and report.html.
+
+    python analyze_results.py                          # the study in results/
+    python analyze_results.py results/published        # the report's protocol, and the way from it to a matched one
+    python analyze_results.py --compare results/vary_init results/vary_data results/vary_dropout
+    python analyze_results.py --recompute              # measure every pair again from the checkpoints
+    python analyze_results.py --audit results/reference/published results/reference/matched
+
+It reads result files, which hold every metric, and needs no checkpoints but for --recompute and for the figure of a
+passage. Exit status: 0 done, 1 a damaged file or recomputed numbers that differ, 2 a mistake in the command.
+"""
+
+import math
+import sys
+from pathlib import Path
+
+import cli
+from errors import RunError, UserError
+
+REPORT_FILES = ("REPORT.md", "report.html")
+MOST_CELLS_IN_FULL = 8  # with more, appendix A shows one figure per activation instead of three
+
+
+def parser():
+    p = cli.Parser(
+        prog="analyze_results.py",
+        description="Answer the study's question, with tables, intervals and figures, from its result files.",
+    )
+    p.add_argument("study", nargs="?", type=Path, help="the study's folder (default: results)")
+    p.add_argument("--recompute", action="store_true", help="measure all pairs again from the checkpoints, and compare")
+    p.add_argument("--plots-dir", type=Path, help="default: plots/, with the study's subfolder")
+    p.add_argument("--checkpoints-dir", type=Path, help="default: checkpoints/, with the study's subfolder")
+    p.add_argument(
+        "--margin-loss",
+        type=float,
+        default=0.01,
+        metavar="NATS",
+        help="a difference of interest (default: %(default)s)",
+    )
+    p.add_argument(
+        "--margin-pairs",
+        type=float,
+        default=0.02,
+        metavar="SHARE",
+        help="the same for pair metrics, as a share of ReLU's value (default: %(default)s)",
+    )
+    p.add_argument("--no-figures", action="store_true", help="tables only")
+    p.add_argument("--compare", nargs="+", type=Path, metavar="STUDY", help="studies of other sources, or arithmetic")
+    p.add_argument("--audit", nargs="+", type=Path, metavar="STUDY", help="check the report's claims on these studies")
+    return p
+
+
+def main(argv=None) -> int:
+    args = parser().parse_args(argv)
+    if args.audit:
+        import audit
+
+        return audit.run(args.audit)
+    for name in ("margin_loss", "margin_pairs"):
+        if not 0 < getattr(args, name) < math.inf:
+            raise UserError(f"--{name.replace('_', '-')} must be positive, but it is {getattr(args, name)}")
+    folder = study_folder(args)
+    study = read_study(folder)
+    others = [read_study(path) for path in args.compare or [] if path.resolve() != folder.resolve()]
+    checkpoints = args.checkpoints_dir or sibling(folder, "checkpoints")
+    identical = True
+    if args.recompute:
+        from recompute import recompute
+
+        cells = [cell for cell in study.cells if cell.pairs]
+        if not cells:
+            raise UserError(f"{folder} holds no pair of trials that could be recomputed")
+        identical = recompute(cells, checkpoints, say=lambda text: print(text, flush=True))
+    from analysis import Margins
+
+    document = build(study, others, Margins(args.margin_loss, args.margin_pairs))
+    if not args.no_figures:
+        import report_figures
+
+        plots = args.plots_dir or sibling(folder, "plots")
+        document = report_figures.add_figures(document, study, others, plots, checkpoints)
+    write(document, folder)
+    return 0 if identical else 1
+
+
+def study_folder(args) -> Path:
+    """The folder that was named, else results/, else the first study to compare."""
+    from storage import STUDY_FILE
+
+    folder = args.study or Path("results")
+    if args.study is None and args.compare and not (folder / STUDY_FILE).exists():
+        return args.compare[0]
+    return folder
+
+
+def sibling(folder: Path, kind: str) -> Path:
+    """The folder of `kind` that belongs to a study: 'results' in its path becomes `kind`, or `kind` lies inside it.
+
+    >>> sibling(Path("results/published"), "plots").as_posix(), sibling(Path("mine"), "plots").as_posix()
+    ('plots/published', 'mine/plots')
+    """
+    places = [index for index, part in enumerate(folder.parts) if part == "results"]
+    if not places:
+        return folder / kind
+    return Path(*folder.parts[: places[-1]], kind, *folder.parts[places[-1] + 1 :])
+
+
+def read_study(folder: Path):
+    """The analysis.Study in a folder, in the order of its summary."""
+    import analysis
+    import storage
+
+    study, results = storage.read_study(folder)
+    for result in results:
+        difference = storage.first_difference(study["identity"], result["identity"])
+        if difference:
+            raise RunError(f"{result['path']} belongs to another study than {folder} ({difference}); move it away")
+    if not results:
+        raise UserError(f"{folder} holds a study, but no result yet; run run_all_experiments.py again")
+    planned = []
+    if (folder / storage.SUMMARY_FILE).exists():
+        experiments = storage.read_json(folder / storage.SUMMARY_FILE)["experiments"].values()
+        planned = [(entry["architecture"], entry["activation"]) for entry in experiments]
+    rank = {key: position for position, key in enumerate(planned)}
+    results.sort(key=lambda r: rank.get((r["architecture"], r["activation"]), len(rank)))
+    cells = []
+    for result in results:
+        arrays = Path(result["path"]).with_suffix(".npz")
+        cells.append(analysis.Cell(result, storage.read_arrays(arrays) if arrays.exists() else None))
+    return analysis.Study(str(folder), study["identity"], cells, planned)
+
+
+def build(study, others, margins):
+    """The report.Document of a study, and of others that it is compared with. No files are read or written."""
+    import report_facts
+    import report_findings
+    import report_studies
+    from analysis import Study, activation_sensitivity
+    from report import Document, Section
+
+    report_studies.check_comparable([study, *others])
+    missing = report_facts.what_is_missing(study.cells, study.planned)
+    facts = report_facts.study_facts(study, missing)
+    trained = Study(study.folder, study.identity, [cell for cell in study.cells if cell.trials], study.planned)
+    if not trained.cells:
+        nothing = Section("answer", "The answer", ["**No trial is complete**, so there is nothing to compare yet."])
+        return Document(report_facts.title(study), report_facts.subtitle(study), [nothing, facts])
+    sensitivities = {name: activation_sensitivity(cells, margins) for name, cells in trained.architectures.items()}
+    several = len(trained.architectures) > 1
+    sections = [report_studies.architectures(trained, sensitivities), facts] if several else []
+    for name, cells in trained.architectures.items():
+        found = report_findings.sections(cells, margins, sensitivities[name], missing)
+        found += [make([trained, *others], name) for make in (report_studies.sources, report_studies.arithmetics)]
+        found = [section for section in found if section is not None]
+        if several:
+            sections += [section.under(cells[0].architecture_label) for section in found]
+        else:
+            sections += [found[0], *found[1:2], facts, *found[2:]]
+    sections.append(report_facts.methods(margins))
+    return Document(report_facts.title(study), report_facts.subtitle(study), [s for s in sections if s is not None])
+
+
+def write(document, folder: Path) -> None:
+    """Prints the document, and writes it into the study's folder."""
+    import report
+    from storage import write_atomically
+
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="replace")  # a terminal that knows no β still gets the numbers
+    print(report.render_text(document), flush=True)
+    contents = report.render_markdown(document, folder), report.render_html(document)
+    for name, content in zip(REPORT_FILES, contents):
+        write_atomically(folder / name, content.encode())
+    print(f"written: {folder / REPORT_FILES[0]} and {folder / REPORT_FILES[1]}")
+
+
+if __name__ == "__main__":
+    cli.run(main)

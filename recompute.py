@@ -1,0 +1,208 @@
+"""What the analysis needs a study's trained models for: checking stored pair metrics, and predicting one passage.
+
+Apart from analyze_results.py because everything else there works from the small result files alone; torch is needed
+only here. The models are evaluated by the very tasks that the study ran (engines.py), so the same bits are expected.
+"""
+
+import itertools
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+import corpus as text
+import storage
+from analysis import Cell
+from errors import RunError, UserError
+
+WORKERS = 2  # at the most; each holds one model's predictions, or two memory-mapped
+PASSAGE_LENGTH = 512  # characters
+PASSAGE_TRIALS = 8  # models at the most
+NOT_MEASURES = ("trial_a", "trial_b", "per_window")
+
+
+def study_corpus(result: dict, may_download: bool):
+    """The corpus of a result, verified; a UserError where it is not to be had."""
+    label, digest = result["corpus"]["label"], result["corpus"]["sha256"]
+    at_hand = os.environ.get("CHARLM_CORPUS") or Path("data/shakespeare.txt").exists()
+    if label == "shakespeare" and not may_download and not at_hand:
+        raise UserError("corpus shakespeare is not at hand (CHARLM_CORPUS names no file, and data/ has none)")
+    corpus = text.load_corpus(label)
+    if corpus.text_sha256 != digest:
+        raise UserError(f"the study was made on {label}, SHA-256 {digest[:12]}..., and {label} here is another text")
+    return corpus
+
+
+def checkpoint_path(checkpoints_dir: Path, cell: Cell, number: int) -> Path:
+    return Path(checkpoints_dir) / f"{cell.architecture}_{cell.activation}" / f"trial_{number}.pt"
+
+
+# --- recomputing ----------------------------------------------------------------------------------------------------
+
+
+def recompute(cells: Sequence[Cell], checkpoints_dir: Path, say=print) -> bool:
+    """Measures every stored pair again from the checkpoints; says per cell whether all is identical, returns it for all.
+
+    Greedy continuations are taken from the result: writing text anew is no part of this check.
+    """
+    from engines import Context, LocalEngine
+    from provenance import usable_cpus
+
+    corpus = study_corpus(cells[0].result, may_download=True)
+    for cell in cells:
+        for number in cell.numbers:
+            if not checkpoint_path(checkpoints_dir, cell, number).exists():
+                path = checkpoint_path(checkpoints_dir, cell, number)
+                raise UserError(
+                    f"--recompute needs the checkpoint {path}, which does not exist (see --checkpoints-dir)"
+                )
+    block_size = cells[0].result["identity"]["config"]["block_size"]
+    engine = LocalEngine(min(WORKERS, usable_cpus()), Context(corpus, block_size))
+    try:
+        return all([_recompute_cell(engine, cell, checkpoints_dir, say) for cell in cells])
+    finally:
+        engine.close()
+
+
+def _recompute_cell(engine, cell, checkpoints_dir, say):
+    name = f"{cell.architecture} with {cell.activation}"
+    paths = {number: checkpoint_path(checkpoints_dir, cell, number) for number in cell.numbers}
+    for number, path in paths.items():
+        found = storage.weights_sha256(storage.read_checkpoint(path)["model"])
+        if found != cell.trials[number]["weights_sha256"]:
+            say(f"recomputed {name}: DIFFERENT, {path} holds other weights than the result of trial {number} says")
+            return False
+    with tempfile.TemporaryDirectory() as folder:
+        predictions = _predict(engine, name, paths, Path(folder))
+        pairs = _compare(engine, name, cell, paths, predictions)
+    stored = {(pair["trial_a"], pair["trial_b"]): pair for pair in cell.pairs}
+    worst, count, first = 0.0, 0, None
+    for key, pair in sorted(pairs.items()):
+        difference, largest, n = _difference(stored[key], pair, cell.arrays or {}, key)
+        first, worst, count = first or difference, max(worst, largest), count + n
+    if first is None:
+        say(f"recomputed {name}: identical, {len(pairs)} pairs, {count:,} numbers")
+    else:
+        say(f"recomputed {name}: DIFFERENT, first {first} (stored against now); largest difference {worst:.3g}")
+    return first is None
+
+
+def _finish(engine):
+    """name -> result of every submitted task, as they end; a RunError names the first that fails."""
+    while not engine.idle:
+        for kind, task, payload in engine.events():
+            if kind == "failed":
+                raise RunError(f"{task.name} failed: {payload}")
+            if kind == "done":
+                yield task.name, payload
+
+
+def _predict(engine, name, paths, folder):
+    """number -> file with the model's predictions."""
+    from engines import Task
+
+    for number, path in paths.items():
+        engine.submit(Task(f"predictions of {name}, trial {number}", "predict", {"checkpoint": str(path)}))
+    files = {}
+    for task, log_p in _finish(engine):
+        number = int(task.rsplit(" ", 1)[1])
+        files[number] = folder / f"{number}.npy"
+        np.save(files[number], log_p)
+    return files
+
+
+def _compare(engine, name, cell, paths, predictions):
+    """(trial_a, trial_b) -> the pair as measured now, for every stored pair."""
+    from engines import Task
+
+    keys = [(pair["trial_a"], pair["trial_b"]) for pair in cell.pairs]
+    size = max(1, -(-len(keys) // (4 * WORKERS)))  # a few tasks for each worker, so that both end together
+    for start in range(0, len(keys), size):
+        part = keys[start : start + size]
+        members = {
+            k: {
+                "predictions": str(predictions[k]),
+                "curve": str(paths[k]),
+                "continuations": cell.trials[k]["continuations"],
+            }
+            for k in sorted(set(itertools.chain.from_iterable(part)))
+        }
+        last = cell.result["identity"]["protocol"] == "published"
+        arguments = {"members": members, "pairs": part, "last_position": last}
+        engine.submit(Task(f"pairs of {name} from {start}", "compare", arguments))
+    return {(p["trial_a"], p["trial_b"]): p for _, pairs in _finish(engine) for p in pairs}
+
+
+def _difference(stored, now, arrays, key):
+    """(first difference in words or None, the largest one, how many numbers were compared) of one pair."""
+    first, worst, count = None, 0.0, 0
+    for name, value in now.items():
+        if name in NOT_MEASURES:
+            continue
+        found = storage.first_difference(stored.get(name), value, f"pair {key} {name}")
+        first = first or found
+        count += len(value) if isinstance(value, list) else 1
+        if found and isinstance(value, float) and isinstance(stored.get(name), float):
+            worst = max(worst, abs(value - stored[name]))
+    for name, values in now["per_window"].items():
+        before = arrays.get(f"pair_{key[0]}_{key[1]}_{name}")
+        if before is None:
+            continue
+        values = np.asarray(values, np.float32)
+        count += len(values)
+        if not np.array_equal(before, values, equal_nan=True):
+            first = first or f"pair {key} {name} per window"
+            if before.shape == values.shape:
+                worst = max(worst, float(np.nanmax(np.abs(before - values))))
+    return first, worst, count
+
+
+# --- a passage ------------------------------------------------------------------------------------------------------
+
+
+def passage(cells: Sequence[Cell], checkpoints_dir: Path) -> tuple[str, int, dict[str, tuple[np.ndarray, int]]]:
+    """Where the models of each activation disagree on a passage from the middle of the validation split.
+
+    Returns:
+      (the text, where it begins in the validation split, activation -> ((length,) share of pairs of models whose most
+      likely characters differ at this place, given all before it in its window, number of models)).
+
+    Raises:
+      UserError: the corpus or the checkpoints are not at hand; the message says which.
+    """
+    available = {
+        cell.activation: [k for k in cell.numbers if checkpoint_path(checkpoints_dir, cell, k).exists()][
+            :PASSAGE_TRIALS
+        ]
+        for cell in cells
+    }
+    if all(len(numbers) < 2 for numbers in available.values()):
+        raise UserError(f"{checkpoints_dir} holds no two checkpoints of an activation")
+    corpus = study_corpus(cells[0].result, may_download=False)
+    size = cells[0].result["identity"]["config"]["block_size"]
+    starts = text.evaluation_starts(corpus, "validation", size)
+    count = min(len(starts), max(1, PASSAGE_LENGTH // size))
+    first = (len(starts) - count) // 2
+    x, y = text.windows(corpus.validation, starts[first : first + count], size)
+    shares = {}
+    for cell in cells:
+        numbers = available[cell.activation]
+        if len(numbers) >= 2:
+            choices = [_choices(checkpoint_path(checkpoints_dir, cell, k), x) for k in numbers]
+            differ = [a != b for a, b in itertools.combinations(choices, 2)]
+            shares[cell.activation] = np.mean(differ, axis=0), len(numbers)
+    return corpus.decode(y.ravel()), int(starts[first]) + 1, shares
+
+
+def _choices(path, x):
+    """(windows x T,) a model's most likely characters."""
+    import torch
+
+    import evaluate
+    import train
+    from config import Config
+
+    model, content = train.load_model(path)
+    return evaluate.predict(model, torch.from_numpy(x), Config(**content["config"])).argmax(-1).ravel()

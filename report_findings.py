@@ -1,0 +1,420 @@
+"""What the report does not have: the answer in plain sentences, and the questions that its tables leave open.
+
+Does the activation matter, is a more reproducible model merely trained less, do the measures agree with each other,
+and what was run and what is missing. Like report_tables.py (which repeats the report's own tables) this turns
+numbers of analysis.py into sections. Several architectures, studies and protocols are in report_studies.py.
+"""
+
+import itertools
+from collections.abc import Sequence
+
+import analysis
+from analysis import MEASURES, PRIMARY, Cell, Margins
+from errors import UserError
+from report import Section, Table, decimals_for, listing, number, p_value, plural, plus_minus, with_interval
+from report_tables import PAIRS_METHOD, counted, sampled, shown
+
+IN_TEXT = {
+    "val_loss": "validation loss",
+    "relative_pd": "relative PD",
+    "top1_disagreement": "top-1 disagreement",
+    "js_divergence": "JS divergence",
+}
+
+
+# --- the answer -----------------------------------------------------------------------------------------------------
+
+
+def answer(cells: Sequence[Cell], margins: Margins, comparisons, sensitivity, missing: Sequence[str] = ()) -> Section:
+    """One sentence per comparison and measure, after a summary of them all."""
+    reference = analysis.reference_of(cells)
+    title = "The answer"
+    n = max(len(cell.trials) for cell in cells)
+    paragraphs = [_too_few(n)] if n < 3 else []
+    if missing:
+        paragraphs.append(f"**{plural(len(missing), 'thing')} missing or left out**: see What was run.")
+    if len(cells) < 2:
+        only = cells[0]
+        facts = f"validation loss {shown(only, 'val_loss')} nats, relative PD {shown(only, 'relative_pd')}"
+        paragraphs.append(f"There is one activation, {only.label}, and nothing to compare it with: {facts}.")
+        return Section("answer", title, paragraphs)
+    paragraphs.append(_summary(cells, reference, comparisons))
+    if sensitivity and n >= 2:
+        paragraphs.append(_does_it_matter(cells, sensitivity))
+    if reference.activation != analysis.REFERENCE:
+        paragraphs.append(f"ReLU is not in this study; {reference.label}, its first activation, takes ReLU's place.")
+    if any(all(pair["relative_pd"] == 0 for pair in cell.pairs) for cell in cells if cell.pairs):
+        same = [cell.label for cell in cells if cell.pairs and all(pair["relative_pd"] == 0 for pair in cell.pairs)]
+        paragraphs.append(f"The trials of {listing(same)} predict exactly the same: every relative PD is 0.")
+    for name in PRIMARY:
+        sentences = [
+            sentence(cell, reference, name, comparisons[cell.activation, name])
+            for cell in cells
+            if cell is not reference
+        ]
+        paragraphs += [f"**{MEASURES[name].label}**{_meaning(name, reference, margins)}", sentences]
+    paragraphs.append(
+        "Differences are paired (trial k against trial k, pair against pair) and have uncorrected 95 % intervals; p is"
+        f" Holm-corrected over the {plural(len(comparisons), 'comparison')} above. Different: p below 0.05. Equivalent: two"
+        " one-sided tests at 5 % place the difference within the margin. Trials that would decide: 80 % power for a true"
+        " difference as large as the margin, and for none."
+    )
+    return Section("answer", title, paragraphs)
+
+
+def _too_few(n):
+    if n == 0:
+        return "**No trial is complete**, so there is nothing to compare yet."
+    if n == 1:
+        return (
+            "**One trial is not enough**: reproducibility needs at least two trials to compare, and an interval three."
+            " The same command with `--trials 10` extends the study."
+        )
+    return (
+        "**Two trials make one pair**: a disagreement can be computed, but no interval and no test of it, which need"
+        " three trials. The same command with `--trials 10` extends the study."
+    )
+
+
+def _meaning(name, reference, margins):
+    margin = analysis.margin_of(name, reference, margins)
+    if margin is None:
+        return " (lower is better; no margin, since the reference has no value or 0):"
+    if not analysis.is_pair_measure(name):
+        return f" (lower is better; margin of interest {margin:g} nats):"
+    unit = f" {MEASURES[name].unit}".rstrip()
+    return (
+        f" (lower is more reproducible; margin of interest {margins.pairs:.2g} x {reference.label}'s value"
+        f" = {margin:.3g}{unit}):"
+    )
+
+
+def _kind(comparison):
+    return (comparison.verdict or "undecided").split(" ")[0].rstrip(",")
+
+
+def _summary(cells, reference, comparisons):
+    kinds = [_kind(comparison) for comparison in comparisons.values()]
+    parts = [
+        f"{kinds.count('different')} different",
+        f"{kinds.count('equivalent')} equivalent within the margin",
+        f"{kinds.count('undecided')} undecided",
+    ]
+    lower, higher = (
+        [
+            cell.label
+            for cell in cells
+            if cell is not reference
+            and _kind(c := comparisons[cell.activation, "relative_pd"]) == "different"
+            and (c.difference.mean < 0) == wanted
+        ]
+        for wanted in (True, False)
+    )
+    return (
+        f"Of {plural(len(kinds), 'comparison')} with {reference.label} ({counted(cells)}), {', '.join(parts)}."
+        f" Shown to be more reproducible than {reference.label} (lower relative PD): **{listing(lower)}**;"
+        f" less reproducible: **{listing(higher)}**."
+    )
+
+
+def _does_it_matter(cells, sensitivity):
+    texts = []
+    for name in ("val_loss", "relative_pd"):
+        found = sensitivity[name]
+        spread = with_interval(found.between_sd, decimals_for(found.between_sd, MEASURES[name].decimals))
+        texts.append(f"{IN_TEXT[name]} **{found.verdict}** (between-activation SD {spread}; {found.reason})")
+    return f"All {len(cells)} activations together: {'; '.join(texts)}."
+
+
+def sentence(cell: Cell, reference: Cell, name: str, comparison) -> str:
+    """One comparison in words, its verdict in bold."""
+    difference, measure = comparison.difference, IN_TEXT[name]
+    if difference.mean is None:
+        return f"{cell.label}: **undecided**; there is no {measure} to compare ({difference.reason})."
+    unit = f" {MEASURES[name].unit}".rstrip()
+    decimals = decimals_for(difference, MEASURES[name].decimals)
+    base = analysis.estimate(reference, name).mean
+    percent = f", {100 * difference.mean / abs(base):+.1f} %" if base else ""
+    figures = f"{with_interval(difference, decimals, signed=True)}{unit}{percent}, n = {difference.n}"
+    kind = _kind(comparison)
+    if kind == "different":
+        direction = "lower" if difference.mean < 0 else "higher"
+        small = ", though by less than the margin" if "smaller than the margin" in comparison.reason else ""
+        return (
+            f"{cell.label}: **different**; its {measure} is {direction} than {reference.label}'s{small}"
+            f" ({figures}, {p_value(comparison.p_adjusted)})."
+        )
+    if kind == "equivalent":
+        return f"{cell.label}: **equivalent** to {reference.label} in {measure}, within the margin ({figures})."
+    if comparison.p is None:
+        return f"{cell.label}: **undecided** ({figures}; {comparison.reason})."
+    decides = f"{comparison.trials_needed} trials would decide" if comparison.trials_needed else comparison.reason
+    alone = ""
+    if comparison.p < 0.05:
+        alone = f"; {p_value(comparison.p)} alone, but {p_value(comparison.p_adjusted)} after correction"
+    return f"{cell.label}: **undecided**, {decides} ({figures}{alone})."
+
+
+def comparison_table(cells: Sequence[Cell], comparisons) -> Section | None:
+    """Every activation against the reference: the numbers behind the sentences."""
+    reference = analysis.reference_of(cells)
+    if len(cells) < 2:
+        return None
+    rows = []
+    for name in PRIMARY:
+        for cell in cells:
+            if cell is reference:
+                continue
+            c = comparisons[cell.activation, name]
+            decimals = decimals_for(c.difference, MEASURES[name].decimals)
+            percent = analysis.in_percent(c, reference, name)
+            row = [MEASURES[name].label, cell.label, str(c.difference.n)]
+            row += [with_interval(c.difference, decimals, signed=True), with_interval(percent, 2, signed=True)]
+            row += [number(c.effect_size, 2, signed=True), _p(c.p), _p(c.p_adjusted), _p(c.equivalence_p)]
+            rows.append([*row, c.verdict or "undecided"])
+    headers = ["Measure", "Activation", "n", f"Difference from {reference.label}", "in %", "Effect", "p"]
+    headers += ["p (Holm)", "p (equiv.)", "Verdict"]
+    caption = f"Each activation minus {reference.label}, paired. {PAIRS_METHOD} They are not corrected; p (Holm) is."
+    note = (
+        "Effect: Hedges' g of paired differences. p (equiv.): two one-sided tests against the margin."
+        f" Means of all activations are in section 3.1. {sampled(cells)}"
+    )
+    return Section(
+        "comparisons",
+        f"Every activation against {reference.label}",
+        tables=[Table(headers, rows, caption, note.strip())],
+    )
+
+
+def _p(p):
+    return "-" if p is None else "<0.001" if p < 0.001 else f"{p:.2g}"
+
+
+# --- trained less, or more reproducible? ----------------------------------------------------------------------------
+
+MATCHED = ("relative_pd", "top1_disagreement")
+
+
+def training_path(cells: Sequence[Cell]) -> Section:
+    """PD and top-1 disagreement at equal steps and at equal validation loss."""
+    title = "Trained less, or more reproducible?"
+    why = (
+        "Near-uniform predictions agree, so a model that is trained less can look more reproducible. Here activations are"
+        " compared twice: after the same number of steps, and where they have the same validation loss."
+    )
+    loss = analysis.common_loss(cells)
+    if loss is None or len(cells) < 2:
+        reason = (
+            "there is one activation only"
+            if len(cells) < 2
+            else "the pairs have no curves in common, or their losses do not overlap"
+        )
+        return Section("training_path", title, [why, f"Left out: {reason}."])
+    paragraphs, tables = [why], []
+    for name in MATCHED:
+        at_end, at_loss = analysis.matched(cells, name, None), analysis.matched(cells, name, loss)
+        tables.append(_matched_table(cells, name, at_end, at_loss, loss))
+        paragraphs.append(_flip_sentence(cells, name, analysis.flips(at_end, at_loss)))
+    last = analysis.steps(cells[0])
+    paragraphs.append(
+        f"The common loss, {loss:.4f} nats, is the lowest that every pair reaches; values there are interpolated linearly"
+        f" between the points of the curves ({len(last)} points, {_gap(last)} steps apart; validation loss of the two"
+        " models, averaged). It counts as known in the intervals."
+    )
+    return Section("training_path", title, paragraphs, tables)
+
+
+def _gap(steps):
+    gaps = sorted({b - a for a, b in itertools.pairwise(steps)})
+    return f"{gaps[0]:,}" if len(gaps) == 1 else f"{gaps[0]:,} to {gaps[-1]:,}" if gaps else "no"
+
+
+def _matched_table(cells, name, at_end, at_loss, loss):
+    from significance import pair_interval
+
+    estimates = {
+        cell.activation: (pair_interval(at_end[cell.activation]), pair_interval(at_loss[cell.activation]))
+        for cell in cells
+    }
+    ranks = [
+        {cell.activation: rank for rank, cell in enumerate(ordered, 1)}
+        for side in (0, 1)
+        for ordered in [analysis.order(cells, [estimates[cell.activation][side].mean for cell in cells], "lower")]
+    ]
+    rows = []
+    for cell in analysis.order(cells, [estimates[cell.activation][0].mean for cell in cells], "lower"):
+        end, matched = estimates[cell.activation]
+        row = [cell.label, str(end.n), with_interval(end, 4), str(ranks[0][cell.activation])]
+        rows.append([*row, with_interval(matched, 4, n=end.n), str(ranks[1].get(cell.activation, "-"))])
+    label = MEASURES[name].label
+    headers = ["Activation", "n", "At equal steps (the end)", "Rank", f"At equal loss ({loss:.3f} nats)", "Rank"]
+    caption = f"{label} on the curve windows, matched in two ways. {PAIRS_METHOD}"
+    return Table(headers, rows, caption)
+
+
+def _flip_sentence(cells, name, flips):
+    label = {cell.activation: cell.label for cell in cells}
+    measure = IN_TEXT[name].capitalize() if name != "relative_pd" else "Relative PD"
+    if not flips:
+        return f"{measure}: every two activations are in the same order at equal steps and at equal loss."
+    clear = [flip for flip in flips if flip.clear]
+    texts = [
+        f"{label[flip.first]} before {label[flip.second]} at equal steps"
+        f" ({with_interval(flip.at_equal_steps, 4, signed=True)}), after it at equal loss"
+        f" ({with_interval(flip.at_equal_loss, 4, signed=True)})"
+        for flip in (clear or flips)
+    ]
+    if clear:
+        return f"{measure}: the order **changes clearly** (both 95 % intervals exclude 0): {'; '.join(texts)}."
+    return f"{measure}: the order changes, but within the uncertainty: {'; '.join(texts)}."
+
+
+# --- all measures ---------------------------------------------------------------------------------------------------
+
+
+def all_measures(cells: Sequence[Cell]) -> Section:
+    """Every pair metric of every activation, and where two measures disagree about who is more reproducible."""
+    title = "Every measure of reproducibility"
+    if not any(cell.pairs for cell in cells):
+        return Section("measures", title, ["No pair of trials was measured."])
+    tables, rows = [], []
+    for name in analysis.PAIR_MEASURES:
+        measure = MEASURES[name]
+        estimates = [analysis.estimate(cell, name) for cell in cells]
+        best = analysis.order(cells, [estimate.mean for estimate in estimates], measure.better)
+        decimals = max((decimals_for(estimate, 2, 6) for estimate in estimates), default=2)
+        unit = f" ({measure.unit})" if measure.unit else ""
+        arrow = {"lower": "lower", "higher": "higher"}[measure.better]
+        row = [f"{measure.label}{unit}", arrow, *(plus_minus(estimate, decimals) for estimate in estimates)]
+        rows.append([*row, best[0].label if best else "-"])
+    headers = ["Measure", "Better", *(cell.label for cell in cells), "Lowest or best mean"]
+    headers[-1] = "Best mean"
+    caption = f"Mean over pairs ± half of the 95 % interval ({counted(cells)}). {PAIRS_METHOD}"
+    tables.append(Table(headers, rows, caption, "Formulas and sources: section Methods."))
+    return Section("measures", title, _disagreements(cells), tables)
+
+
+def _disagreements(cells):
+    if len(cells) < 2 or max(len(cell.trials) for cell in cells) < 3:
+        return []
+    found = analysis.disagreeing_measures(cells)
+    if not found:
+        return [
+            "No two measures clearly disagree about who is more reproducible: nowhere do the 95 % intervals (uncorrected) of"
+            " two measures exclude 0 in opposite directions."
+        ]
+    items = [
+        f"{one.label} against {other.label}: {one.label} is more reproducible by"
+        f" {listing(MEASURES[name].label for name in for_one)}; {other.label} by"
+        f" {listing(MEASURES[name].label for name in for_other)}."
+        for one, other, for_one, for_other in found
+    ]
+    return ["Measures that clearly disagree about who is more reproducible (95 % intervals, uncorrected):", items]
+
+
+# --- groups, the text itself, passages ------------------------------------------------------------------------------
+
+
+def groups(cells: Sequence[Cell]) -> Section | None:
+    """Activations grouped by smoothness, monotony and gating, each group's mean against the reference."""
+    reference = analysis.reference_of(cells)
+    members = _grouped([cell for cell in cells if cell is not reference])
+    if len(cells) < 3 or not members:
+        return None
+    rows, names = [], ("val_loss", "relative_pd")
+    compared = {
+        (group, name): analysis.group_difference(found, reference, name)
+        for group, found in members.items()
+        for name in names
+    }
+    adjusted = dict(zip(compared, analysis.with_holm(list(compared.values()))))
+    for group, found in members.items():
+        row = [group, listing(cell.label for cell in found), str(adjusted[group, "val_loss"].difference.n)]
+        for name in names:
+            c = adjusted[group, name]
+            decimals = decimals_for(c.difference, MEASURES[name].decimals)
+            row += [with_interval(c.difference, decimals, signed=True), _p(c.p_adjusted)]
+        rows.append(row)
+    headers = ["Group", "Activations", "n", "Val. loss (nats)", "p", "Relative PD", "p"]
+    caption = (
+        f"Mean of a group of activations minus {reference.label}, paired by trial and by pair, with 95 % intervals"
+        " (t, U-statistic over trials); p corrected by Holm over this table."
+    )
+    note = "Smoothness class: C0 continuous, C1 with a continuous derivative, C-infinity with all derivatives."
+    return Section(
+        "groups", "Smooth, monotone, gated: groups of activations", tables=[Table(headers, rows, caption, note)]
+    )
+
+
+def _grouped(cells):
+    from activations import record
+
+    found = {}
+    for cell in cells:
+        try:
+            facts = record(cell.activation)
+        except UserError:
+            continue
+        names = [f"smoothness {facts.smoothness}"] if facts.smoothness else []
+        names += ["smooth (C1 or more)"] if facts.smoothness not in (None, "C0") else []
+        names += [] if facts.monotone is None else ["monotone" if facts.monotone else "not monotone"]
+        names += ["gated"] if facts.gated else []
+        for name in names:
+            found.setdefault(name, []).append(cell)
+    return dict(sorted(found.items(), key=lambda entry: (entry[0] != "smooth (C1 or more)", entry[0])))
+
+
+def text_share(cells: Sequence[Cell]) -> Section | None:
+    """How much of the uncertainty comes from the finite validation text, beside that from the trials."""
+    reference = analysis.reference_of(cells)
+    rows = []
+    for name in PRIMARY:
+        for cell in cells:
+            of_difference = cell is not reference
+            comparison = (
+                analysis.compare(cell, reference, name).difference if of_difference else analysis.estimate(cell, name)
+            )
+            text = analysis.window_errors(cell, reference if of_difference else None, name)
+            if text is None or comparison.standard_error is None:
+                continue
+            decimals = max(MEASURES[name].decimals, 5)
+            both = (text**2 + comparison.standard_error**2) ** 0.5
+            what = f"{cell.label} - {reference.label}" if of_difference else f"{cell.label}, mean"
+            row = [MEASURES[name].label, what, str(comparison.n), number(comparison.standard_error, decimals)]
+            rows.append([*row, number(text, decimals), number(both, decimals)])
+    if not rows:
+        return None
+    windows = next(len(array) for cell in cells for array in (cell.arrays or {}).values())
+    headers = ["Measure", "Of", "n", "SE over trials", "SE over the text", "SE of both"]
+    caption = (
+        "Standard errors of means and of paired differences: over trials (what all intervals here use), over the"
+        f" {windows:,} windows of the validation text (as if drawn independently), and both (root of the sum of squares)."
+    )
+    paragraph = (
+        "All intervals hold for this validation text. Where the error over the text is the larger one, another text from the"
+        " same source could change the figure more than more trials would sharpen it. The two overlap a little, so that"
+        " their sum is on the safe side."
+    )
+    return Section("text", "Would another text change this?", [paragraph], [Table(headers, rows, caption)])
+
+
+def sections(cells: Sequence[Cell], margins: Margins, sensitivity, missing: Sequence[str]) -> list[Section]:
+    """Everything about one architecture: the answer first, then the report's own tables and what they leave open."""
+    import report_studies
+    import report_tables
+
+    comparisons = analysis.primary_comparisons(cells, margins)
+    own = report_tables.sections(cells, comparisons)
+    appendices = [section for section in own if section.title.startswith("Appendix")]
+    found = [
+        answer(cells, margins, comparisons, sensitivity, missing),
+        comparison_table(cells, comparisons),
+        report_studies.three_steps(cells),
+        *(section for section in own if section not in appendices),
+        training_path(cells),
+        all_measures(cells),
+        groups(cells),
+        text_share(cells),
+        *appendices,
+    ]
+    return [section for section in found if section is not None]

@@ -1,0 +1,371 @@
+"""Every figure is a readable PNG of the right name, for any number of trials, whatever is missing."""
+
+import functools
+import itertools
+import struct
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+
+import activations
+import figure_style
+import metrics
+import plot_utils
+import significance
+import study
+
+REPORT = activations.REPORT
+MANY = (*activations.BUILT_IN, "smelu_0.25", "a_readers_own_activation_with_a_long_name")
+STEPS = (0, 50, 100)
+LINE = "Corpus: shakespeare · matched protocol · n = 10 trials per activation"
+
+
+@functools.cache
+def make_result(activation="relu", n=10, protocol="matched", seed=0):
+    """A result as a study writes it, with made-up numbers of a plausible size."""
+    rng = np.random.default_rng([seed, len(activation), sum(map(ord, activation))])
+    level = 2.63 + 0.01 * rng.normal()
+    trials = []
+    for k in range(1, n + 1):
+        end = level + 0.006 * rng.normal()
+        losses = {0: 4.17 + 0.01 * rng.normal(), 50: 3.0 + 0.01 * rng.normal(), 100: end}
+        history = [{"step": s, "train_loss": x - 0.005, "val_loss": x} for s, x in losses.items()]
+        record = {"trial": k, "seed": 41 + k, "status": "complete", "train_loss": end - 0.005, "val_loss": end}
+        record |= {"train_accuracy": 0.27 + 0.002 * rng.normal(), "val_accuracy": 0.265 + 0.002 * rng.normal()}
+        trials.append(record | {"history": history})
+    far = 0.09 + 0.004 * rng.normal()
+    pairs = [make_pair(a, b, far, rng, protocol) for a, b in itertools.combinations(range(1, n + 1), 2)]
+    result = {"architecture": "charlm", "activation": activation, "trials": trials, "pairs": pairs}
+    result["corpus"] = {"label": "shakespeare", "sha256": "0" * 64}
+    identity = {"protocol": protocol, "device": "cpu", "vary": ["init", "data", "dropout"]}
+    result["identity"] = identity | {"seed_base": 42, "config": {"max_iters": 100}}
+    return summarized(result)
+
+
+def make_pair(a, b, far, rng, protocol):
+    pair = {"trial_a": a, "trial_b": b}
+    for name, metric in metrics.METRICS.items():
+        pair[name] = far * rng.uniform(0.9, 1.1) if metric.better == "lower" else 1 - far * rng.uniform(0.9, 1.1)
+    pair |= {"prediction_differences": 9000, "total_predictions": 111488}
+    share = zip(STEPS, (0.7, 1.3, 1), (0.98, 0.3, 0.1))
+    history = [{"step": s, "relative_pd": pair["relative_pd"] * x, "top1_disagreement": y} for s, x, y in share]
+    return pair | {"history": history if protocol == "matched" else []}
+
+
+def summarized(result):
+    return {**result, "summary": study.summarize(result)}
+
+
+def damaged(result):
+    """The same study after bad luck: a diverged trial, a failed one, values that are missing."""
+    trials, pairs = [dict(t) for t in result["trials"]], [dict(p) for p in result["pairs"]]
+    empty = dict.fromkeys(("train_loss", "val_loss", "train_accuracy", "val_accuracy"))
+    trials[0] |= {"status": "diverged", **empty}
+    trials[0]["history"] = [
+        {"step": 0, "train_loss": 4.2, "val_loss": 4.2},
+        {"step": 50, "train_loss": 90, "val_loss": 95},
+    ]
+    trials[-1] |= {"status": "failed", "history": [], **empty}
+    lost = {1, len(trials)}
+    pairs = [p for p in pairs if not {p["trial_a"], p["trial_b"]} & lost]
+    if pairs:
+        pairs[0] |= {"symmetric_kl": None, "edit_distance": None, "history": pairs[0]["history"][:2]}
+    for trial in trials[1:-1]:
+        trial["history"] = [dict(entry) for entry in trial["history"]]
+        trial["history"][1]["train_loss"] = None
+    return summarized({**result, "trials": trials, "pairs": pairs})
+
+
+@pytest.fixture
+def figures(monkeypatch):
+    """Every figure that is saved, with the texts drawn in its PNG and their places; pyplot holds none of them."""
+    saved, drawn = [], []
+    save_as, draw, draw_figure = figure_style.save_as, Text.draw, Figure.draw
+
+    def keep(figure, path):
+        path = save_as(figure, path)
+        figure.drawn_texts = list(drawn)
+        saved.append(figure)
+        return path
+
+    def begin(figure, renderer):
+        drawn.clear()
+        return draw_figure(figure, renderer)
+
+    def note(text, renderer, *args, **kwargs):
+        if text.get_visible() and text.get_text().strip():
+            place = Text.get_window_extent(text, renderer)  # without the arrow of an annotation
+            drawn.append((text.get_text(), place, text.get_rotation()))
+        return draw(text, renderer, *args, **kwargs)
+
+    monkeypatch.setattr(figure_style, "save_as", keep)
+    monkeypatch.setattr(plot_utils, "save_as", keep)
+    monkeypatch.setattr(Figure, "draw", begin)
+    monkeypatch.setattr(Text, "draw", note)
+    yield saved
+    import matplotlib.pyplot
+
+    assert matplotlib.pyplot.get_fignums() == []
+
+
+def check_png(path: Path, folder: Path, name: str):
+    """The file has the right name, is a PNG, and is neither a stamp nor a wall."""
+    assert path == folder / name
+    data = path.read_bytes()
+    assert data[:8] == b"\x89PNG\r\n\x1a\n" and data[-8:-4] == b"IEND"
+    width, height = struct.unpack(">II", data[16:24])
+    assert 1000 <= width <= 2000 and 150 <= height <= 2000, (width, height)
+
+
+def words(figure):
+    return " ".join(" ".join(text.split()) for text, _, _ in figure.drawn_texts)
+
+
+def check_readable(figure):
+    """No text is cut off, and no two texts lie on each other."""
+    page = figure.bbox.padded(1)
+    for text, box, _ in figure.drawn_texts:
+        assert page.x0 <= box.x0 and box.x1 <= page.x1 and page.y0 <= box.y0 and box.y1 <= page.y1, text
+    straight = [(text, box) for text, box, rotation in figure.drawn_texts if rotation % 90 == 0]
+    for (one, a), (other, b) in itertools.combinations(straight, 2):
+        across = min(a.x1, b.x1) - max(a.x0, b.x0)
+        up = min(a.y1, b.y1) - max(a.y0, b.y0)
+        touching = across > 2 and up > 0.35 * min(a.height, b.height)
+        assert not touching, f"{one!r} lies on {other!r}"
+
+
+ONE = ("training_curves", "reproducibility", "summary")
+ACROSS = ("all_validation_curves", "pd_along_training", "accuracy_against_reproducibility")
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 10])
+@pytest.mark.parametrize("kind", ONE)
+def test_an_activation_has_its_three_figures_for_any_number_of_trials(kind, n, tmp_path, figures):
+    path = getattr(plot_utils, kind)(make_result("smelu_05", n), tmp_path)
+    check_png(path, tmp_path, f"charlm_smelu_05_cpu_{kind}.png")
+    text = words(figures[0])
+    assert f"n = {n} trial" in text and "shakespeare" in text and "matched protocol" in text
+    assert "SmeLU β=0.5" in text and "CharLM" in text
+    check_readable(figures[0])
+    assert ("needs two complete trials" in text) == (n == 1 and kind != "training_curves")
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 10])
+@pytest.mark.parametrize("kind", ACROSS)
+def test_activations_are_compared_for_any_number_of_trials(kind, n, tmp_path, figures):
+    results = [make_result(name, n) for name in REPORT]
+    check_png(getattr(plot_utils, kind)(results, tmp_path), tmp_path, f"charlm_cpu_{kind}.png")
+    text = words(figures[0])
+    assert f"n = {n} trial" in text and "shakespeare" in text and "matched protocol" in text
+    check_readable(figures[0])
+    if kind == "all_validation_curves":
+        assert all(label in text for label in ("SmeLU β=0.5", "SmeLU β=1", "ReLU", "GELU", "Swish"))
+
+
+@pytest.mark.parametrize("n", [2, 4])
+def test_what_is_missing_is_left_out_and_said(n, tmp_path, figures):
+    results = [damaged(make_result(name, n)) for name in ("relu", "gelu")]
+    for kind in ONE:
+        getattr(plot_utils, kind)(results[0], tmp_path)
+    for kind in ACROSS:
+        getattr(plot_utils, kind)(results, tmp_path)
+    plot_utils.pareto(results, {"relu": 0.7, "gelu": None}, tmp_path)
+    for figure in figures:
+        assert "2 trials diverged or failed" in words(figure) or "4 trials diverged or failed" in words(figure)
+        assert f"n = {n - 2} trial" in words(figure)
+        check_readable(figure)
+
+
+def test_the_published_protocol_has_no_curves_of_pairs_and_the_figures_say_so(tmp_path, figures):
+    results = [make_result(name, 2, "published") for name in REPORT]
+    plot_utils.pd_along_training(results, tmp_path)
+    assert "published protocol keeps no curves of pairs" in words(figures[0])
+    plot_utils.reproducibility(results[0], tmp_path)
+    assert "published protocol" in words(figures[1]) and "Along training" not in words(figures[1])
+
+
+@pytest.mark.parametrize("kind", [*ACROSS, "pareto"])
+def test_twenty_activations_fit_one_figure(kind, tmp_path, figures):
+    results = [make_result(name, 3) for name in MANY]
+    if kind == "pareto":
+        path = plot_utils.pareto(results, {name: i / len(MANY) for i, name in enumerate(MANY)}, tmp_path)
+    else:
+        path = getattr(plot_utils, kind)(results, tmp_path)
+    check_png(path, tmp_path, f"charlm_cpu_{kind}.png")
+    assert all(figure_style.short_label(name) in words(figures[0]) for name in MANY)
+    check_readable(figures[0])
+
+
+def make_comparisons(names):
+    measures = ("Validation loss", *(metrics.METRICS[name].label for name in metrics.PRIMARY))
+    verdicts = ("different", "equivalent within the margin", "undecided, 1234 trials would decide", "undecided")
+    for (i, name), measure in itertools.product(enumerate(names), measures):
+        row = {"activation": name, "measure": measure, "margin": 0.01, "p_adjusted": 0.0004 * 10 ** (i % 4)}
+        row |= {"difference": 0.01 * (i % 5 - 2), "low": 0.01 * (i % 5) - 0.03, "high": 0.01 * (i % 5)}
+        yield row | {"verdict": verdicts[i % 4]}
+
+
+@pytest.mark.parametrize("names", [("gelu",), REPORT[:2], MANY], ids=len)
+def test_the_forest_says_every_verdict_in_words(names, tmp_path, figures):
+    rows = list(make_comparisons(names))
+    rows[-1] |= {"difference": None, "low": None, "high": None, "p_adjusted": None, "verdict": "undecided"}
+    path = plot_utils.forest(rows, tmp_path, "charlm", "cpu", LINE)
+    check_png(path, tmp_path, "charlm_cpu_forest.png")
+    if len(names) <= 8:
+        assert all(row["verdict"] in words(figures[0]) for row in rows) and "p < 0.001" in words(figures[0])
+    else:
+        assert words(figures[0]).count("undecided (1234)") == 20 and words(figures[0]).count("equivalent") == 20
+    assert LINE.split("·")[0] in words(figures[0])
+    check_readable(figures[0])
+
+
+def test_nothing_to_compare_is_said(tmp_path, figures):
+    plot_utils.forest([], tmp_path, "charlm", "cpu", LINE)
+    plot_utils.pd_at_equal_loss([], tmp_path, "charlm", "cpu", LINE)
+    plot_utils.sources([], tmp_path, "charlm", "cpu", LINE)
+    plot_utils.published_against_matched([], tmp_path, "charlm", "cpu", LINE)
+    plot_utils.architecture_heatmap({"charlm": {"relu": None}}, "relative_pd", tmp_path, "cpu", LINE)
+    plot_utils.pareto([make_result("relu", 1)], {}, tmp_path)
+    assert all("n = " in words(figure) for figure in figures) and len(figures) == 6
+
+
+@pytest.mark.parametrize("names", [REPORT, MANY], ids=len)
+def test_disagreement_at_equal_loss(names, tmp_path, figures):
+    curves = []
+    for i, name in enumerate(names):
+        triples = [(0.1 + 0.01 * i, 0.05, 0.2), (0.12, None, None), (None, None, None)]
+        curve = {"activation": name, "step": [0, 50, 100], "loss": [4.1, 3.0, 2.6]}
+        curve |= {"relative_pd": triples, "top1_disagreement": triples}
+        at = {"loss": [4.0, 3.2], "relative_pd": triples[:2], "top1_disagreement": triples[:2]}
+        curves.append(curve | ({"at_loss": at} if i else {}))
+    path = plot_utils.pd_at_equal_loss(curves, tmp_path, "charlm", "cpu", LINE)
+    check_png(path, tmp_path, "charlm_cpu_pd_at_equal_loss.png")
+    loss = figures[0].axes[1]
+    assert loss.xaxis_inverted() and loss.get_title(loc="left").startswith("At equal validation loss")
+    check_readable(figures[0])
+
+
+def test_a_passage_shows_every_character_at_its_own_shade(tmp_path, figures):
+    text = "To be,\n\tor $not$ to be\x00 " + "x" * 70 + "\n"
+    share = [None, *np.linspace(0, 1, len(text) - 1)]
+    path = plot_utils.disagreement_passage(text, share, tmp_path, "charlm", "cpu", LINE, "relu")
+    check_png(path, tmp_path, "charlm_relu_cpu_passage.png")
+    signs = "".join(t.get_text() for t in figures[0].axes[0].texts)
+    assert signs == text.replace(" ", "·").replace("\n", "↵").replace("\t", "→").replace("\x00", "□")
+    shades = figures[0].axes[0].images[0].get_array()
+    assert np.ma.count(shades) == len(text) - 1 and shades.max() == 1
+    with pytest.raises(ValueError):
+        plot_utils.disagreement_passage(text, share[1:], tmp_path, "charlm", "cpu", LINE)
+
+
+@pytest.mark.parametrize("named", [(None,), ("relu",), REPORT], ids=str)
+def test_sources_stand_beside_all_of_them(named, tmp_path, figures):
+    labels = ("all three", "initial weights", "data order", "dropout", "one bit of one initial weight", "nothing")
+    rows = []
+    for (i, label), name in itertools.product(enumerate(labels), named):
+        row = {"source": label, "mean": 0.06 / 2**i, "low": 0.05 / 2**i, "high": 0.07 / 2**i, "n": 10}
+        rows.append(row | ({"activation": name} if name else {}))
+    rows[-1] |= {"mean": 0.0, "low": None, "high": None}
+    rows[-2] |= {"mean": None, "low": None, "high": None}
+    check_png(plot_utils.sources(rows, tmp_path, "charlm", "cpu", LINE), tmp_path, "charlm_cpu_sources.png")
+    assert "not measured" in words(figures[0]) and "0.0600 [0.0500, 0.0700], n = 10" in words(figures[0])
+    check_readable(figures[0])
+
+
+@pytest.mark.parametrize("names", [REPORT, MANY], ids=len)
+def test_the_heat_map_has_a_number_in_every_cell(names, tmp_path, figures):
+    table = {a: {n: 2.6 + 0.01 * i for i, n in enumerate(names)} for a in figure_style.ARCHITECTURES}
+    table["convlm"][names[1]] = None
+    path = plot_utils.architecture_heatmap(table, "val_loss", tmp_path, "cpu", LINE)
+    check_png(path, tmp_path, "all_cpu_heatmap_val_loss.png")
+    assert [t.get_text() for t in figures[0].axes[0].texts].count("–") == 1
+    assert len(figures[0].axes[0].texts) == len(table) * len(names)
+    check_readable(figures[0])
+
+
+def test_the_reports_pd_stands_beside_the_matched_one_on_one_scale(tmp_path, figures):
+    rows = [
+        {"activation": name, "reported": 0.5 + 0.004 * i, "published": 0.5 + 0.004 * i, "same_models": 0.09 + 0.001 * i}
+        | {"mean": 0.088, "low": 0.084, "high": 0.092, "n": 10}
+        for i, name in enumerate(REPORT)
+    ]
+    rows[1] |= {"published": None, "low": None, "high": None}
+    path = plot_utils.published_against_matched(rows, tmp_path, "charlm", "cpu", LINE)
+    check_png(path, tmp_path, "charlm_cpu_published_against_matched.png")
+    small, large = figures[0].axes
+    scales = [np.ptp(ax.get_xlim()) / ax.get_window_extent().width for ax in (small, large)]
+    assert scales[0] == pytest.approx(scales[1], rel=0.01)
+    assert small.get_xlim()[1] < large.get_xlim()[0]
+    assert "10 trials" in words(figures[0])
+    check_readable(figures[0])
+
+
+def test_the_frontier_is_the_activations_that_none_beats():
+    from figures_across import _on_frontier
+
+    points = {"a": (1.0, 3.0), "b": (2.0, 2.0), "c": (2.5, 2.0), "d": (3.0, 1.0), "e": (3.0, 3.0)}
+    assert [name for name in points if _on_frontier(name, points)] == ["a", "b", "d"]
+
+
+def test_every_activation_has_one_look_of_its_own():
+    looks = [tuple(map(str, figure_style.activation_style(name).values())) for name in activations.BUILT_IN]
+    assert len(set(looks)) == len(looks)
+    assert figure_style.activation_style("my_own") == figure_style.activation_style("my_own")
+    assert figure_style.activation_style("relu")["color"] == "#000000"
+
+
+def test_labels_are_moved_apart_and_no_further_than_needed():
+    wanted = [0.5, 0.52, 0.1, 0.5]
+    placed = figure_style.spread(wanted, 0.1, 0, 1)
+    assert np.min(np.diff(np.sort(placed))) >= 0.1 - 1e-12
+    assert placed[2] == pytest.approx(0.1) and np.argsort(placed, kind="stable")[0] == 2
+    assert np.mean(placed[[0, 1, 3]]) == pytest.approx(np.mean([0.5, 0.52, 0.5]))
+    assert figure_style.spread([0.99, 1.0, 1.0], 0.1, 0, 1).max() <= 1 + 1e-12
+
+
+def test_the_curves_of_pairs_have_the_interval_of_significance():
+    result = make_result("relu", 5)
+    steps, values, estimates = figure_style.pair_curves(result, "relative_pd")
+    assert list(steps) == list(STEPS) and values.shape == (10, 3)
+    expected = significance.pair_interval(
+        significance.pair_matrix(
+            [(p["trial_a"] - 1, p["trial_b"] - 1, p["history"][2]["relative_pd"]) for p in result["pairs"]], 5
+        )
+    )
+    assert estimates[2] == expected
+
+
+def test_drawing_leaves_matplotlib_as_it_was(tmp_path):
+    before = dict(matplotlib.rcParams)
+    plot_utils.summary(make_result(n=3), tmp_path)
+    assert dict(matplotlib.rcParams) == before
+
+
+def test_the_activations_are_drawn_from_the_command_line(tmp_path, capsys, figures):
+    file = tmp_path / "deep" / "shapes.png"
+    assert plot_utils.main(["activations", "--output", str(file)]) == 0
+    assert file.exists() and capsys.readouterr().out == f"{file}\n"
+    titles = [ax.get_title(loc="left") for ax in figures[0].axes]
+    assert [activations.record(name).label for name in activations.BUILT_IN] == titles[: len(activations.BUILT_IN)]
+    check_readable(figures[0])
+    with pytest.raises(SystemExit) as stop:
+        plot_utils.main(["activation"])
+    assert stop.value.code == 2
+
+
+def test_the_slopes_drawn_are_derivatives():
+    x = np.linspace(-3, 3, 601)
+    for name in ("gelu", "smelu_1", "swiglu"):
+        y, slope = plot_utils._value_and_slope(name, activations.record(name).gated, x)
+        np.testing.assert_allclose(slope[1:-1], (y[2:] - y[:-2]) / (x[2:] - x[:-2]), atol=1e-2)
+
+
+def test_the_printed_smelu_is_shown_to_jump(tmp_path, figures):
+    path = plot_utils.smelu_printed_formula(tmp_path / "smelu.png")
+    check_png(path, tmp_path, "smelu.png")
+    assert "jump of 0.462" in words(figures[0])  # 2 / (1 + 1/e) - 1
+    check_readable(figures[0])
