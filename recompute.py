@@ -61,7 +61,7 @@ def recompute(cells: Sequence[Cell], checkpoints_dir: Path, say=print) -> bool:
     block_size = cells[0].result["identity"]["config"]["block_size"]
     engine = LocalEngine(min(WORKERS, usable_cpus()), Context(corpus, block_size))
     try:
-        return all([_recompute_cell(engine, cell, checkpoints_dir, say) for cell in cells])
+        return all(_recompute_cell(engine, cell, checkpoints_dir, say) for cell in cells)
     finally:
         engine.close()
 

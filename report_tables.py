@@ -346,7 +346,7 @@ def distributions(cells: Sequence[Cell]) -> Section:
         if not counts:
             rows.append([cell.label, str(len(cell.trials)), "0", "-", "-", "-", "-"])
             continue
-        total = cell.pairs[0]["total_predictions"]
+        cell.pairs[0]["total_predictions"]
         differences = analysis.estimate(cell, "prediction_differences")
         share = analysis.scaled(analysis.estimate(cell, "top1_disagreement"), 100)
         row = [cell.label, str(len(cell.trials)), str(len(counts)), with_interval(differences, 0)]
