@@ -52,15 +52,22 @@ def choose_config(args) -> tuple[Config, str]:
     cuda = torch.cuda.is_available()
     if args.config == "gpu" and not cuda and args.device in ("auto", "cuda"):
         raise UserError("--config gpu needs CUDA, and PyTorch finds none here; add --device cpu to run it on a CPU")
-    if args.device == "cuda" and not cuda:
-        raise UserError("--device cuda: PyTorch finds no CUDA device here; use --device cpu")
-    if args.device == "mps" and not torch.backends.mps.is_available():
-        raise UserError("--device mps: PyTorch finds no Apple GPU here; use --device cpu")
+    check_device(args.device)
     device = args.device
     if device == "auto":
         device = "cuda" if cuda and args.config != "cpu" else "cpu"
     full_size = args.config == "gpu" or (args.config == "auto" and device == "cuda")
     return (Config if full_size else ConfigCPU)(**given_fields(args)), device
+
+
+def check_device(device) -> None:
+    """A UserError where this machine does not have the device."""
+    import torch
+
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError("device cuda: PyTorch finds no CUDA device here")
+    if device == "mps" and not torch.backends.mps.is_available():
+        raise UserError("device mps: PyTorch finds no Apple GPU here")
 
 
 def run(main, argv=None) -> None:

@@ -448,6 +448,7 @@ def verify(args) -> int:
             f" {randomness.NUMERICS_VERSION}; check out commit {result['provenance']['git_commit']}"
         )
     trial = trial_of_result(result, expected)
+    cli.check_device(trial.device)
     corpus = _corpus_of_result(result, args.corpus)
     print(f"training {trial.name}, trial {trial.number} again ({trial.config.max_iters} steps)", flush=True)
     found = run_protocol(trial, corpus)["record"]

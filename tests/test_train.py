@@ -340,6 +340,19 @@ def test_verify_says_where_environments_differ(folder, tmp_path):
     assert "environments differ" in run.out and "cpu: 'another one' against" in run.out
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
+def test_a_result_of_a_device_that_is_not_here_is_the_users_mistake(folder, tmp_path):
+    path = tampered(folder, tmp_path, lambda result: result["identity"].update(device="cuda"))
+    run = run_train(folder, "--verify", path, "--corpus", "tiny.txt")
+    assert (run.status, run.err) == (2, "error: device cuda: PyTorch finds no CUDA device here\n")
+
+
+def test_a_result_of_other_numerics_is_not_compared(folder, tmp_path):
+    path = tampered(folder, tmp_path, lambda result: result.update(numerics_version=0))
+    run = run_train(folder, "--verify", path, "--corpus", "tiny.txt")
+    assert run.status == 2 and re.search("numerics_version 0, and this program has 1; check out commit", run.err)
+
+
 def test_a_times_difference_is_no_difference(folder, tmp_path):
     path = tampered(folder, tmp_path, lambda result: result["trials"][0].update(training_time_s=1e6))
     assert run_train(folder, "--verify", path, "--corpus", "tiny.txt").status == 0
