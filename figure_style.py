@@ -172,8 +172,7 @@ def save(figure, folder, *name) -> Path:
 def save_as(figure, path) -> Path:
     """Writes the figure as a PNG to `path`, complete or not at all."""
     lay_out(figure)
-    figure.set_layout_engine("none")  # the axes stay where they are; savefig would lay out and draw twice
-    buffer = io.BytesIO()
+    buffer = io.BytesIO()  # savefig would draw twice
     FigureCanvasAgg(figure).print_png(buffer)
     storage.write_atomically(Path(path), buffer.getvalue())
     return Path(path)
@@ -314,38 +313,43 @@ def spread(positions, gap, low, high) -> np.ndarray:
     return result
 
 
+def lay_out(figure):
+    """Gives the axes their places, for good: what is added later moves nothing."""
+    figure.get_layout_engine().execute(figure)
+    figure.set_layout_engine("none")
+
+
 def label_line_ends(panels, size=7.5):
     """Names lines at their right ends, outside the axes, spread so that no two names overlap.
 
     panels: (ax, ends) of the axes of one figure, ends being (end, text, colour) of each line, and end (x, y) in
-    data, or None where the line is empty. The limits of the axes must be final.
+    data, or None where the line is empty. The figure must be complete but for these names.
     """
-    lay_out(panels[0][0].figure)
-    for ax, ends in panels:
-        ends = [entry for entry in ends if entry[0] is not None]
-        if not ends:
-            continue
+    panels = [(ax, [entry for entry in ends if entry[0] is not None]) for ax, ends in panels]
+    names = [
+        [
+            ax.text(1.035, 0.5, text, size=size, va="center", color=colour, transform=ax.transAxes)
+            for _, text, colour in ends
+        ]
+        for ax, ends in panels
+    ]
+    lay_out(panels[0][0].figure)  # which makes room for the names
+    for (ax, ends), texts in zip(panels, names):
         to_axes = ax.transData + ax.transAxes.inverted()
         height = ax.get_window_extent().height / ax.figure.dpi * 72  # points
-        fitting = min(size, 1.12 * height / (1.25 * len(ends)))
-        corners = [to_axes.transform(end) for end, _, _ in ends]
-        places = spread([np.clip(y, 0, 1) for _, y in corners], 1.25 * fitting / height, -0.06, 1.06)
-        for (x, y), (_, text, colour), place in zip(corners, ends, places):
-            look = {"color": colour, "transform": ax.transAxes, "clip_on": False}
-            line = Line2D((x + 0.008, 1.03), (np.clip(y, 0, 1), place), linewidth=0.6, alpha=0.7, **look)
-            ax.add_artist(line)
-            ax.text(1.035, place, text, size=fitting, va="center", **look)
-
-
-def lay_out(figure):
-    """Gives the axes their places now, for labels that depend on them."""
-    figure.get_layout_engine().execute(figure)
+        fitting = min(size, 1.12 * height / (1.25 * max(1, len(ends))))
+        corners = [np.clip(to_axes.transform(end), 0, 1) for end, _, _ in ends]
+        places = spread([y for _, y in corners], 1.25 * fitting / height, -0.06, 1.06)
+        for (x, y), text, place in zip(corners, texts, places):
+            text.set(y=place, size=fitting)
+            look = {"color": text.get_color(), "linewidth": 0.6, "alpha": 0.7}
+            ax.add_artist(Line2D((x + 0.008, 1.03), (y, place), transform=ax.transAxes, clip_on=False, **look))
 
 
 def label_points(ax, points, size=7.5):
     """Names points inside the axes, each beside its marker where it covers least of the rest.
 
-    points: (x, y, text, colour) in data. The limits of the axes must be final.
+    points: (x, y, text, colour) in data. The figure must be complete but for these names.
     """
     figure = ax.figure
     lay_out(figure)

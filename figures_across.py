@@ -343,11 +343,11 @@ def pd_at_equal_loss(curves: list[dict], folder, architecture, device, title_inf
         within_range(row[1], name)
         panels.append((row[1], ends))
     axes[0, 1].invert_xaxis()  # of both, for they share it
-    label_line_ends(panels)
     axes[0, 0].set_title(f"At equal steps{_interval_note(axes[0, 0])}")
     axes[0, 1].set_title(f"At equal validation loss{_interval_note(axes[0, 1])}")
     axes[1, 0].set_xlabel("completed updates")
     axes[1, 1].set_xlabel(f"validation loss ({NATS}), training goes →")
+    label_line_ends(panels)
     return save(figure, folder, architecture, device, "pd_at_equal_loss")
 
 

@@ -136,11 +136,11 @@ def _draw_deviations(ax, trials, steps, values):
     for index, line in enumerate(away):
         shade = 0.15 + 0.6 * index / len(away)
         ax.plot(steps, line, color=str(shade), linewidth=0.9, marker=".", markersize=4)
+    ax.set(xlabel="completed updates", ylabel=f"difference (10⁻³ {NATS})")
+    ax.set_title("Validation loss of each trial minus their mean")
     if len(trials) <= 12:
         ends = [((steps[-1], line[-1]), f"trial {t['trial']}", INK) for t, line in zip(trials, away)]
         label_line_ends([(ax, [end for end in ends if not np.isnan(end[0][1])])], size=7)
-    ax.set(xlabel="completed updates", ylabel=f"difference (10⁻³ {NATS})")
-    ax.set_title("Validation loss of each trial minus their mean")
 
 
 @styled
