@@ -351,7 +351,7 @@ def _html_section(section, heading):
     for path, caption in section.figures:
         data = base64.b64encode(Path(path).read_bytes()).decode()
         body.append(
-            f'<figure><img src="data:image/png;base64,{data}" alt="{html.escape(caption, quote=True)}" loading="lazy">'
+            f'<figure><img src="data:image/png;base64,{data}" alt="{html.escape(caption, quote=True)}">'
             f"<figcaption>{_inline(caption)}</figcaption></figure>"
         )
     title = f"<{heading}>{_inline(section.title)}</{heading}>"

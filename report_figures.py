@@ -136,7 +136,8 @@ def _comparison_plans(cells, margins, part, folder):
     if len(cells) > 1:
         caption = (
             f"Each activation minus {reference.label}, paired by trial ({counted(cells)}). Bars: 95 % intervals, not"
-            " corrected; grey: the margin of interest; verdicts and p after Holm's correction."
+            " corrected; grey: the margin of interest; p after Holm's correction. Equivalent: the 90 % interval lies within"
+            " the margin."
         )
         arguments = (_forest_rows(cells, reference, margins), folder, *_place(cells), reference.label)
         plans.append(Plan(part, "comparisons", caption, plot_utils.forest, arguments))
@@ -147,8 +148,8 @@ def _comparison_plans(cells, margins, part, folder):
         )
         draw = plot_utils.accuracy_against_reproducibility
         plans.append(Plan(part, "trade_off", caption.strip(), draw, (results, folder)))
-    if len(cells) > 1 and any(cell.pairs for cell in cells):
-        shares = analysis.frontier(cells)[1] or {}
+    shares = analysis.frontier(cells)[1] if len(cells) > 1 else None
+    if shares:
         caption = (
             "The same plane with the Pareto frontier, and in how many of 10,000 bootstrap resamples of the trials each"
             f" activation is on it ({counted(cells)}; bars: 95 % intervals)."
@@ -218,11 +219,16 @@ def _curve(cell, common):
 
 
 def _losses_in_common(cell, common):
-    """Validation losses that every pair of a cell comes down to: near the points of its curves, highest first."""
+    """Validation losses that every pair of a cell comes down to: near the points of its curves, highest first.
+
+    From the second point on: on the long way from the first, untrained models', a straight line would be a guess.
+    """
     lowest = analysis.common_loss([cell])
     if lowest is None:
         return []
-    highest = min(analysis.pair_history(cell, pair, "relative_pd")[0][0] for pair in cell.pairs)
+    highest = min(analysis.pair_history(cell, pair, "relative_pd")[1][0] for pair in cell.pairs)
+    if highest <= lowest:
+        return []
     means = [analysis.loss_at_step(cell, step).mean for step in analysis.steps(cell)]
     between = [loss for loss in (*means, common) if loss is not None and lowest < loss < highest]
     return sorted({highest, lowest, *between}, reverse=True)
