@@ -18,7 +18,6 @@ import cli
 from errors import RunError, UserError
 
 REPORT_FILES = ("REPORT.md", "report.html")
-MOST_CELLS_IN_FULL = 8  # with more, appendix A shows one figure per activation instead of three
 
 
 def parser():
@@ -56,9 +55,7 @@ def main(argv=None) -> int:
         import audit
 
         return audit.run(args.audit)
-    for name in ("margin_loss", "margin_pairs"):
-        if not 0 < getattr(args, name) < math.inf:
-            raise UserError(f"--{name.replace('_', '-')} must be positive, but it is {getattr(args, name)}")
+    margins = margins_given(args)
     folder = study_folder(args)
     study = read_study(folder)
     others = [read_study(path) for path in args.compare or [] if path.resolve() != folder.resolve()]
@@ -71,16 +68,24 @@ def main(argv=None) -> int:
         if not cells:
             raise UserError(f"{folder} holds no pair of trials that could be recomputed")
         identical = recompute(cells, checkpoints, say=lambda text: print(text, flush=True))
-    from analysis import Margins
-
-    document = build(study, others, Margins(args.margin_loss, args.margin_pairs))
+    document = build(study, others, margins)
     if not args.no_figures:
         import report_figures
 
         plots = args.plots_dir or sibling(folder, "plots")
-        document = report_figures.add_figures(document, study, others, plots, checkpoints)
+        document = report_figures.add_figures(document, study, others, margins, plots, checkpoints)
     write(document, folder)
     return 0 if identical else 1
+
+
+def margins_given(args):
+    """The analysis.Margins of the options, which must be positive."""
+    from analysis import Margins
+
+    for name in ("margin_loss", "margin_pairs"):
+        if not 0 < getattr(args, name) < math.inf:
+            raise UserError(f"--{name.replace('_', '-')} must be positive, but it is {getattr(args, name)}")
+    return Margins(args.margin_loss, args.margin_pairs)
 
 
 def study_folder(args) -> Path:

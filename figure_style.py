@@ -5,6 +5,7 @@ of them. Nothing here touches pyplot's global state: figures are `matplotlib.fig
 """
 
 import io
+import math
 import textwrap
 import zlib
 from pathlib import Path
@@ -289,8 +290,14 @@ def number(value: float) -> str:
 
 
 def mean_and_interval(mean: float, low: float | None, high: float | None) -> str:
-    """'0.0588 [0.0533, 0.0642]', or the mean alone where there is no interval."""
-    return number(mean) + (f" [{number(low)}, {number(high)}]" if low is not None else "")
+    """'0.0588 [0.0533, 0.0642]', with the decimals of the mean; the mean alone where there is no interval."""
+    if low is None:
+        return number(mean)
+    decimals = 2 - math.floor(math.log10(abs(mean))) if mean else 0
+    if not 0 < decimals <= 6:
+        return f"{number(mean)} [{number(low)}, {number(high)}]"
+    texts = [f"{value:.{decimals}f}".replace("-", "−") for value in (mean, low, high)]
+    return f"{texts[0]} [{texts[1]}, {texts[2]}]"
 
 
 def spread(positions, gap, low, high) -> np.ndarray:

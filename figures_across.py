@@ -11,6 +11,7 @@ from pathlib import Path
 
 import matplotlib.lines
 import numpy as np
+from matplotlib.ticker import MaxNLocator, MultipleLocator
 
 import metrics
 from figure_style import (
@@ -234,7 +235,7 @@ def _draw_shares(ax, shares, best):
         ax.text(108, row, text, va="center", size=7.5, weight="bold" if name in best else "normal")
     ax.set_yticks(range(len(order)), [short_label(name) for name in order])
     ax.set(xlim=(0, 100), ylim=(-0.6, len(order) - 0.4), xlabel="% of resamples of the trials")
-    ax.tick_params(axis="y", length=0)
+    ax.tick_params(axis="y", length=0, pad=7)  # room for a marker at 0 %
     ax.set_title("Share on the frontier\n(bold: on that of the means)")
 
 
@@ -518,7 +519,9 @@ def published_against_matched(rows: list[dict], folder, architecture, device, ti
         return say_only(title, title_info, why, folder, architecture, device, "published_against_matched")
     ratios = [high - low for low, high in parts]
     figure, axes = new_figure(title, title_info, 0.5 * len(rows) + 1.2, 1, len(parts), sharey=True, width_ratios=ratios)
+    between = np.diff(MaxNLocator(8, steps=(1, 2, 5, 10)).tick_values(0, sum(ratios)))[0]
     for ax, limits in zip(axes[0], parts):
+        ax.xaxis.set_major_locator(MultipleLocator(between))
         for place, row in enumerate(rows):
             _draw_published_row(ax, place, row)
         ax.set_xlim(limits)

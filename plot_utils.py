@@ -151,8 +151,9 @@ def reproducibility(result: dict, folder) -> Path:
     measures = ("relative_pd", "top1_disagreement")
     if not result["pairs"]:
         return say_only(title, line, _too_few(result), folder, *_name(result, "reproducibility"))
-    heights = {"height_ratios": [3.0, 2.3]} if has_history else {}
-    figure, axes = new_figure(title, line, 5.4 if has_history else 3.1, 1 + has_history, 2, **heights)
+    above, below = 1.3 if len(complete(result)) == 2 else 3.3, 2.3 if has_history else 0
+    heights = {"height_ratios": [above, below]} if has_history else {}
+    figure, axes = new_figure(title, line, above + below, 1 + has_history, 2, **heights)
     for column, name in enumerate(measures):
         _draw_matrix(axes[0, column], result, name)
         if has_history:
@@ -178,7 +179,8 @@ def _draw_matrix(ax, result, name):
     if not len(shown):
         return say_instead(ax, f"{label} was not measured.")
     room = max(0.02 * shown.max(), 1e-6) if np.ptp(shown) == 0 else 0
-    image = ax.imshow(grid, cmap=SHADES, vmin=shown.min() - room, vmax=shown.max() + room)
+    # of the aspect "equal" the layout knows nothing, and would let labels overlap
+    image = ax.imshow(grid, cmap=SHADES, vmin=shown.min() - room, vmax=shown.max() + room, aspect="auto")
     if n <= 11:
         _annotate(ax, image, grid, size=7 if n <= 8 else 6)
     every = -(-n // 12)
@@ -187,6 +189,8 @@ def _draw_matrix(ax, result, name):
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
     ax.set(xlabel="trial", ylabel="trial")
+    if n == 2:  # one cell has no scale
+        return
     bar = ax.figure.colorbar(image, ax=ax, shrink=0.85, aspect=25, pad=0.02)
     bar.outline.set_visible(False)
     bar.ax.tick_params(labelsize=6.5, length=2)
@@ -206,13 +210,14 @@ def _annotate(ax, image, grid, size):
 
 def _draw_pair_curves(ax, result, name):
     steps, values, estimates = pair_curves(result, name)
-    style = activation_style(result["activation"])
-    ax.plot(steps, values.T, color=style["color"], linewidth=0.4, alpha=0.35)
+    style = activation_style(result["activation"]) | {"linestyle": "-"}
+    ax.plot(steps, values.T, color=QUIET, linewidth=0.4, alpha=0.3)
     draw_mean(ax, steps, estimates, style)
     has_interval = any(estimate.low is not None for estimate in estimates)
     ax.set(xlabel="completed updates", ylabel=metrics.METRICS[name].label, ylim=(0, None))
     within_range(ax, name)
-    ax.set_title("Along training: pairs, mean" + (", 95 % CI" if has_interval else ""))
+    several = ": each pair, their mean" if len(values) > 1 else ""
+    ax.set_title(f"Along training{several}{', 95 % CI' if has_interval else ''}")
 
 
 SUMMARY_METRICS = (

@@ -190,14 +190,14 @@ def passage(cells: Sequence[Cell], checkpoints_dir: Path) -> tuple[str, int, dic
     for cell in cells:
         numbers = available[cell.activation]
         if len(numbers) >= 2:
-            choices = [_choices(checkpoint_path(checkpoints_dir, cell, k), x) for k in numbers]
+            choices = [_choices(checkpoint_path(checkpoints_dir, cell, k), cell.trials[k], x) for k in numbers]
             differ = [a != b for a, b in itertools.combinations(choices, 2)]
             shares[cell.activation] = np.mean(differ, axis=0), len(numbers)
     return corpus.decode(y.ravel()), int(starts[first]) + 1, shares
 
 
-def _choices(path, x):
-    """(windows x T,) a model's most likely characters."""
+def _choices(path, record, x):
+    """(windows x T,) the most likely characters of a trial's model; a UserError where the file holds another model."""
     import torch
 
     import evaluate
@@ -205,4 +205,6 @@ def _choices(path, x):
     from config import Config
 
     model, content = train.load_model(path)
+    if storage.weights_sha256(content["model"]) != record["weights_sha256"]:
+        raise UserError(f"{path} holds other weights than the result of trial {record['trial']} says")
     return evaluate.predict(model, torch.from_numpy(x), Config(**content["config"])).argmax(-1).ravel()

@@ -15,7 +15,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 TEXT_WIDTH = 100
-CARD_COLUMNS, CARD_ROWS = 5, 24  # a table with so many columns, and no more rows, becomes cards on a phone
+# A table with so many columns, no more rows, and a cell of so many characters becomes cards on a phone.
+CARD_COLUMNS, CARD_ROWS, CARD_CELL = 5, 24, 15
 
 
 @dataclass(frozen=True)
@@ -248,15 +249,17 @@ main > section:first-child h2 { border-top: 0; margin-top: 1.5rem; }
 table { border-collapse: collapse; font-size: .875rem; line-height: 1.4; font-variant-numeric: tabular-nums; }
 caption { caption-side: top; text-align: left; padding-bottom: .45rem; }
 caption, .note, figcaption { font-size: .875rem; color: var(--quiet); max-width: 46rem; }
-th, td { padding: .34rem 1.1rem .34rem 0; text-align: left; vertical-align: top; }
+th, td { padding: .34rem .9rem .34rem 0; text-align: left; vertical-align: top; }
 th, td { border-bottom: 1px solid var(--line); }
 thead th { border-bottom: 1.5px solid var(--ink); vertical-align: bottom; font-weight: 600; }
 tbody th { font-weight: 600; }
 td.right, th.right { text-align: right; }
+td.left:last-child { min-width: 8rem; }
 .ci { color: var(--quiet); white-space: nowrap; }
 .note { margin-top: -.7rem; }
 figure { margin: 1.4rem 0; }
 figure img { width: 100%; max-width: 54rem; height: auto; display: block; }
+figure div { overflow-x: auto; }
 figcaption { margin-top: .45rem; }
 footer { color: var(--quiet); font-size: .8rem; padding: 2.5rem 0; }
 @media (max-width: 60rem) {
@@ -276,6 +279,8 @@ footer { color: var(--quiet); font-size: .8rem; padding: 2.5rem 0; }
   header { padding-top: 1.25rem; }
   h1 { font-size: 1.45rem; }
   h2 { font-size: 1.22rem; margin-top: 2rem; }
+  figure img { width: 42rem; max-width: none; }
+  .table caption { max-width: calc(100vw - 2rem); }
   .table th:first-child { position: sticky; left: 0; background: #fff; }
   .cards table, .cards caption, .cards tbody, .cards tr, .cards th, .cards td { display: block; }
   .cards thead { display: none; }
@@ -308,6 +313,7 @@ footer { color: var(--quiet); font-size: .8rem; padding: 2.5rem 0; }
   th, td { padding: .2rem .6rem .2rem 0; }
   figure img { max-width: 100%; max-height: 215mm; width: auto; }
   a { color: inherit; text-decoration: none; }
+  footer { display: none; }
 }
 """
 
@@ -351,7 +357,7 @@ def _html_section(section, heading):
     for path, caption in section.figures:
         data = base64.b64encode(Path(path).read_bytes()).decode()
         body.append(
-            f'<figure><img src="data:image/png;base64,{data}" alt="{html.escape(caption, quote=True)}" loading="lazy">'
+            f'<figure><div><img src="data:image/png;base64,{data}" alt="{html.escape(caption, quote=True)}"></div>'
             f"<figcaption>{_inline(caption)}</figcaption></figure>"
         )
     title = f"<{heading}>{_inline(section.title)}</{heading}>"
@@ -362,7 +368,8 @@ def _html_table(table):
     if not table.rows:
         return f'<p class="note">{_inline(table.caption)} (nothing)</p>'
     aligned = columns_aligned(table)
-    cards = len(table.headers) >= CARD_COLUMNS and len(table.rows) <= CARD_ROWS
+    longest = max(len(cell) for row in table.rows for cell in row)
+    cards = len(table.headers) >= CARD_COLUMNS and len(table.rows) <= CARD_ROWS and longest >= CARD_CELL
     head = "".join(f'<th scope="col" class="{side}">{_inline(text)}</th>' for text, side in zip(table.headers, aligned))
     rows = []
     for row in table.rows:
@@ -385,6 +392,6 @@ def _inline(text):
     text = html.escape(text, quote=False)
     text = re.sub(r"\*\*(.+?)\*\*", r"<b>\1</b>", text)
     text = re.sub(r"`(.+?)`", r"<code>\1</code>", text)
-    text = re.sub(r"(\[[-\d][^\]]*\])", r'<span class="ci">\1</span>', text)
+    text = re.sub(r"(\[[-+\d][^\]]*\])", r'<span class="ci">\1</span>', text)
     text = re.sub(r"(^|[\s(\[>])-(?=\d)", "\\1\N{MINUS SIGN}", text)
     return text.replace("\n", "<br>")

@@ -41,7 +41,7 @@ def study_facts(study: Study, missing: Sequence[str]) -> Section:
         if (environment := record.get("environment"))
     }
     machines = sorted({f"{gpu or cpu}, torch {torch}, {system}" for cpu, gpu, torch, system in environments})
-    commits = sorted({str(cell.result.get("provenance", {}).get("git_commit")) for cell in cells})
+    commits = sorted({_short(cell.result.get("provenance", {}).get("git_commit")) for cell in cells})
     sizes = f"{config['n_layer']} layers, width {config['n_embd']}, {config['n_head']} heads, context {config['block_size']}"
     training = (
         f"{config['max_iters']:,} steps of {config['batch_size']} sequences, learning rate {config['learning_rate']:g}"
@@ -81,6 +81,11 @@ def study_facts(study: Study, missing: Sequence[str]) -> Section:
             f"The corpus is {corpus['label']}, not Shakespeare: no figure here compares with the report's."
         )
     return Section("study", "What was run", paragraphs, [table])
+
+
+def _short(commit):
+    """'a36bdcf0ca7b' or 'a36bdcf0ca7b+changes'."""
+    return "unknown" if commit is None else commit[:12] + commit[40:]
 
 
 def _span(values):

@@ -284,11 +284,9 @@ def all_measures(cells: Sequence[Cell]) -> Section:
         best = analysis.order(cells, [estimate.mean for estimate in estimates], measure.better)
         decimals = max((decimals_for(estimate, 2, 6) for estimate in estimates), default=2)
         unit = f" ({measure.unit})" if measure.unit else ""
-        arrow = {"lower": "lower", "higher": "higher"}[measure.better]
-        row = [f"{measure.label}{unit}", arrow, *(plus_minus(estimate, decimals) for estimate in estimates)]
+        row = [f"{measure.label}{unit}", measure.better, *(plus_minus(estimate, decimals) for estimate in estimates)]
         rows.append([*row, best[0].label if best else "-"])
-    headers = ["Measure", "Better", *(cell.label for cell in cells), "Lowest or best mean"]
-    headers[-1] = "Best mean"
+    headers = ["Measure", "Better", *(cell.label for cell in cells), "Best mean"]
     caption = f"Mean over pairs ± half of the 95 % interval ({counted(cells)}). {PAIRS_METHOD}"
     tables.append(Table(headers, rows, caption, "Formulas and sources: section Methods."))
     return Section("measures", title, _disagreements(cells), tables)

@@ -66,7 +66,7 @@ def _claim(sensitivities):
         answer = "None of the four is in this study."
         if claimed:
             answer = (
-                f"Of the four that the report calls insensitive, {plural(len(claimed), 'one')[:1]} are here:"
+                f"Of the four that the report calls insensitive, {len(claimed)} {'is' if len(claimed) == 1 else 'are'} here:"
                 f" shown to be insensitive: {listing(confirmed)}; shown to be sensitive: {listing(refuted)}."
             )
         paragraphs.append(f"By {label}, of {plural(len(kinds), 'architecture')}: {', '.join(texts)}. {answer}")

@@ -4,6 +4,7 @@ Each function turns the cells of one architecture (analysis.Cell) into a report.
 report, so that the two can be laid side by side. What the report lacks is in report_findings.py.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -158,8 +159,6 @@ def dynamics(cells: Sequence[Cell]) -> Section:
     if first and chosen[0] == 0 and None not in first:
         low, high = min(first), max(first)
         uniform = cells[0].result["corpus"]["vocabulary_size"]
-        import math
-
         paragraphs.append(
             f"Before the first step the mean validation loss is {low:.3f} to {high:.3f} nats ({counted(cells)}); guessing"
             f" all {uniform} characters alike gives ln {uniform} = {math.log(uniform):.3f}."
@@ -346,12 +345,10 @@ def distributions(cells: Sequence[Cell]) -> Section:
         if not counts:
             rows.append([cell.label, str(len(cell.trials)), "0", "-", "-", "-", "-"])
             continue
-        cell.pairs[0]["total_predictions"]
         differences = analysis.estimate(cell, "prediction_differences")
         share = analysis.scaled(analysis.estimate(cell, "top1_disagreement"), 100)
         row = [cell.label, str(len(cell.trials)), str(len(counts)), with_interval(differences, 0)]
         rows.append([*row, with_interval(share, 2), number(differences.sd, 0), f"{min(counts):,} to {max(counts):,}"])
-        row[3] += ""
     totals = sorted({pair["total_predictions"] for cell in cells for pair in cell.pairs})
     of = f" of {totals[0]:,} predictions" if len(totals) == 1 else ""
     headers = ["Activation", "n", "Pairs", "Differing predictions", "in %", "SD over pairs", "Smallest to largest"]

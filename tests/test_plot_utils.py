@@ -1,6 +1,5 @@
 """Every figure is a readable PNG of the right name, for any number of trials, whatever is missing."""
 
-import functools
 import itertools
 import struct
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import pytest
+from made_results import STEPS, damaged, make_result
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
@@ -16,68 +16,10 @@ import figure_style
 import metrics
 import plot_utils
 import significance
-import study
 
 REPORT = activations.REPORT
 MANY = (*activations.BUILT_IN, "smelu_0.25", "a_readers_own_activation_with_a_long_name")
-STEPS = (0, 50, 100)
 LINE = "Corpus: shakespeare · matched protocol · n = 10 trials per activation"
-
-
-@functools.cache
-def make_result(activation="relu", n=10, protocol="matched", seed=0):
-    """A result as a study writes it, with made-up numbers of a plausible size."""
-    rng = np.random.default_rng([seed, len(activation), sum(map(ord, activation))])
-    level = 2.63 + 0.01 * rng.normal()
-    trials = []
-    for k in range(1, n + 1):
-        end = level + 0.006 * rng.normal()
-        losses = {0: 4.17 + 0.01 * rng.normal(), 50: 3.0 + 0.01 * rng.normal(), 100: end}
-        history = [{"step": s, "train_loss": x - 0.005, "val_loss": x} for s, x in losses.items()]
-        record = {"trial": k, "seed": 41 + k, "status": "complete", "train_loss": end - 0.005, "val_loss": end}
-        record |= {"train_accuracy": 0.27 + 0.002 * rng.normal(), "val_accuracy": 0.265 + 0.002 * rng.normal()}
-        trials.append(record | {"history": history})
-    far = 0.09 + 0.004 * rng.normal()
-    pairs = [make_pair(a, b, far, rng, protocol) for a, b in itertools.combinations(range(1, n + 1), 2)]
-    result = {"architecture": "charlm", "activation": activation, "trials": trials, "pairs": pairs}
-    result["corpus"] = {"label": "shakespeare", "sha256": "0" * 64}
-    identity = {"protocol": protocol, "device": "cpu", "vary": ["init", "data", "dropout"]}
-    result["identity"] = identity | {"seed_base": 42, "config": {"max_iters": 100}}
-    return summarized(result)
-
-
-def make_pair(a, b, far, rng, protocol):
-    pair = {"trial_a": a, "trial_b": b}
-    for name, metric in metrics.METRICS.items():
-        pair[name] = far * rng.uniform(0.9, 1.1) if metric.better == "lower" else 1 - far * rng.uniform(0.9, 1.1)
-    pair |= {"prediction_differences": 9000, "total_predictions": 111488}
-    share = zip(STEPS, (0.7, 1.3, 1), (0.98, 0.3, 0.1))
-    history = [{"step": s, "relative_pd": pair["relative_pd"] * x, "top1_disagreement": y} for s, x, y in share]
-    return pair | {"history": history if protocol == "matched" else []}
-
-
-def summarized(result):
-    return {**result, "summary": study.summarize(result)}
-
-
-def damaged(result):
-    """The same study after bad luck: a diverged trial, a failed one, values that are missing."""
-    trials, pairs = [dict(t) for t in result["trials"]], [dict(p) for p in result["pairs"]]
-    empty = dict.fromkeys(("train_loss", "val_loss", "train_accuracy", "val_accuracy"))
-    trials[0] |= {"status": "diverged", **empty}
-    trials[0]["history"] = [
-        {"step": 0, "train_loss": 4.2, "val_loss": 4.2},
-        {"step": 50, "train_loss": 90, "val_loss": 95},
-    ]
-    trials[-1] |= {"status": "failed", "history": [], **empty}
-    lost = {1, len(trials)}
-    pairs = [p for p in pairs if not {p["trial_a"], p["trial_b"]} & lost]
-    if pairs:
-        pairs[0] |= {"symmetric_kl": None, "edit_distance": None, "history": pairs[0]["history"][:2]}
-    for trial in trials[1:-1]:
-        trial["history"] = [dict(entry) for entry in trial["history"]]
-        trial["history"][1]["train_loss"] = None
-    return summarized({**result, "trials": trials, "pairs": pairs})
 
 
 @pytest.fixture
@@ -178,6 +120,12 @@ def test_what_is_missing_is_left_out_and_said(n, tmp_path, figures):
         assert "2 trials diverged or failed" in words(figure) or "4 trials diverged or failed" in words(figure)
         assert f"n = {n - 2} trial" in words(figure)
         check_readable(figure)
+
+
+@pytest.mark.parametrize("n", [2, 3, 10])
+def test_the_matrices_of_a_study_without_curves_are_readable(n, tmp_path, figures):
+    plot_utils.reproducibility(make_result("relu", n, "published"), tmp_path)
+    check_readable(figures[0])
 
 
 def test_the_published_protocol_has_no_curves_of_pairs_and_the_figures_say_so(tmp_path, figures):
@@ -297,6 +245,7 @@ def test_the_reports_pd_stands_beside_the_matched_one_on_one_scale(tmp_path, fig
     path = plot_utils.published_against_matched(rows, tmp_path, "charlm", "cpu", LINE)
     check_png(path, tmp_path, "charlm_cpu_published_against_matched.png")
     small, large = figures[0].axes
+    assert np.ptp(small.get_xticks()[:2]) == pytest.approx(np.ptp(large.get_xticks()[:2]))
     scales = [np.ptp(ax.get_xlim()) / ax.get_window_extent().width for ax in (small, large)]
     assert scales[0] == pytest.approx(scales[1], rel=0.01)
     assert small.get_xlim()[1] < large.get_xlim()[0]
@@ -316,6 +265,13 @@ def test_every_activation_has_one_look_of_its_own():
     assert len(set(looks)) == len(looks)
     assert figure_style.activation_style("my_own") == figure_style.activation_style("my_own")
     assert figure_style.activation_style("relu")["color"] == "#000000"
+
+
+def test_an_interval_has_the_decimals_of_its_mean():
+    assert figure_style.mean_and_interval(0.0517, 0.000301, 0.1034) == "0.0517 [0.0003, 0.1034]"
+    assert figure_style.mean_and_interval(0.0517, None, None) == "0.0517"
+    assert figure_style.mean_and_interval(-0.000666, -0.00139, 5.58e-5) == "−0.000666 [−0.001390, 0.000056]"
+    assert figure_style.mean_and_interval(0.0, 0.0, 0.0) == "0 [0, 0]"
 
 
 def test_labels_are_moved_apart_and_no_further_than_needed():
