@@ -160,7 +160,7 @@ def solve_width(architecture: str, config: Config, vocabulary_size: int) -> int:
     entry = architecture_record(architecture)
     if not entry.solved:
         return config.n_embd
-    target = count_parameters("charlm", config, vocabulary_size)
+    target = _charlm_size(config, vocabulary_size)
     step = config.n_head if entry.heads else 4
     low, high = 0, 1  # in steps: too small, and large enough
     while count_parameters(architecture, config, vocabulary_size, high * step) < target:
@@ -179,6 +179,12 @@ def count_parameters(architecture, config, vocabulary_size, width=None) -> int:
     with torch.device("meta"):
         made = entry.make(_with_width(entry, config, width or config.n_embd), nn.Identity, vocabulary_size, False)
     return sum(parameter.numel() for parameter in made.parameters())
+
+
+@cache
+def _charlm_size(config, vocabulary_size):
+    """What other architectures' sizes are solved for."""
+    return count_parameters("charlm", config, vocabulary_size)
 
 
 def _with_width(entry, config, width):
@@ -218,7 +224,7 @@ def build_model(architecture: str, activation: str, config: Config, vocabulary_s
     model.sizes = {
         "width": width,
         "n_parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "n_parameters_charlm": count_parameters("charlm", config, vocabulary_size),
+        "n_parameters_charlm": _charlm_size(config, vocabulary_size),
     }
     return model
 
