@@ -11,7 +11,8 @@ Parameters of the learnable ones start at fixed values, without a random draw.
 
 import hashlib
 import re
-import runpy
+import sys
+import types
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -307,13 +308,14 @@ def register(name: str, factory, **facts) -> Activation:
     return ACTIVATIONS[name]
 
 
-def load_activation_file(path) -> str:
+def load_activation_file(path, source: bytes | None = None) -> str:
     """Registers the nn.Module class, or function of a tensor, that a Python file defines; returns its name.
 
     The name is the definition's own in lower case: MySwish becomes my_swish. The file may also set
     SMOOTHNESS, MONOTONE, GATED, LABEL and FORMULA. What begins with an underscore is the file's own business.
+    `source`: the file's content, where it has been read before.
     """
-    name, definition, everything, digest = load_definition(path, "activation")
+    name, definition, everything, digest = load_definition(path, "activation", source)
     facts = {fact: everything[fact.upper()] for fact in _FACTS if fact.upper() in everything}
     register(name, definition, source_sha256=digest, **facts)
     return name
@@ -333,25 +335,34 @@ def check_new_name(kind, name, built_in):
         raise UserError(f"the {kind} {name!r} exists already; choose another name")
 
 
-def load_definition(path, kind):
-    """The one public class or function of a Python file: (name, definition, all names in it, SHA-256)."""
-    path = Path(path)
+def read_source(path, kind) -> bytes:
+    """The content of a reader's file."""
     try:
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        return Path(path).read_bytes()
     except OSError as error:
         raise UserError(f"cannot read the {kind} file {path}: {error.strerror}") from error
-    module = f"readers_{kind}_{digest[:16]}"
+
+
+def load_definition(path, kind, source=None):
+    """The one public class or function of a Python file: (name, definition, all names in it, SHA-256)."""
+    source = read_source(path, kind) if source is None else source
+    digest = hashlib.sha256(source).hexdigest()
+    module = types.ModuleType(f"readers_{kind}_{digest[:16]}")
+    module.__file__ = str(path)
+    sys.modules[module.__name__] = module
+    everything = vars(module)
     try:
-        everything = runpy.run_path(str(path), run_name=module)
+        exec(compile(source, str(path), "exec"), everything)
     except (Exception, SystemExit) as error:
         raise UserError(f"the {kind} file {path} does not run: {type(error).__name__}: {error}") from error
     own = {
         name: value
         for name, value in everything.items()
-        if not name.startswith("_") and callable(value) and getattr(value, "__module__", None) == module
+        if not name.startswith("_") and callable(value) and getattr(value, "__module__", None) == module.__name__
     }
     if len(own) != 1:
         names = ", ".join(own) or "none"
-        raise UserError(f"the {kind} file {path} must define one public class or function; it has: {names}")
+        hint = "; begin the names of the others with an underscore" if own else ""
+        raise UserError(f"the {kind} file {path} must define one public class or function; it has: {names}{hint}")
     ((name, definition),) = own.items()
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower(), definition, everything, digest

@@ -160,7 +160,7 @@ def solve_width(architecture: str, config: Config, vocabulary_size: int) -> int:
     entry = architecture_record(architecture)
     if not entry.solved:
         return config.n_embd
-    target = count_parameters("charlm", config, vocabulary_size)
+    target = _charlm_size(config, vocabulary_size)
     step = config.n_head if entry.heads else 4
     low, high = 0, 1  # in steps: too small, and large enough
     while count_parameters(architecture, config, vocabulary_size, high * step) < target:
@@ -179,6 +179,12 @@ def count_parameters(architecture, config, vocabulary_size, width=None) -> int:
     with torch.device("meta"):
         made = entry.make(_with_width(entry, config, width or config.n_embd), nn.Identity, vocabulary_size, False)
     return sum(parameter.numel() for parameter in made.parameters())
+
+
+@cache
+def _charlm_size(config, vocabulary_size):
+    """What other architectures' sizes are solved for."""
+    return count_parameters("charlm", config, vocabulary_size)
 
 
 def _with_width(entry, config, width):
@@ -218,7 +224,7 @@ def build_model(architecture: str, activation: str, config: Config, vocabulary_s
     model.sizes = {
         "width": width,
         "n_parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "n_parameters_charlm": count_parameters("charlm", config, vocabulary_size),
+        "n_parameters_charlm": _charlm_size(config, vocabulary_size),
     }
     return model
 
@@ -332,17 +338,47 @@ def register_architecture(name: str, make: Callable, **facts) -> Architecture:
     return ARCHITECTURES[name]
 
 
-def load_architecture_file(path) -> str:
+def load_architecture_file(path, source: bytes | None = None) -> str:
     """Registers the class or function of a Python file as `register_architecture` does; returns its name.
 
-    The name is the definition's own in lower case: MyModel becomes my_model.
+    The name is the definition's own in lower case: MyModel becomes my_model. `source`: the file's content, where it has
+    been read before.
     """
-    name, definition, _, digest = activations.load_definition(path, "architecture")
+    name, definition, _, digest = activations.load_definition(path, "architecture", source)
     register_architecture(name, definition, source_sha256=digest)
     return name
 
 
-def load_user_files(files) -> list[str]:
-    """Registers a reader's files, given as ("architecture" or "activation", path); returns their names."""
+def read_user_files(architecture_file, activation_file) -> tuple[tuple[str, str, bytes], ...]:
+    """(kind, path, content) of a reader's files, of those that are given: what a worker needs to load the same."""
+    given = (("architecture", architecture_file), ("activation", activation_file))
+    return tuple((kind, str(path), activations.read_source(path, kind)) for kind, path in given if path is not None)
+
+
+def load_user_files(files) -> dict[str, str]:
+    """Registers a reader's files, as `read_user_files` gives them; returns kind -> name."""
     load = {"architecture": load_architecture_file, "activation": activations.load_activation_file}
-    return [load[kind](path) for kind, path in files]
+    return {kind: load[kind](path, source) for kind, path, source in files}
+
+
+def reader_sources(architecture: str, activation: str) -> dict:
+    """{"source_sha256": {kind: SHA-256 of the reader's file}}, part of a trial's identity; {} where both are built in."""
+    records = {"architecture": architecture_record(architecture), "activation": activations.record(activation)}
+    found = {kind: entry.source_sha256 for kind, entry in records.items() if entry.source_sha256}
+    return {"source_sha256": found} if found else {}
+
+
+def check_reader_sources(stored: dict) -> None:
+    """A UserError unless a result or checkpoint was made with the very files that are loaded now."""
+    before = stored.get("source_sha256", {})
+    for kind, registry in (("architecture", ARCHITECTURES), ("activation", activations.ACTIVATIONS)):
+        name = stored[kind]
+        if kind in before and name not in registry:
+            raise UserError(f"{name} is a reader's own {kind}; give its file with --{kind}-file")
+        now = registry[name].source_sha256 if name in registry else None
+        if before.get(kind) != now:
+            was, is_now = (f"{digest[:12]}..." if digest else "none" for digest in (before.get(kind), now))
+            raise UserError(
+                f"the file of the {kind} {name} is another one than before (source_sha256.{kind}: {was} against "
+                f"{is_now}); give the old file, or the new one another name"
+            )

@@ -7,6 +7,7 @@ only when a device has to be chosen, because `--help` must answer at once.
 import argparse
 import sys
 from dataclasses import fields
+from pathlib import Path
 
 from config import Config
 from config_cpu import ConfigCPU
@@ -37,6 +38,54 @@ def add_config_options(parser):
             metavar=type(spec.default).__name__.upper(),
             help=f"{spec.metadata['help']} (cpu: {getattr(ConfigCPU, spec.name)}, gpu: {spec.default})",
         )
+
+
+# --- a reader's own architecture or activation ----------------------------------------------------------------------
+
+
+def add_file_options(parser):
+    """--architecture-file and --activation-file."""
+    for kind in ("architecture", "activation"):
+        text = (
+            f"a Python file with an {kind} of your own: one public class or function, whose name becomes the {kind}'s"
+        )
+        parser.add_argument(f"--{kind}-file", type=Path, metavar="FILE.py", help=text)
+
+
+def load_user_files(args) -> tuple[tuple, dict[str, str]]:
+    """(what a worker process needs to load the same files, kind -> name of what the files define)."""
+    if args.architecture_file is None and args.activation_file is None:
+        return (), {}
+    import architectures
+
+    files = architectures.read_user_files(args.architecture_file, args.activation_file)
+    return files, architectures.load_user_files(files)
+
+
+def check_own_are_used(own, experiments) -> None:
+    """A UserError where a file defines what no (architecture, activation) names: it would have no effect."""
+    for kind, position in (("architecture", 0), ("activation", 1)):
+        if kind in own and own[kind] not in [names[position] for names in experiments]:
+            raise UserError(
+                f"--{kind}-file defines {own[kind]}, which is not used here; name it, or leave the file out"
+            )
+
+
+def check_user_files(own, experiments, config) -> None:
+    """A reader's own must pass the checks of model_checks.py before it trains: a UserError names the first problem."""
+    if not own:
+        return
+    from model_checks import check
+
+    check_own_are_used(own, experiments)
+    for names in experiments:
+        concerned = own.get("architecture") == names[0] or own.get("activation") == names[1]
+        if concerned and (problems := check(*names, config)):
+            more = f" (and {len(problems) - 1} more; test_cpu.py shows them all)" if len(problems) > 1 else ""
+            raise UserError(f"{names[0]} with {names[1]} may not be trained: {problems[0]}{more}")
+
+
+# --- the configuration ----------------------------------------------------------------------------------------------
 
 
 def given_fields(args) -> dict:

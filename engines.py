@@ -44,7 +44,7 @@ class Context:
 
     corpus: object
     block_size: int
-    user_files: tuple[tuple[str, str], ...] = ()  # ("architecture" or "activation", path)
+    user_files: tuple[tuple[str, str, bytes], ...] = ()  # (kind, path, content), as the driver read them
 
     def prepare(self):
         """Makes a reader's own architectures and activations known in this process."""

@@ -29,8 +29,12 @@ def parser():
         epilog="Lists take spaces or commas.",
     )
     names = {"nargs": "+", "metavar": "NAME"}
-    p.add_argument("--architectures", default=["charlm"], help="names, or all (default: charlm)", **names)
-    p.add_argument("--activations", default=["report"], help="names, report = the five, or all", **names)
+    p.add_argument("--architectures", help="names, or all (default: that of --architecture-file, or charlm)", **names)
+    p.add_argument(
+        "--activations",
+        help="names, report = the five, or all (default: that of --activation-file, or report)",
+        **names,
+    )
     p.add_argument("--trials", type=int, default=10, help="trials per activation (default: %(default)s)")
     p.add_argument("--seed-base", type=int, default=42, help="seed of trial 1 (default: %(default)s)")
     p.add_argument("--protocol", choices=("matched", "published"), default="matched", help="default: matched")
@@ -45,8 +49,7 @@ def parser():
         help="which randomness differs between trials: init, data, dropout (all three by default), bit (one bit of one"
         " initial weight), or none; the other streams keep the seed of trial 1",
     )
-    p.add_argument("--architecture-file", type=Path, help="a Python file with an architecture of your own")
-    p.add_argument("--activation-file", type=Path, help="a Python file with an activation of your own")
+    cli.add_file_options(p)
     p.add_argument("--results-dir", type=Path, help="default: results/, or a subfolder named after the kind of study")
     p.add_argument("--plots-dir", type=Path, help="default: plots/, with the same subfolder")
     p.add_argument("--checkpoints-dir", type=Path, help="default: checkpoints/, with the same subfolder")
@@ -156,20 +159,6 @@ def refuse_ignored_options(args):
         raise UserError(f"the published protocol is CharLM's alone, but --architectures names {others[0]}")
 
 
-def load_user_files(args) -> tuple:
-    """Registers a reader's own architecture and activation; returns what workers need to do the same."""
-    files = tuple(
-        (kind, str(path))
-        for kind, path in (("architecture", args.architecture_file), ("activation", args.activation_file))
-        if path is not None
-    )
-    if files:
-        from architectures import load_user_files
-
-        load_user_files(files)
-    return files
-
-
 def model_facts(plan, vocabulary_size) -> dict:
     """Experiment -> {n_parameters, sizes}; building each model also checks that it is what its name says."""
     from architectures import build_model
@@ -272,8 +261,11 @@ def main(argv=None) -> int:
     import storage
     from provenance import usable_cpus
 
-    user_files = load_user_files(args)
+    user_files, own = cli.load_user_files(args)
+    args.architectures = args.architectures or [own.get("architecture", "charlm")]
+    args.activations = args.activations or [own.get("activation", "report")]
     plan, notes = make_plan(args)
+    cli.check_user_files(own, plan.experiments, plan.config)
     for folder in (plan.results_dir, plan.checkpoints_dir, plan.plots_dir):
         storage.check_writable(folder)
     corpus = text.load_corpus(args.corpus)

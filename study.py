@@ -80,7 +80,10 @@ class Experiment:
     def _load(self):
         if not self.path.exists():
             return
+        from architectures import check_reader_sources
+
         result = storage.read_json(self.path)
+        check_reader_sources(result)
         difference = storage.first_difference(result["identity"], self.plan.identity(self.corpus))
         if difference:
             raise RunError(f"{self.path} belongs to another study ({difference}); move it away")
@@ -226,11 +229,14 @@ class Experiment:
 
     def result(self):
         """The content of the result file."""
+        from architectures import reader_sources
+
         content = {
             "schema_version": storage.SCHEMA_VERSION,
             "numerics_version": NUMERICS_VERSION,
             "architecture": self.architecture,
             "activation": self.activation,
+            **reader_sources(self.architecture, self.activation),
             "identity": self.plan.identity(self.corpus),
             "corpus": corpus_facts(self.corpus),
             **self.model_facts,

@@ -73,25 +73,23 @@ def check_installation() -> int:
 
 def check_files(args) -> int:
     """Every check that a reader's own architecture (with ReLU) or activation (in CharLM) must pass before it trains."""
-    from model_checks import check
-
-    from architectures import load_activation_file, load_architecture_file
     from config_cpu import ConfigCPU
+    from model_checks import check, sizes_in_words
 
-    architecture = load_architecture_file(args.architecture_file) if args.architecture_file else "charlm"
-    activation = load_activation_file(args.activation_file) if args.activation_file else "relu"
-    problems = check(architecture, activation, ConfigCPU())
+    _, own = cli.load_user_files(args)
+    architecture, activation = own.get("architecture", "charlm"), own.get("activation", "relu")
+    config = ConfigCPU()
+    problems = check(architecture, activation, config)
     for problem in problems:
         print(f"FAILED  {problem}")
     verdict = "may not be trained" if problems else "every check passed; it may be trained"
-    print(f"{architecture} with {activation}: {verdict}")
+    print(f"{architecture} with {activation}: {verdict} (checked with {sizes_in_words(config)})")
     return 1 if problems else 0
 
 
 def main(argv=None) -> int:
     p = cli.Parser(prog="test_cpu.py", description="Check this installation, or a model or activation of your own.")
-    p.add_argument("--architecture-file", type=Path, help="a Python file with an architecture of your own")
-    p.add_argument("--activation-file", type=Path, help="a Python file with an activation of your own")
+    cli.add_file_options(p)
     args = p.parse_args(argv)
     if args.architecture_file or args.activation_file:
         return check_files(args)

@@ -233,10 +233,13 @@ def learned_activation_parameters(model) -> dict | None:
 
 def partial_identity(trial, corpus):
     """A running trial goes on only from a state of exactly this trial."""
+    from architectures import reader_sources
+
     return {
         "protocol": trial.protocol,
         "architecture": trial.architecture,
         "activation": trial.activation,
+        **reader_sources(trial.architecture, trial.activation),
         "config": trial.config.as_dict(),
         "seeds": trial.seeds,
         "device": trial.device,
@@ -294,8 +297,9 @@ def _load_partial(path, trial, corpus, model, optimizer, report):
 
 def parser():
     p = cli.Parser(prog="train.py", description="Train one trial, verify one of a study, or sample text from one.")
-    p.add_argument("--architecture", default="charlm", help="name of the architecture (default: %(default)s)")
-    p.add_argument("--activation", default="relu", help="name of the activation (default: %(default)s)")
+    p.add_argument("--architecture", help="name of the architecture (default: that of --architecture-file, or charlm)")
+    p.add_argument("--activation", help="name of the activation (default: that of --activation-file, or relu)")
+    cli.add_file_options(p)
     p.add_argument("--seed", type=int, default=42, help="seed of every stream (default: %(default)s)")
     p.add_argument("--corpus", default="auto", help="auto, shakespeare, pydoc or a text file (default: %(default)s)")
     p.add_argument("--output", type=Path, help="where to save the checkpoint (default: checkpoints/single/...)")
@@ -311,10 +315,12 @@ def parser():
 
 def refuse_ignored_options(args):
     """An option that has no effect on what is asked for is a mistake, not a wish."""
+    files = {"architecture_file", "activation_file"}
     of_verify, of_sample = {"verify", "trial", "corpus"}, {"sample", "prompt", "length", "temperature", "seed"}
     ignored = {"trial", "prompt", "length", "temperature", "eval_iters"}
     for name, value in vars(args).items():
-        has_effect = name in of_verify if args.verify else name in of_sample if args.sample else name not in ignored
+        effective = of_verify | files if args.verify else of_sample | files
+        has_effect = name in effective if args.verify or args.sample else name not in ignored
         if value != parser().get_default(name) and not has_effect:
             purpose = "--verify" if args.verify else "--sample" if args.sample else "training one trial, matched"
             raise UserError(f"--{name.replace('_', '-')} has no effect on {purpose}; leave it out")
@@ -327,14 +333,15 @@ def main(argv=None) -> int:
     refuse_ignored_options(args)
     if not 0 <= args.seed < 2**32:
         raise UserError(f"--seed must be from 0 to 2^32 - 1, but it is {args.seed}")
+    _, own = cli.load_user_files(args)
     if args.sample:
-        return sample(args)
+        return sample(args, own)
     if args.verify:
-        return verify(args)
-    return train_one(args)
+        return verify(args, own)
+    return train_one(args, own)
 
 
-def train_one(args) -> int:
+def train_one(args, own) -> int:
     import torch
     from tqdm import tqdm
 
@@ -345,9 +352,11 @@ def train_one(args) -> int:
     config, device = cli.choose_config(args)
     corpus = text.load_corpus(args.corpus)
     text.check_length(corpus, config.block_size)
-    activation = resolve(args.activation)
+    architecture = args.architecture or own.get("architecture", "charlm")
+    activation = resolve(args.activation or own.get("activation", "relu"))
     seeds = stream_seeds(args.seed, 1, ("init", "data", "dropout"))
-    trial = Trial(args.architecture, activation, config, 1, args.seed, seeds, device)
+    trial = Trial(architecture, activation, config, 1, args.seed, seeds, device)
+    cli.check_user_files(own, [(architecture, activation)], config)
     build(trial, corpus.vocabulary_size)  # complains before any work begins
     output = args.output or Path("checkpoints/single") / f"{trial.name}_seed_{args.seed}.pt"
     if output.exists():
@@ -382,10 +391,13 @@ def train_one(args) -> int:
 
 def checkpoint_content(trial: Trial, corpus, outcome) -> dict:
     """What a final checkpoint holds: weights under "model", and everything needed to rebuild and compare the model."""
+    from architectures import reader_sources
+
     return {
         "model": outcome["weights"],
         "architecture": trial.architecture,
         "activation": trial.activation,
+        **reader_sources(trial.architecture, trial.activation),
         "config": trial.config.as_dict(),
         "vocabulary": corpus.vocabulary,
         "corpus": {"label": corpus.label, "sha256": corpus.text_sha256},
@@ -399,7 +411,7 @@ def checkpoint_content(trial: Trial, corpus, outcome) -> dict:
 
 def load_model(path):
     """(model, checkpoint content) of a final checkpoint, on the CPU, in evaluation mode."""
-    from architectures import build_model
+    from architectures import build_model, check_reader_sources
 
     try:
         from storage import read_checkpoint
@@ -409,19 +421,21 @@ def load_model(path):
         raise UserError(f"there is no checkpoint {path}") from None
     if "vocabulary" not in content:
         raise UserError(f"{path} is the state of an unfinished trial, not a trained model")
+    check_reader_sources(content)
     config = Config(**content["config"])
     model = build_model(content["architecture"], content["activation"], config, len(content["vocabulary"]))
     model.load_state_dict(content["model"])
     return model.eval(), content
 
 
-def sample(args) -> int:
+def sample(args, own) -> int:
     import corpus as text
     import evaluate
 
     if args.length < 1 or not args.temperature >= 0 or not args.prompt:
         raise UserError("--length must be at least 1, --temperature not negative, and --prompt not empty")
     model, content = load_model(args.sample)
+    cli.check_own_are_used(own, [(content["architecture"], content["activation"])])
     config = Config(**content["config"])
     prepare_torch(config, "cpu")
     alphabet = text.Corpus(content["corpus"]["label"], "", content["vocabulary"], None, 0)
@@ -429,9 +443,10 @@ def sample(args) -> int:
     return 0
 
 
-def verify(args) -> int:
+def verify(args, own) -> int:
     """Trains a trial of a result again. 0: every bit is the same; 1: the first difference is named."""
     import storage
+    from architectures import check_reader_sources
 
     if not args.verify.exists():
         raise UserError(f"there is no result {args.verify}")
@@ -447,6 +462,8 @@ def verify(args) -> int:
             f"{args.verify} was made with numerics_version {result['numerics_version']}, and this program has"
             f" {randomness.NUMERICS_VERSION}; check out commit {result['provenance']['git_commit']}"
         )
+    check_reader_sources(result)
+    cli.check_own_are_used(own, [(result["architecture"], result["activation"])])
     trial = trial_of_result(result, expected)
     cli.check_device(trial.device)
     corpus = _corpus_of_result(result, args.corpus)
