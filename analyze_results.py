@@ -55,6 +55,8 @@ def main(argv=None) -> int:
         import audit
 
         return audit.run(args.audit)
+    from storage import sibling
+
     margins = margins_given(args)
     folder = study_folder(args)
     study = read_study(folder)
@@ -96,18 +98,6 @@ def study_folder(args) -> Path:
     if args.study is None and args.compare and not (folder / STUDY_FILE).exists():
         return args.compare[0]
     return folder
-
-
-def sibling(folder: Path, kind: str) -> Path:
-    """The folder of `kind` that belongs to a study: 'results' in its path becomes `kind`, or `kind` lies inside it.
-
-    >>> sibling(Path("results/published"), "plots").as_posix(), sibling(Path("mine"), "plots").as_posix()
-    ('plots/published', 'mine/plots')
-    """
-    places = [index for index, part in enumerate(folder.parts) if part == "results"]
-    if not places:
-        return folder / kind
-    return Path(*folder.parts[: places[-1]], kind, *folder.parts[places[-1] + 1 :])
 
 
 def read_study(folder: Path):

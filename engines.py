@@ -154,9 +154,23 @@ class _Worker:
     def __init__(self, spawn, stop, context):
         self.channel, theirs = spawn.Pipe()
         self.process = spawn.Process(target=_worker, args=(theirs, stop, context), daemon=True)
-        self.process.start()
+        with _signals_held_back():
+            self.process.start()
         theirs.close()
         self.task = None
+
+
+@contextlib.contextmanager
+def _signals_held_back():
+    """Ctrl-C and SIGTERM reach this process a little later, and never a worker that does not ignore them yet.
+
+    A process inherits what its parent holds back, so a worker is safe from its first instruction on.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class LocalEngine:
@@ -406,7 +420,6 @@ class _Mailbox:
 
     def report(self, name, event):
         self.events[name] = event
-        return self.stopped
 
     def collect(self):
         events, self.events = list(self.events.items()), {}
@@ -414,6 +427,9 @@ class _Mailbox:
 
     def stop(self):
         self.stopped = True
+
+    def is_stopped(self):
+        return self.stopped
 
 
 def _run_on_cluster(context, mailbox, name, trial):
@@ -427,17 +443,24 @@ def _run_on_cluster(context, mailbox, name, trial):
     context.prepare()
     import train
 
-    stopped = False
+    asked, stopped = time.monotonic(), False
 
-    def report(event):
-        nonlocal stopped
-        stopped = ray.get(mailbox.report.remote(name, event))
+    def should_stop():
+        """Asks the driver now and then; where the driver has died this raises an error, which ends the trial."""
+        nonlocal asked, stopped
+        if time.monotonic() - asked > train.REPORT_EVERY_S:
+            asked, stopped = time.monotonic(), ray.get(mailbox.is_stopped.remote())
+        return stopped
 
     identity = hashlib.sha256(repr((trial, context.corpus.text_sha256)).encode()).hexdigest()
     partial = Path(tempfile.gettempdir()) / "charlm_trials" / f"{identity}.pt"
     try:
         result = train.run_protocol(
-            trial, context.corpus, partial_path=partial, report=report, should_stop=lambda: stopped
+            trial,
+            context.corpus,
+            partial_path=partial,
+            report=lambda event: mailbox.report.remote(name, event),
+            should_stop=should_stop,
         )
         partial.unlink(missing_ok=True)
         return "done", result

@@ -43,6 +43,12 @@ def git_commit() -> str | None:
         return None
 
 
+@functools.cache
+def version(package: str) -> str:
+    """An installed package's version; looking it up means reading the package's whole description."""
+    return metadata.version(package)
+
+
 def usable_cpus() -> int:
     """The cores that this process may use: its affinity, and its control group's quota."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -61,7 +67,7 @@ def environment(device: str, threads: int) -> dict:
 
     return {
         "torch": torch.__version__,
-        "numpy": metadata.version("numpy"),
+        "numpy": version("numpy"),
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
         "cpu": cpu_model(),
@@ -76,6 +82,6 @@ def program() -> dict:
     packages = ("torch", "numpy", "scipy")
     return {
         "git_commit": git_commit(),
-        "versions": {name: metadata.version(name) for name in packages} | {"python": platform.python_version()},
+        "versions": {name: version(name) for name in packages} | {"python": platform.python_version()},
         "hardware": {"cpu": cpu_model(), "cores": os.cpu_count(), "system": platform.platform()},
     }

@@ -113,14 +113,17 @@ def _load(path, trial, corpus, report):
 def compare_checkpoints(checkpoints, corpus) -> list[dict]:
     """The report's own comparison of an activation's models, from their checkpoints in the order of their trials.
 
+    None stands for a trial that diverged, but not for the last one.
+
     The generator goes on from where the last of these trials left it, so the pairs change with the number of trials.
     """
     from storage import read_checkpoint
 
-    contents = [read_checkpoint(path) for path in checkpoints]
-    config = Config(**contents[0]["config"])
+    contents = [read_checkpoint(path) if path else None for path in checkpoints]
+    config = Config(**contents[-1]["config"])
     models = [
-        _model(content["activation"], config, corpus.vocabulary_size, content["model"]).eval() for content in contents
+        content and _model(content["activation"], config, corpus.vocabulary_size, content["model"]).eval()
+        for content in contents
     ]
     return published_protocol.compare_published(
         models, contents[-1]["generator_state"], config, corpus, one_by_one=False

@@ -10,8 +10,8 @@ Exit status: 0 all done, 1 a trial failed or the machine gave trouble, 2 a mista
 interrupted.
 """
 
+import os
 import signal
-import sys
 import time
 from pathlib import Path
 
@@ -51,8 +51,8 @@ def parser():
     )
     cli.add_file_options(p)
     p.add_argument("--results-dir", type=Path, help="default: results/, or a subfolder named after the kind of study")
-    p.add_argument("--plots-dir", type=Path, help="default: plots/, with the same subfolder")
-    p.add_argument("--checkpoints-dir", type=Path, help="default: checkpoints/, with the same subfolder")
+    p.add_argument("--plots-dir", type=Path, help="default: plots/, with the subfolder of the results")
+    p.add_argument("--checkpoints-dir", type=Path, help="default: checkpoints/, with the subfolder of the results")
     p.add_argument("--fresh", action="store_true", help="set the study in the folder aside and begin anew")
     p.add_argument("--dry-run", action="store_true", help="check everything, print trials, time and disk, and stop")
     cli.add_config_options(p)
@@ -107,6 +107,7 @@ def chosen_experiments(args) -> tuple[list[tuple[str, str]], list[str]]:
 
 def make_plan(args):
     """The checked Plan of a command line; torch is imported here, not before."""
+    from storage import sibling
     from study import Plan
 
     vary = chosen_streams(args.vary)
@@ -126,11 +127,11 @@ def make_plan(args):
         )
     config, device = cli.choose_config(args)
     experiments, notes = chosen_experiments(args)
-    subfolder = default_subfolder(args.protocol, vary)
-    folders = {
-        f"{kind}_dir": getattr(args, f"{kind}_dir") or Path(kind) / subfolder
-        for kind in ("results", "plots", "checkpoints")
+    results = args.results_dir or Path("results") / default_subfolder(args.protocol, vary)
+    others = {
+        f"{kind}_dir": getattr(args, f"{kind}_dir") or sibling(results, kind) for kind in ("plots", "checkpoints")
     }
+    folders = {"results_dir": results, **others}
     plan = Plan(config, device, args.protocol, args.seed_base, vary, args.trials, tuple(experiments), **folders)
     return plan, notes
 
@@ -213,11 +214,12 @@ def estimate(plan, corpus, n_trials, workers) -> str:
 def set_study_aside(plan) -> None:
     """Moves an old study's results and checkpoints into a folder beside the new one's."""
     stamp = time.strftime("aside_%Y%m%d_%H%M%S")
+    while (plan.results_dir / stamp).exists() or (plan.checkpoints_dir / stamp).exists():
+        stamp += "_again"
     old = [
         path for pattern in ("*.json", "*.npz", "REPORT.md", "report.html") for path in plan.results_dir.glob(pattern)
     ]
-    names = {path.stem for path in old}
-    old += [path for path in plan.checkpoints_dir.glob("*") if path.is_dir() and path.name in names]
+    old += sorted({path.parent for path in plan.checkpoints_dir.glob("*/trial_*")})
     for path in old:
         target = path.parent / stamp / path.name
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -246,9 +248,10 @@ class Signals:
 
     def _note(self, number, frame):
         if self.received is not None:
-            raise KeyboardInterrupt
+            raise SystemExit(128 + number)
         self.received = number
-        print("\nstopping: the running trials finish their step and save themselves", file=sys.stderr, flush=True)
+        # not print(), which may be at work in the very moment of the signal
+        os.write(2, b"\nstopping: the running trials finish their step and save themselves\n")
 
     def __exit__(self, *exception):
         for number in (signal.SIGINT, signal.SIGTERM):

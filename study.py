@@ -74,6 +74,7 @@ class Experiment:
         self.folder = plan.checkpoints_dir / self.name
         self.records, self.pairs, self.arrays = {}, {}, {}
         self.published_pairs = None
+        self.published_submitted = False
         self.ready = set()  # trials whose predictions are on disk
         self._load()
 
@@ -114,6 +115,12 @@ class Experiment:
         """Pairs of complete trials that have not been compared."""
         return [pair for pair in itertools.combinations(self.complete_trials(), 2) if pair not in self.pairs]
 
+    def needed_predictions(self):
+        """Trials of a pair that has not been compared, or cannot be yet because one of the two is still to be trained."""
+        numbers = [k for k in range(1, self.plan.n_trials + 1) if self.records.get(k, {}).get("status") != "diverged"]
+        pairs = (pair for pair in itertools.combinations(numbers, 2) if pair not in self.pairs)
+        return set(itertools.chain.from_iterable(pairs))
+
     def check_checkpoints(self, say):
         """Sets damaged checkpoints aside; their trials will be trained again."""
         for number in self.complete_trials():
@@ -129,16 +136,20 @@ class Experiment:
             if not sound:
                 aside = storage.set_aside(path)
                 say(f"{reason}; set aside as {aside.name}, and trial {number} of {self.name} is trained again")
-                self.arrays.pop(WINDOW_LOSS.format(number), None)
+
+    def set_aside_before(self, number):
+        """Whether a checkpoint of the trial was set aside, so that one which is missing has not been made again."""
+        return any(self.folder.glob(f"{self.checkpoint_path(number).name}.aside-*"))
 
     def tasks(self):
         """The work that is missing: trials to train, and trained ones whose predictions a pair needs."""
-        needed = set(itertools.chain.from_iterable(self.missing_pairs()))
+        needed = self.needed_predictions()
         for number in range(1, self.plan.n_trials + 1):
             record = self.records.get(number)
             sound = record is not None and (record["status"] == "diverged" or WINDOW_LOSS.format(number) in self.arrays)
-            has_checkpoint = self.checkpoint_path(number).exists()
-            if not sound or (number in needed and not has_checkpoint):
+            complete = sound and record["status"] == "complete"
+            lost = complete and not self.checkpoint_path(number).exists()
+            if not sound or (lost and (number in needed or self.set_aside_before(number))):
                 yield self.trial_task(number)
             elif number in needed:
                 if self.predictions_path(number).exists():
@@ -166,6 +177,7 @@ class Experiment:
             content = checkpoint_content(trial, self.corpus, outcome)
             if "generator_state" in outcome:
                 content["generator_state"] = outcome["generator_state"]
+            self.keep_another_checkpoint(number, record["weights_sha256"])
             storage.write_checkpoint(self.checkpoint_path(number), content)
             record["checkpoint"] = f"{self.name}/trial_{number}.pt"
             self.records[number] = record
@@ -175,8 +187,23 @@ class Experiment:
         self.save()
         self.partial_path(number).unlink(missing_ok=True)
 
+    def keep_another_checkpoint(self, number, weights_sha256):
+        """Sets aside what lies in the place of a trial's checkpoint, where it is not that trial's model."""
+        path = self.checkpoint_path(number)
+        if not path.exists():
+            return
+        try:
+            known = storage.read_checkpoint(path).get("weights_sha256") == weights_sha256
+        except RunError:
+            known = False
+        if not known:
+            storage.set_aside(path)
+
     def add_failure(self, trial, reason):
-        """Notes a trial that could not be trained; the next run tries it again."""
+        """Notes a trial that could not be trained; the next run tries it again. What it gave before is kept."""
+        before = self.records.get(trial.number)
+        if before is not None and before["status"] == "complete":
+            return {**before, "status": "failed", "reason": reason}
         empty = dict.fromkeys((*TRIAL_SUMMARY, "training_time_s", "evaluation_time_s", "checkpoint", "weights_sha256"))
         record = {"trial": trial.number, "seed": trial.seed, "seeds": trial.seeds, "status": "failed", **empty}
         self.records[trial.number] = {**record, "history": [], "reason": reason, "environment": None}
@@ -367,9 +394,12 @@ def run(plan, corpus, experiments, others, tasks, engine, progress, interrupted)
                     submit(experiment, experiment.comparison(number), first=True)
                 _submit_published(experiment, submit)
                 write_summary(plan, corpus, experiments, others)
+    remove_unfinished_files(plan, experiments)  # of workers that died
     if not interrupted():
         for experiment in experiments:
-            if not experiment.missing_pairs():
+            if experiment.missing_pairs():
+                all_well = False
+            else:
                 experiment.forget_predictions()
         write_summary(plan, corpus, experiments, others)
     return all_well
@@ -384,14 +414,19 @@ def _show(progress, experiment, task, event):
 
 def remove_leftovers(plan, experiments, tasks) -> None:
     """Removes what a killed run left: half-written files, and the states of trials that need no more training."""
-    for folder in (plan.results_dir, *(experiment.folder for experiment in experiments)):
-        for path in folder.glob(f".*{storage.UNFINISHED}"):
-            path.unlink()
+    remove_unfinished_files(plan, experiments)
     to_train = {task.arguments["partial_path"] for _, task in tasks if task.function == "trial"}
     for experiment in experiments:
         for number in experiment.records:
             if str(experiment.partial_path(number)) not in to_train:
                 experiment.partial_path(number).unlink(missing_ok=True)
+
+
+def remove_unfinished_files(plan, experiments) -> None:
+    """Removes half-written files; only while nothing is being written."""
+    for folder in (plan.results_dir, *(experiment.folder for experiment in experiments)):
+        for path in folder.glob(f".*{storage.UNFINISHED}"):
+            path.unlink()
 
 
 def _finish(experiment, task, payload, progress) -> list[int]:
@@ -416,15 +451,19 @@ def _finish(experiment, task, payload, progress) -> list[int]:
 
 
 def _submit_published(experiment, submit):
-    """The report's own comparison needs all of an activation's trials: it draws on from where the last one stopped."""
-    numbers = experiment.complete_trials()
-    wanted = len(list(itertools.combinations(numbers, 2)))
-    if experiment.plan.protocol != "published" or len(numbers) < max(experiment.plan.n_trials, 2):
+    """The report's own comparison needs all of an activation's trials: it draws on from where the last one stopped.
+
+    A trial that diverged takes part without a model, as the report's would; if it is the last one, the generator's
+    state is not kept and there is no comparison.
+    """
+    complete, numbers = experiment.complete_trials(), range(1, experiment.plan.n_trials + 1)
+    ended = [k for k in numbers if experiment.records.get(k, {}).get("status") in ("complete", "diverged")]
+    if experiment.plan.protocol != "published" or len(ended) < max(len(numbers), 2) or ended[-1] not in complete:
         return
-    if experiment.published_pairs is not None and len(experiment.published_pairs) >= wanted:
+    if len(experiment.published_pairs or ()) >= len(list(itertools.combinations(numbers, 2))):
         return
-    if getattr(experiment, "published_submitted", False):
+    if experiment.published_submitted or not all(experiment.checkpoint_path(k).exists() for k in complete):
         return
     experiment.published_submitted = True
-    paths = [str(experiment.checkpoint_path(number)) for number in numbers]
+    paths = [str(experiment.checkpoint_path(k)) if k in complete else None for k in numbers]
     submit(experiment, Task(f"{experiment.name} published pairs", "published_pairs", {"checkpoints": paths}))

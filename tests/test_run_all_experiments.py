@@ -1,0 +1,325 @@
+"""The command line of a study: what it refuses, what it keeps, and what it says."""
+
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+import studies
+import torch
+from conftest import ROOT
+
+import storage
+from config_cpu import ConfigCPU
+from train import Trial, build, stream_seeds
+
+SCRIPT = "run_all_experiments.py"
+
+
+@pytest.fixture(scope="module")
+def corpus(tiny_corpus_file):
+    return f"--corpus={tiny_corpus_file}"
+
+
+@pytest.fixture(scope="module")
+def study(corpus):
+    return (SCRIPT, *studies.TINY, corpus, "--activations=relu")
+
+
+@pytest.fixture(scope="module")
+def three(study, tmp_path_factory):
+    """A folder with a study of three trials."""
+    folder = tmp_path_factory.mktemp("three")
+    assert studies.run(*study, "--trials=3", folder=folder).status == 0
+    return folder
+
+
+def files(folder):
+    """The bytes of everything in a folder but what a run says and the lock it holds."""
+    paths = [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith((".run_", ".lock"))]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
+
+
+def result(folder, kind=""):
+    return storage.read_json(folder / "results" / kind / "charlm_relu.json")
+
+
+# --- mistakes ---------------------------------------------------------------------------------------------------------
+
+TEXTS = {"short.txt": b"too short", "latin.txt": "caf\xe9 ".encode("latin-1") * 999, "empty.txt": b""}
+
+MISTAKES = [
+    (["--activations=gelo"], "unknown activation 'gelo'; did you mean 'gelu'? known: "),
+    (["--activations", "relu,swich"], "unknown activation 'swich'; did you mean 'swish'?"),
+    (["--architectures=charml"], "unknown architecture 'charml'; did you mean 'charlm'? known: charlm, "),
+    (["--corpus=shakespare"], "unknown corpus 'shakespare'; did you mean 'shakespeare'? known: auto, shakespeare, pydoc"),
+    (["--corpus=short.txt"], "corpus short.txt is too short: its train split has 8 characters"),
+    (["--corpus=latin.txt"], "UTF-8"),
+    (["--corpus=empty.txt"], "empty"),
+    (["--corpus=."], "is a folder, not a text file"),
+    (["--n-embd=9"], "n_embd must be a multiple of n_head, but 9 is not a multiple of 2"),
+    *[([f"--{name}=0"], f"{name.replace('-', '_')} must be at least 1, but it is 0") for name in (
+        "n-layer", "n-head", "n-embd", "block-size", "batch-size", "max-iters", "eval-interval", "curve-windows",
+        "threads-per-trial")],
+    (["--trials=0"], "--trials must be at least 1, but it is 0"),
+    (["--trials=-3"], "--trials must be at least 1, but it is -3"),
+    (["--workers=0"], "--workers must be at least 1, but it is 0"),
+    (["--seed-base=-1"], "--seed-base must be from 0 to 2^32 - 1 - trials, but it is -1"),
+    (["--seed-base=4294967295"], "--seed-base must be from 0"),
+    (["--learning-rate=nan"], "learning_rate must be positive, but it is nan"),
+    (["--learning-rate=-1"], "learning_rate must be positive, but it is -1.0"),
+    (["--learning-rate=inf"], "learning_rate must be positive, but it is inf"),
+    (["--dropout=nan"], "dropout must be at least 0 and less than 1, but it is nan"),
+    (["--dropout=1"], "dropout must be at least 0 and less than 1, but it is 1.0"),
+    (["--weight-decay=nan"], "weight_decay must not be negative, but it is nan"),
+    (["--n-layer=two"], "invalid int value: 'two'"),
+    (["--dtype=float16"], "unknown dtype 'float16'; did you mean 'bfloat16'? known: float32, bfloat16"),
+    (["--vary=inti"], "unknown stream 'inti'; did you mean 'init'? known: init, data, dropout, bit, none"),
+    (["--eval-iters=5"], "--eval-iters has no effect under the matched protocol"),
+    (["--ray-address=auto"], "--ray-address is for --engine ray"),
+    (["--no-such-option"], "unrecognized arguments: --no-such-option"),
+    (["--device=tpu"], "invalid choice: 'tpu'"),
+    (["--activation-file=missing.py"], "missing.py"),
+    (["--protocol=published"], "--curve-windows has no effect under the published protocol"),
+]  # fmt: skip
+
+# Of these, TINY's own options would be in the way.
+PUBLISHED_MISTAKES = [
+    (["--vary=init"], "--vary has no meaning under the published protocol"),
+    (["--config=gpu"], "the published protocol runs on the CPU only"),
+    (["--device=cuda"], "the published protocol runs on the CPU only"),
+    (["--dtype=bfloat16"], "the published protocol computes in float32, but --dtype is bfloat16"),
+    (["--engine=ray"], "the published protocol runs on this machine only"),
+    (["--architectures=mlp"], "the published protocol is CharLM's alone, but --architectures names mlp"),
+]
+
+
+def check_mistake(folder, arguments, says):
+    for name, data in TEXTS.items():
+        (folder / name).write_bytes(data)
+    done = studies.run(SCRIPT, *arguments, folder=folder)
+    assert done.status == 2, done.out + done.err
+    assert says in done.err
+    assert len(done.err.splitlines()) == 1 and done.out == ""
+    assert {path.name for path in folder.iterdir() if not path.name.startswith(".run_")} == set(TEXTS)
+
+
+@pytest.mark.parametrize(("arguments", "says"), MISTAKES, ids=[" ".join(a) for a, _ in MISTAKES])
+def test_a_mistake_gets_one_sentence_before_any_folder_is_made(corpus, tmp_path, arguments, says):
+    check_mistake(tmp_path, [*studies.TINY, corpus, *arguments], says)
+
+
+@pytest.mark.parametrize(("arguments", "says"), PUBLISHED_MISTAKES, ids=[" ".join(a) for a, _ in PUBLISHED_MISTAKES])
+def test_an_option_that_the_published_protocol_ignores_is_a_mistake(corpus, tmp_path, arguments, says):
+    check_mistake(tmp_path, ["--protocol=published", corpus, *arguments], says)
+
+
+def test_an_unknown_name_is_answered_with_every_known_one(corpus, tmp_path):
+    from activations import ACTIVATIONS
+    from architectures import ARCHITECTURES
+
+    for option, known in (("--activations", ACTIVATIONS), ("--architectures", ARCHITECTURES)):
+        done = studies.run(SCRIPT, *studies.TINY, corpus, f"{option}=nonsense", folder=tmp_path)
+        assert done.status == 2
+        assert set(known) <= set(re.split(r"[\s,]+", done.err.split("known: ")[1]))
+
+
+# --- what changes nothing ---------------------------------------------------------------------------------------------
+
+
+def test_help_answers_without_torch_and_writes_nothing(tmp_path):
+    program = (
+        "import sys, run_all_experiments\n"
+        "try:\n    run_all_experiments.main(['--help'])\n"
+        "finally:\n    assert not {'torch', 'numpy', 'scipy'} & set(sys.modules)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-B", "-c", program],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    for option in "--trials --protocol --vary --fresh --dry-run --n-layer --threads-per-trial".split():
+        assert option in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dry_run_says_what_a_study_takes_and_writes_nothing(study, tmp_path):
+    done = studies.run(*study, "--trials=7", "--workers=2", "--dry-run", folder=tmp_path)
+    assert done.status == 0, done.err
+    assert "7 trials, 7 of them to train: about" in done.out
+    assert "with 2 worker(s)" in done.out and "GB of disk" in done.out
+    assert files(tmp_path) == {} and not (tmp_path / "results").exists()
+
+
+def test_a_dry_run_of_a_study_that_is_there_says_what_is_left(study, three, tmp_path):
+    before = files(three)
+    done = studies.run(*study, "--trials=5", "--dry-run", folder=three)
+    assert done.status == 0, done.err
+    assert "5 trials, 2 of them to train" in done.out
+    assert files(three) == before
+
+
+# --- what a study keeps -----------------------------------------------------------------------------------------------
+
+
+def test_more_trials_extend_a_study_without_training_again_and_fewer_delete_nothing(study, three, tmp_path):
+    assert studies.run(*study, "--trials=2", folder=tmp_path).status == 0
+    first = result(tmp_path)["trials"]
+    done = studies.run(*study, "--trials=3", folder=tmp_path)
+    assert done.status == 0
+    assert "1 trials to train, 2 done before" in done.out
+    assert result(tmp_path)["trials"][:2] == first, "times included: these are the very trials of the first run"
+    assert studies.difference(three, tmp_path) is None
+    assert studies.run(*study, "--trials=1", folder=tmp_path).status == 0
+    assert studies.difference(three, tmp_path) is None
+
+
+def test_another_activation_joins_the_study_in_its_summary(study, three, tmp_path):
+    assert studies.run(*study, "--trials=2", folder=tmp_path).status == 0
+    before = files(tmp_path)["results/charlm_relu.json"]
+    assert studies.run(*study, "--trials=2", "--activations=gelu", folder=tmp_path).status == 0
+    assert files(tmp_path)["results/charlm_relu.json"] == before
+    summary = storage.read_json(tmp_path / "results" / storage.SUMMARY_FILE)
+    assert set(summary["experiments"]) == {"charlm_relu", "charlm_gelu"}
+
+
+def test_fresh_moves_the_old_study_aside_and_loses_nothing(study, three, tmp_path):
+    assert studies.run(*study, "--trials=2", "--dropout=0", folder=tmp_path).status == 0
+    old = files(tmp_path)
+    assert studies.run(*study, "--trials=3", "--fresh", folder=tmp_path).status == 0
+    new = files(tmp_path)
+    (stamp,) = (path.name for path in (tmp_path / "results").glob("aside_*"))
+    for name, data in old.items():
+        kind, rest = name.split("/", 1)
+        assert new.pop(f"{kind}/{stamp}/{rest}") == data
+    assert not any("aside_" in name for name in new)
+    for kind in ("results", "checkpoints"):
+        (tmp_path / kind / stamp).rename(tmp_path / f"{kind}_{stamp}")
+    assert studies.difference(three, tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    ("option", "says"),
+    [
+        ("--n-embd=16", "config.n_embd: 8 against 16"),
+        ("--dropout=0.1", "config.dropout: 0.2 against 0.1"),
+        ("--seed-base=1", "seed_base: 42 against 1"),
+        ("--max-iters=7", "config.max_iters: 6 against 7"),
+        ("--corpus=other.txt", "corpus_sha256: "),
+        ("--vary=init", "vary: 3 entries against 1"),
+        ("--threads-per-trial=2", "config.threads_per_trial: 1 against 2"),
+    ],
+)
+def test_another_identity_in_the_same_folder_is_refused_by_naming_the_field(study, three, option, says):
+    (three / "other.txt").write_text("another text. " * 200)
+    before = files(three)
+    done = studies.run(*study, option, "--results-dir=results", folder=three)
+    assert done.status == 2
+    assert f"results holds a study of another identity ({says}" in done.err
+    assert len(done.err.splitlines()) == 1
+    assert files(three) == before
+
+
+def test_each_kind_of_study_has_folders_of_its_own(study, tmp_path):
+    for options, folder in (
+        (["--vary=none"], "vary_none"),
+        (["--vary", "dropout", "init"], "vary_init_dropout"),
+        (["--results-dir=results/mine"], "mine"),
+    ):
+        assert studies.run(*study, "--trials=1", *options, folder=tmp_path).status == 0
+        assert (tmp_path / "results" / folder / "charlm_relu.json").exists()
+        assert (tmp_path / "checkpoints" / folder / "charlm_relu" / "trial_1.pt").exists()
+    assert not (tmp_path / "checkpoints" / "charlm_relu").exists()
+
+
+# --- what it says -----------------------------------------------------------------------------------------------------
+
+
+def test_one_trial_is_allowed_and_says_that_reproducibility_needs_two(study, tmp_path):
+    done = studies.run(*study, "--trials=1", folder=tmp_path)
+    assert done.status == 0
+    assert "reproducibility needs at least two trials" in done.out
+    assert result(tmp_path)["pairs"] == []
+    assert result(tmp_path)["summary"]["val_loss"]["ci95"] is None
+
+
+SLOW = """
+import time, randomness
+real = randomness.generator
+def slow(seed, stream, *rest):
+    if stream == "data":
+        time.sleep(0.2)
+    return real(seed, stream, *rest)
+randomness.generator = slow
+"""
+
+
+def test_a_log_is_plain_lines_with_step_loss_trial_and_time_left(study, tmp_path):
+    done = studies.run(*study, "--trials=2", "--workers=1", folder=tmp_path, prelude=SLOW)
+    assert "\r" not in done.out and "\x1b" not in done.out and done.err == ""
+    lines = done.out.splitlines()
+    step = r"\[00:00:\d\d\] charlm_relu  trial 1 of 2  step +\d+ of 6  loss \d\.\d{4}  \| 0 of 2 trials done, .*left.*"
+    end = (
+        r"\[00:00:\d\d\] charlm_relu  trial 2 of 2  val loss \d\.\d{4}  val accuracy .*%  .* s  \| 2 of 2 trials done, "
+    )
+    assert any(re.fullmatch(step, line) for line in lines)
+    assert any(re.match(end + "about 0 s left", line) for line in lines)
+    assert "charlm with relu, 2 trials each, matched protocol, corpus tiny.txt, cpu, 6 steps" in lines[0]
+    assert lines[-2:] == ["done: results", "now: python analyze_results.py"]
+
+
+def test_results_can_be_read_while_the_study_is_running(study, tmp_path):
+    """Each result is written as its trial ends: the second trial finds that of the first."""
+    prelude = """
+import engines
+real = engines.FUNCTIONS["trial"]
+def looking(context, report, should_stop, trial, partial_path):
+    if trial.number == 3:
+        import storage
+        found = storage.read_json("results/charlm_relu.json")
+        open("seen", "w").write(f"{[r['trial'] for r in found['trials']]} {len(found['pairs'])}")
+    return real(context, report, should_stop, trial, partial_path)
+engines.FUNCTIONS["trial"] = looking
+"""
+    assert studies.run(*study, "--trials=3", "--workers=1", folder=tmp_path, prelude=prelude).status == 0
+    assert (tmp_path / "seen").read_text().startswith("[1")
+
+
+# --- sources of randomness --------------------------------------------------------------------------------------------
+
+
+def test_varying_nothing_gives_exactly_no_difference(study, tmp_path):
+    assert studies.run(*study, "--trials=3", "--vary=none", folder=tmp_path).status == 0
+    found = result(tmp_path, "vary_none")
+    assert len({record["weights_sha256"] for record in found["trials"]}) == 1
+    assert [(pair["relative_pd"], pair["top1_disagreement"]) for pair in found["pairs"]] == [(0, 0)] * 3
+
+
+def test_varying_one_stream_leaves_the_others_at_the_seed_of_trial_one(study, tmp_path):
+    assert studies.run(*study, "--trials=2", "--vary=init", folder=tmp_path).status == 0
+    found = result(tmp_path, "vary_init")
+    assert [record["seeds"] for record in found["trials"]] == [
+        {"init": 42, "data": 42, "dropout": 42, "bit": None},
+        {"init": 43, "data": 42, "dropout": 42, "bit": None},
+    ]
+    assert found["pairs"][0]["relative_pd"] > 0
+
+
+def test_varying_a_bit_changes_one_bit_of_one_weight():
+    config = ConfigCPU(n_layer=1, n_head=2, n_embd=8, block_size=16)
+
+    def weights(vary, number):
+        trial = Trial("charlm", "relu", config, number, 41 + number, stream_seeds(42, number, vary))
+        tensors = build(trial, vocabulary_size=9).state_dict()
+        return torch.cat([tensor.flatten().view(torch.int32) for _, tensor in sorted(tensors.items())])
+
+    untouched = weights((), 1)
+    assert torch.equal(untouched, weights((), 2))
+    flipped = [untouched ^ weights(("bit",), number) for number in (1, 2, 3)]
+    assert [sum(bin(word & 0xFFFFFFFF).count("1") for word in change.tolist()) for change in flipped] == [1, 1, 1]
+    assert len({tuple(change.nonzero().flatten().tolist()) for change in flipped}) > 1
