@@ -1,7 +1,7 @@
 """Claims about the sweep over sizes: the rules, the studies they make, and what is answered from them."""
 
-import json
-import math
+import signal
+import time
 
 import pytest
 import studies
@@ -81,3 +81,87 @@ def test_what_is_no_size_is_refused_in_one_sentence(text):
 def test_a_vocabulary_that_fills_the_model_is_refused():
     with pytest.raises(UserError, match="no CharLM has 1M parameters within 3% with a vocabulary of 400,000"):
         scale.shape_for(10**6, 128, 400_000)
+
+
+# --- the studies ----------------------------------------------------------------------------------------------------
+
+SWEEP = (
+    "--config cpu --scale 1M 2M --block-size 16 --batch-size 2 --max-iters 2 --eval-interval 1 --curve-windows 2"
+    " --workers 2"
+).split()
+
+
+SMALL = ("--activations", "relu", "gelu", "--trials", "2")
+
+
+def sweep(folder, corpus, *options):
+    return studies.run("run_all_experiments.py", *SWEEP, "--corpus", corpus, *options, folder=folder)
+
+
+@pytest.fixture(scope="module")
+def short_corpus(tmp_path_factory, tiny_corpus_file):
+    """So short that evaluating a model of 2M parameters takes no time."""
+    path = tmp_path_factory.mktemp("short") / "short.txt"
+    path.write_bytes(tiny_corpus_file.read_bytes()[:900])
+    return path
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory, short_corpus):
+    folder = tmp_path_factory.mktemp("swept")
+    run = sweep(folder, short_corpus, *SMALL)
+    assert run.status == 0, run.out + run.err
+    return folder, run
+
+
+def test_one_command_makes_a_study_of_each_size(swept):
+    folder, run = swept
+    for name in ("1M", "2M"):
+        study, results = studies.storage.read_study(folder / "results" / f"scale_{name}")
+        assert {r["activation"] for r in results} == {"relu", "gelu"}
+        assert all(len(r["trials"]) == 2 and len(r["pairs"]) == 1 for r in results)
+        assert all(abs(r["n_parameters"] / scale.size_of(name) - 1) <= scale.TOLERANCE for r in results)
+        assert study["identity"]["config"]["learning_rate"] == scale.learning_rate_for(scale.size_of(name))
+        assert (folder / "checkpoints" / f"scale_{name}" / "charlm_gelu" / "trial_2.pt").exists()
+    assert "analyze_results.py --scales results/scale_1M results/scale_2M" in run.out
+
+
+def test_the_cost_of_each_size_and_of_all_is_said_before_the_start(swept):
+    said = swept[1].out
+    before, started = said.split("trials to train,", 1)
+    assert before.count("of them to train: about") == 2 and "all 2 studies: about" in before and "done" in started
+
+
+def test_a_sweep_that_was_interrupted_goes_on_to_the_same_bits(swept, short_corpus, tmp_path):
+    run = studies.start("run_all_experiments.py", *SWEEP, *SMALL, "--corpus", short_corpus, folder=tmp_path)
+    end = time.monotonic() + 60
+    while not list(tmp_path.glob("results/scale_1M/charlm_*.json")) and time.monotonic() < end:
+        time.sleep(0.01)
+    run.signal(signal.SIGTERM)
+    assert run.wait() == 143, run.out + run.err
+    assert not list(tmp_path.glob("results/scale_2M/*.json")), "a sweep that is stopped begins no further study"
+    again = sweep(tmp_path, short_corpus, *SMALL)
+    assert again.status == 0, again.out + again.err
+    assert studies.difference(swept[0], tmp_path) is None
+
+
+def test_a_dry_run_says_the_cost_of_three_activations_and_three_trials_and_writes_nothing(short_corpus, tmp_path):
+    run = sweep(tmp_path, short_corpus, "--dry-run")
+    assert run.status == 0, run.err
+    assert run.out.count("charlm with relu, smelu_1, gelu, 3 trials each") == 2
+    assert run.out.count("9 trials, 9 of them to train: about") == 2 and "all 2 studies: about" in run.out
+    assert [path.name for path in tmp_path.iterdir() if not path.name.startswith(".")] == []
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--n-layer", "3"], "--n-layer is set by --scale, which has a rule for it; leave one of them out"),
+        (["--learning-rate", "0.001"], "--learning-rate is set by --scale"),
+        (["--scale", "1X"], "a size is a number of parameters from 1M to 1000M, such as 5M, but it is '1X'"),
+        (["--protocol", "published"], "--scale has no meaning under the published protocol"),
+    ],
+)
+def test_a_mistake_in_a_sweep_is_one_sentence(options, sentence, short_corpus, tmp_path):
+    run = sweep(tmp_path, short_corpus, *options)
+    assert run.status == 2 and run.err.startswith(f"error: {sentence}") and run.err.count("\n") == 1
