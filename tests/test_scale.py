@@ -165,3 +165,13 @@ def test_a_dry_run_says_the_cost_of_three_activations_and_three_trials_and_write
 def test_a_mistake_in_a_sweep_is_one_sentence(options, sentence, short_corpus, tmp_path):
     run = sweep(tmp_path, short_corpus, *options)
     assert run.status == 2 and run.err.startswith(f"error: {sentence}") and run.err.count("\n") == 1
+
+
+def test_the_analysis_of_a_sweep_says_what_two_sizes_cannot_decide(swept):
+    folder, _ = swept
+    folders = [f"results/scale_{name}" for name in ("1M", "2M")]
+    run = studies.run("analyze_results.py", "--scales", *folders, folder=folder)
+    assert run.status == 0, run.out + run.err
+    assert "CharLM, Validation loss: undecided: fewer than 3 sizes" in run.out
+    assert (folder / "results" / "SCALES.md").exists() and (folder / "results" / "scales.html").exists()
+    assert (folder / "plots" / "charlm_cpu_sensitivity_against_size.png").exists()
