@@ -209,8 +209,8 @@ def _methods():
                 " the scatter of the sizes around the line (sizes - 2 degrees of freedom). It falls or rises where the"
                 " interval excludes zero, else it is undecided.",
                 "Width, depth and learning rate change with the size by the rules in scale.py; steps, batch and data do"
-                " not, so larger models are no further from, or nearer to, convergence by design. A trend is one of this"
-                " recipe.",
+                " not, so models of different sizes may end at different distances from convergence. A trend is that of"
+                " this recipe, not of size alone.",
             ]
         ],
     )
