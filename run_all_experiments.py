@@ -239,7 +239,8 @@ def estimate(plan, corpus, n_trials, workers) -> tuple[float, float]:
         parameters.append(n_parameters)
     predictions = 4 * len(corpus.validation) * corpus.vocabulary_size
     disk = n_trials * 4 * max(parameters) + 2 * plan.n_trials * predictions
-    return n_trials * sum(seconds) / len(seconds) / workers, disk
+    at_a_time = 1 if plan.device == "cuda" else workers  # processes share a GPU; what that gains is not known here
+    return n_trials * sum(seconds) / len(seconds) / at_a_time, disk
 
 
 def measure_step(plan, trial, vocabulary_size) -> tuple[float, int]:

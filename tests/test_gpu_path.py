@@ -3,20 +3,29 @@
 A trial on the device "cpu:0" takes every branch of a device that is not "cpu", and must still give the CPU's bits.
 """
 
+import importlib
+import math
+import multiprocessing
+import re
+import shlex
+
 import numpy as np
 import pytest
 import studies
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import benchmark
 import engines
 import evaluate
+import run_all_experiments
 import storage
 import train
 from config_cpu import ConfigCPU
 from corpus import load_corpus
 
 SIZES = {"n_layer": 1, "n_head": 2, "n_embd": 8, "block_size": 16, "batch_size": 4, "max_iters": 6, "curve_windows": 4}
+fork = multiprocessing.get_context("fork")
 no_cuda = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
 
 
@@ -222,3 +231,49 @@ def test_what_does_not_fit_even_alone_has_failed_and_says_so(tmp_path, tiny_corp
 )
 def test_running_out_of_memory_is_told_from_other_errors(error, expected):
     assert engines.is_out_of_memory(error) is expected
+
+
+# --- the benchmark of processes that share a device -----------------------------------------------------------------
+
+
+class NoRoom(benchmark.Workload):
+    """A workload whose steps find no memory left."""
+
+    def step(self):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+
+@pytest.mark.parametrize("workload", [benchmark.Workload, NoRoom])
+def test_the_benchmark_counts_trials_of_all_processes_until_they_do_not_fit(workload, monkeypatch):
+    monkeypatch.setattr(multiprocessing, "get_context", lambda method: fork)  # so that the workload is inherited
+    monkeypatch.setattr(benchmark, "Workload", workload)
+    config = ConfigCPU(**{**SIZES, "max_iters": 60})
+    found = benchmark.trials_per_hour("cpu", config, (1, 2), steps=4)
+    if workload is NoRoom:
+        assert found == {"trials_per_hour_1_processes": "out of memory"}
+    else:
+        assert set(found) == {"trials_per_hour_1_processes", "trials_per_hour_2_processes"}
+        assert all(0 < rate < math.inf for rate in found.values())
+
+
+# --- docs/gpu.md ----------------------------------------------------------------------------------------------------
+
+
+def commands_of_the_page():
+    page = (studies.ROOT / "docs" / "gpu.md").read_text()
+    return re.findall(r"^ *(?:timeout [^\n]*?)?(python \w+\.py[^\n`]*)$", page, re.MULTILINE)
+
+
+@pytest.mark.parametrize("command", commands_of_the_page())
+def test_every_command_of_the_page_is_one_that_its_script_accepts(command):
+    _, script, *options = shlex.split(command)
+    if script == "benchmark.py":
+        assert options[0] == "cuda" and options[1] == "--json"
+        return
+    args = importlib.import_module(script.removesuffix(".py")).parser().parse_args(options)
+    if script == "run_all_experiments.py":
+        assert len(run_all_experiments.chosen_sizes(args)) == (7 if args.scale else 0)
+
+
+def test_the_page_has_commands():
+    assert len(commands_of_the_page()) >= 13
