@@ -3,6 +3,7 @@
     python analyze_results.py                          # the study in results/
     python analyze_results.py results/published        # the report's protocol, and the way from it to a matched one
     python analyze_results.py --compare results/vary_init results/vary_data results/vary_dropout
+    python analyze_results.py --scales results/scale_1M results/scale_2M results/scale_5M
     python analyze_results.py --recompute              # measure every pair again from the checkpoints
     python analyze_results.py --audit results/reference/published results/reference/matched
 
@@ -45,6 +46,9 @@ def parser():
     )
     p.add_argument("--no-figures", action="store_true", help="tables only")
     p.add_argument("--compare", nargs="+", type=Path, metavar="STUDY", help="studies of other sources, or arithmetic")
+    p.add_argument(
+        "--scales", nargs="+", type=Path, metavar="STUDY", help="sensitivity against size, of a sweep's studies"
+    )
     p.add_argument("--audit", nargs="+", type=Path, metavar="STUDY", help="check the report's claims on these studies")
     return p
 
@@ -57,6 +61,11 @@ def main(argv=None) -> int:
         return audit.run(args.audit)
     from storage import sibling
 
+    if args.scales:
+        import report_scales
+
+        plots = args.plots_dir or sibling(args.scales[0].parent, "plots")
+        return report_scales.run([read_study(path) for path in args.scales], None if args.no_figures else plots)
     margins = margins_given(args)
     folder = study_folder(args)
     study = read_study(folder)

@@ -11,7 +11,8 @@ dtype     a training step in float32 against bfloat16
 start     seconds to --help, and the memory of a worker
 study     5 activations x 2 trials by the report's protocol, as its script ran it (one process, all cores, one context
           at a time), against run_all_experiments.py with its default settings: whole processes, both cold
-cuda      a step, its rate and its share of the measured peak on a GPU
+cuda      a step of the full-size model on a GPU, in bfloat16 and float32, its tokens per second and its share of the
+          measured peak, evaluation, memory; and trials per hour by the number of processes that share the GPU
 
 Floating-point operations of a step: three times the forward pass, with full T x T attention and the head, without
 embeddings. Medians over repeats; the spread is the range from the lower to the upper quartile.
@@ -36,6 +37,7 @@ from provenance import cpu_model, usable_cpus
 ROOT = Path(__file__).resolve().parent
 PARTS = ("step", "workers", "dtype", "start")
 PEAK_SIZES = (1024, 2048, 4096)
+PROCESSES = (1, 2, 4, 8, 16)  # that share one GPU
 
 
 def forward_flops(config, vocabulary_size: int) -> float:
@@ -90,7 +92,8 @@ class Workload:
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()
-        return loss.item()
+        if self.device == "cpu":  # where a trial reads its loss, too
+            loss.item()
 
     def evaluation(self):
         from evaluate import loss_and_accuracy
@@ -276,37 +279,104 @@ def benchmark_study(repeats) -> dict:
     }
 
 
+def steps_together(config, device, processes, steps) -> list[float] | None:
+    """Seconds that each of several processes on one device took for its steps, all at once; None: they do not fit."""
+    spawn = multiprocessing.get_context("spawn")
+    running = []
+    for _ in range(processes):
+        ours, theirs = spawn.Pipe()
+        process = spawn.Process(target=_steps_in_process, args=(theirs, config, device, steps))
+        process.start()
+        theirs.close()
+        running.append((process, ours))
+    ready = [channel.recv() for _, channel in running]
+    fits = all(ready)
+    for _, channel in running:
+        channel.send(fits)
+    found = [channel.recv() for _, channel in running] if fits else [None]
+    for process, _ in running:
+        process.join()
+    return None if None in found else found
+
+
+def _steps_in_process(channel, config, device, steps):
+    """Says whether it is ready, hears whether all others are, says how many seconds it took; None: out of memory."""
+    from engines import is_out_of_memory
+    from train import wait_for
+
+    def seconds_of(count):
+        started = time.perf_counter()
+        for _ in range(count):
+            workload.step()
+        wait_for(device)
+        return time.perf_counter() - started
+
+    def unless_out_of_memory(function):
+        try:
+            return function()
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+
+    workload = unless_out_of_memory(lambda: Workload(config, device))
+    channel.send(workload and unless_out_of_memory(lambda: seconds_of(3)))
+    if channel.recv():
+        channel.send(unless_out_of_memory(lambda: seconds_of(steps)))
+
+
 def benchmark_cuda(repeats) -> dict:
-    """A step of the full-size model on a GPU."""
+    """The full-size model on a GPU: alone, and in several processes at once."""
     import torch
 
     from config import Config
     from errors import UserError
+    from train import wait_for
 
     if not torch.cuda.is_available():
         raise UserError("benchmark.py cuda needs CUDA, and PyTorch finds none here")
-    config = Config()
-    workload = Workload(config, "cuda")
     matrix = torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16)
 
-    def timed(function):
-        torch.cuda.synchronize()
+    def timed(function, count):
+        wait_for("cuda")
         started = time.perf_counter()
-        function()
-        torch.cuda.synchronize()
-        return time.perf_counter() - started
+        for _ in range(count):
+            function()
+        wait_for("cuda")
+        return (time.perf_counter() - started) / count
 
-    for _ in range(5):
-        workload.step()
-    peaks = [2 * 8192**3 / timed(lambda: matrix @ matrix) for _ in range(repeats)]
-    steps = np.array([timed(workload.step) for _ in range(repeats)])
-    return {
-        "gpu": torch.cuda.get_device_name(),
-        "peak_tflops": quartiles(np.array(peaks) / 1e12),
-        "step_ms": quartiles(steps * 1e3),
-        "tokens_per_s": quartiles(config.batch_size * config.block_size / steps),
-        "step_share_of_peak": quartiles(3 * forward_flops(config, 65) / steps / np.median(peaks)),
-    }
+    timed(lambda: matrix @ matrix, 5)
+    peaks = np.array([2 * 8192**3 / timed(lambda: matrix @ matrix, 5) for _ in range(repeats)])
+    rows = {"gpu": torch.cuda.get_device_name(), "peak_tflops": quartiles(peaks / 1e12)}
+    for dtype in ("bfloat16", "float32"):
+        config = Config(dtype=dtype)
+        torch.cuda.reset_peak_memory_stats()
+        workload = Workload(config, "cuda")
+        timed(workload.step, 5)
+        steps = np.array([timed(workload.step, 10) for _ in range(repeats)])
+        evaluations = np.array([timed(workload.evaluation, 1) for _ in range(repeats)])
+        rows |= {
+            f"{dtype}_step_ms": quartiles(steps * 1e3),
+            f"{dtype}_tokens_per_s": quartiles(config.batch_size * config.block_size / steps),
+            f"{dtype}_step_share_of_bfloat16_peak": quartiles(3 * forward_flops(config, 65) / steps / np.median(peaks)),
+            f"{dtype}_evaluation_ms": quartiles(evaluations * 1e3),
+            f"{dtype}_memory_gb": torch.cuda.max_memory_allocated() / 1e9,
+        }
+        del workload
+        torch.cuda.empty_cache()
+    return rows | trials_per_hour("cuda", Config(), PROCESSES)
+
+
+def trials_per_hour(device, config, counts, steps=100) -> dict:
+    """Whole trials per hour, training steps alone, by the number of processes; ends where they do not fit."""
+    rows = {}
+    for count in counts:
+        found = steps_together(config, device, count, steps)
+        name = f"trials_per_hour_{count}_processes"
+        if found is None:
+            rows[name] = "out of memory"
+            break
+        rows[name] = 3600 * count * steps / max(found) / config.max_iters
+    return rows
 
 
 def show(results) -> str:

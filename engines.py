@@ -5,7 +5,7 @@ a task is a pure function of its arguments. Events are tuples (kind, task, paylo
 
     ("progress", task, dict)   a running trial reports {step, loss} or {warning}
     ("done", task, result)
-    ("retry", task, text)      its worker died; the task is tried again
+    ("retry", task, text)      its worker died, or memory ran out beside others; the task is tried again
     ("failed", task, text)     it raised an error, or its workers died MAX_ATTEMPTS times
     ("stopped", task, None)    it was asked to stop, and has saved itself
 """
@@ -61,16 +61,17 @@ def run_trial_task(context, report, should_stop, trial, partial_path):
     return train.run_protocol(trial, context.corpus, partial_path=partial_path, report=report, should_stop=should_stop)
 
 
-def predict_task(context, report, should_stop, checkpoint):
-    """Predictions of a trained model, from its checkpoint (a path, or its content)."""
+def predict_task(context, report, should_stop, checkpoint, device):
+    """Predictions of a trained model, from its checkpoint: on the device of its trial, or the bits would differ."""
     import evaluate
     import train
     from config import Config
 
     model, content = train.load_model(checkpoint)
     config = Config(**content["config"])
-    train.prepare_torch(config, "cpu")
-    return evaluate.predict(model, evaluate.evaluation_data(context.corpus, config).validation[0], config)
+    train.prepare_torch(config, device)
+    x, _ = evaluate.evaluation_data(context.corpus, config, device).validation
+    return evaluate.predict(model.to(device), x, config)
 
 
 def compare_task(context, report, should_stop, members, pairs, last_position):
@@ -124,7 +125,18 @@ def _worker(channel, stop, context):
             channel.send(("stopped", None))
         except Exception as error:
             text = f"{type(error).__name__}: {error}"
-            channel.send(("failed", text if os.environ.get("CHARLM_TRACEBACK") is None else traceback.format_exc()))
+            kind = "memory" if is_out_of_memory(error) else "failed"
+            channel.send((kind, text if os.environ.get("CHARLM_TRACEBACK") is None else traceback.format_exc()))
+            if kind == "memory":
+                return  # only the end of a process gives a GPU's memory back for certain
+
+
+def is_out_of_memory(error) -> bool:
+    """Whether an error says that a GPU, or this machine, has no memory left."""
+    import torch
+
+    words = ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "can't allocate memory")
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(word in str(error) for word in words)
 
 
 def _end_with_parent():
@@ -176,6 +188,8 @@ def _signals_held_back():
 class LocalEngine:
     """Worker processes on this machine, each running one task at a time.
 
+    When a task runs out of memory beside others, there is one worker less from then on, and it is tried again.
+
     Args:
       workers: how many.
       context: a Context.
@@ -218,8 +232,10 @@ class LocalEngine:
     def _assign(self):
         if self._stop.is_set():
             return
-        for worker in self._workers:
-            if worker.task is None and self._waiting:
+        for worker in [w for w in self._workers if w.task is None]:
+            if len(self._workers) > self._limit:
+                self._end(worker)
+            elif self._waiting:
                 self._give(worker, self._waiting.popleft())
         while self._waiting and len(self._workers) < self._limit:
             worker = _Worker(self._spawn, self._stop, self._context)
@@ -235,14 +251,28 @@ class LocalEngine:
     def _read(self, worker):
         events = []
         try:
-            while worker.channel.poll():
-                kind, payload = worker.channel.recv()
-                events.append((kind, worker.task, payload))
-                if kind != "progress":
-                    worker.task = None
+            while worker in self._workers and worker.channel.poll():
+                events.append(self._event(worker, *worker.channel.recv()))
         except (EOFError, OSError):
             events += self._bury(worker)
         return events
+
+    def _event(self, worker, kind, payload):
+        """What a worker has sent, as an event."""
+        task = worker.task
+        if kind != "progress":
+            worker.task = None
+        if kind != "memory":
+            return kind, task, payload
+        self._end(worker)
+        if not self._workers:
+            return "failed", task, f"there is no memory for it, even alone ({payload})"
+        if self._stop.is_set():
+            return "stopped", task, None
+        self._limit = max(1, min(self._limit, len(self._workers)))
+        task.attempts -= 1
+        self._waiting.appendleft(task)
+        return "retry", task, f"no memory was left; from now on at most {self._limit} at a time ({payload})"
 
     def _bury(self, worker):
         """A worker has died: what it had sent still counts; the task it held is tried again, or has failed."""
@@ -250,13 +280,12 @@ class LocalEngine:
             return []
         events = []
         try:
-            while worker.channel.poll():
-                kind, payload = worker.channel.recv()
-                events.append((kind, worker.task, payload))
-                if kind != "progress":
-                    worker.task = None
+            while worker in self._workers and worker.channel.poll():
+                events.append(self._event(worker, *worker.channel.recv()))
         except (EOFError, OSError):
             pass
+        if worker not in self._workers:  # out of memory: it has ended, and its task waits again
+            return events
         self._workers.remove(worker)
         worker.process.join()
         worker.channel.close()
@@ -276,16 +305,20 @@ class LocalEngine:
         self._waiting.clear()
         self._stop.set()
 
+    def _end(self, worker):
+        """Ends a worker: an idle one lets go at once, others are made to."""
+        self._workers.remove(worker)
+        worker.channel.close()
+        if worker.task is None:
+            worker.process.join(timeout=5)
+        if worker.process.is_alive():
+            worker.process.kill()
+        worker.process.join()
+
     def close(self):
         """Ends the workers: those that are idle at once, others by force."""
-        for worker in self._workers:
-            worker.channel.close()
-            if worker.task is None:
-                worker.process.join(timeout=5)
-            if worker.process.is_alive():
-                worker.process.kill()
-            worker.process.join()
-        self._workers.clear()
+        for worker in list(self._workers):
+            self._end(worker)
 
 
 def _how_it_ended(exitcode):

@@ -458,6 +458,44 @@ def sources(rows: list[dict], folder, architecture, device, title_info) -> Path:
 
 
 @styled
+def sensitivity_against_size(
+    rows: list[dict], claims: dict[str, str], folder, architecture, device, title_info
+) -> Path:
+    """The SD between activations' means against the number of parameters, one panel per measure.
+
+    rows: {measure ("val_loss" or a name of metrics.METRICS), n_parameters, mean, low, high}. claims: measure -> what
+    its panel shows, in words.
+    """
+    title = f"Does the activation matter less in larger models? {architecture_label(architecture)}"
+    rows = [row for row in rows if row["mean"] is not None]
+    name = (architecture, device, "sensitivity_against_size")
+    if not rows:
+        return say_only(title, title_info, "No size has a between-activation SD.", folder, *name)
+    measures = [measure for measure in claims if any(row["measure"] == measure for row in rows)]
+    figure, axes = new_figure(title, title_info, 2.1 * len(measures) + 0.3, len(measures), sharex=True)
+    for ax, measure in zip(axes[:, 0], measures):
+        for row in (row for row in rows if row["measure"] == measure):
+            interval = (row["low"], row["high"])
+            draw_interval(ax, row["n_parameters"], row["mean"], y_range=interval, color="#0072B2", marker="o")
+        ax.set_title(claims[measure])
+        ax.set_ylabel("SD of validation loss\n(" + NATS + ")" if measure == "val_loss" else _sd_label(measure))
+        ax.set_xscale("log")
+        ax.set_ylim(bottom=0)
+        ax.grid(axis="y", color=FAINT, linewidth=0.5)
+        ax.set_axisbelow(True)
+    sizes = sorted({row["n_parameters"] for row in rows})
+    axes[-1, 0].set_xticks(sizes, [f"{size / 1e6:.3g}M" for size in sizes])
+    axes[-1, 0].minorticks_off()
+    axes[-1, 0].margins(x=0.08)
+    axes[-1, 0].set_xlabel("parameters (log scale); bars: 95 % CI")
+    return save(figure, folder, *name)
+
+
+def _sd_label(measure):
+    return f"SD of {metrics.METRICS[measure].label[0].lower()}{metrics.METRICS[measure].label[1:]}"
+
+
+@styled
 def architecture_heatmap(table: dict, measure: str, folder, device, title_info) -> Path:
     """Architecture x activation: the mean as a number, its distance from the row's lowest as a shade.
 

@@ -54,6 +54,7 @@ from figures_across import (
     pd_along_training,
     pd_at_equal_loss,
     published_against_matched,
+    sensitivity_against_size,
     sources,
 )
 
@@ -69,6 +70,7 @@ __all__ = [
     "pd_at_equal_loss",
     "published_against_matched",
     "reproducibility",
+    "sensitivity_against_size",
     "smelu_printed_formula",
     "sources",
     "study_line",

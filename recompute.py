@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+import cli
 import corpus as text
 import storage
 from analysis import Cell
@@ -51,6 +52,7 @@ def recompute(cells: Sequence[Cell], checkpoints_dir: Path, say=print) -> bool:
     from provenance import usable_cpus
 
     corpus = study_corpus(cells[0].result, may_download=True)
+    cli.check_device(cells[0].result["identity"]["device"])
     for cell in cells:
         for number in cell.numbers:
             if not checkpoint_path(checkpoints_dir, cell, number).exists():
@@ -75,7 +77,8 @@ def _recompute_cell(engine, cell, checkpoints_dir, say):
             say(f"recomputed {name}: DIFFERENT, {path} holds other weights than the result of trial {number} says")
             return False
     with tempfile.TemporaryDirectory() as folder:
-        predictions = _predict(engine, name, paths, Path(folder))
+        device = cell.result["identity"]["device"]
+        predictions = _predict(engine, name, paths, device, Path(folder))
         pairs = _compare(engine, name, cell, paths, predictions)
     stored = {(pair["trial_a"], pair["trial_b"]): pair for pair in cell.pairs}
     worst, count, first = 0.0, 0, None
@@ -99,12 +102,13 @@ def _finish(engine):
                 yield task.name, payload
 
 
-def _predict(engine, name, paths, folder):
+def _predict(engine, name, paths, device, folder):
     """number -> file with the model's predictions."""
     from engines import Task
 
     for number, path in paths.items():
-        engine.submit(Task(f"predictions of {name}, trial {number}", "predict", {"checkpoint": str(path)}))
+        arguments = {"checkpoint": str(path), "device": device}
+        engine.submit(Task(f"predictions of {name}, trial {number}", "predict", arguments))
     files = {}
     for task, log_p in _finish(engine):
         number = int(task.rsplit(" ", 1)[1])

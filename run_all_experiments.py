@@ -3,6 +3,7 @@
     python run_all_experiments.py                                  # the report's five activations, ten trials each
     python run_all_experiments.py --activations relu gelu --trials 3
     python run_all_experiments.py --protocol published --trials 2  # the report's own protocol, draw by draw
+    python run_all_experiments.py --scale 1M 2M 5M                 # one study for each size, 3 activations x 3 trials
     python run_all_experiments.py --dry-run                        # check everything; print trials, time and disk
 
 The same command again goes on where it stopped; --trials 20 extends 10; --fresh sets the old study aside.
@@ -13,13 +14,16 @@ interrupted.
 import os
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import cli
+import scale
 from errors import RunError, UserError, unknown
 
 SOURCES = ("init", "data", "dropout", "bit")  # what --vary can vary
 ALL_STREAMS = ("init", "data", "dropout")
+MEASURED_WHOLE = 3_000_000  # parameters up to which an estimate measures a whole step on a CPU
 
 
 def parser():
@@ -32,10 +36,11 @@ def parser():
     p.add_argument("--architectures", help="names, or all (default: that of --architecture-file, or charlm)", **names)
     p.add_argument(
         "--activations",
-        help="names, report = the five, or all (default: that of --activation-file, or report)",
+        help="names, report = the five, or all (default: that of --activation-file, or report; with --scale:"
+        f" {', '.join(scale.ACTIVATIONS)})",
         **names,
     )
-    p.add_argument("--trials", type=int, default=10, help="trials per activation (default: %(default)s)")
+    p.add_argument("--trials", type=int, help=f"trials per activation (default: 10; with --scale: {scale.TRIALS})")
     p.add_argument("--seed-base", type=int, default=42, help="seed of trial 1 (default: %(default)s)")
     p.add_argument("--protocol", choices=("matched", "published"), default="matched", help="default: matched")
     p.add_argument("--corpus", default="auto", help="auto, shakespeare, pydoc or a text file (default: auto)")
@@ -50,6 +55,13 @@ def parser():
         " initial weight), or none; the other streams keep the seed of trial 1",
     )
     cli.add_file_options(p)
+    p.add_argument(
+        "--scale",
+        nargs="+",
+        metavar="SIZE",
+        help="numbers of parameters, such as 1M 2M 5M 10M 20M 50M 100M: one study for each, in scale_<size>/ inside the"
+        " folders; sets n_layer, n_head, n_embd and learning_rate (scale.py says how)",
+    )
     p.add_argument("--results-dir", type=Path, help="default: results/, or a subfolder named after the kind of study")
     p.add_argument("--plots-dir", type=Path, help="default: plots/, with the subfolder of the results")
     p.add_argument("--checkpoints-dir", type=Path, help="default: checkpoints/, with the subfolder of the results")
@@ -105,6 +117,22 @@ def chosen_experiments(args) -> tuple[list[tuple[str, str]], list[str]]:
     return experiments, notes
 
 
+def chosen_sizes(args) -> list[int]:
+    """The sizes of --scale, each once; the defaults that depend on it are filled in. Without --scale: []."""
+    args.activations = args.activations or list(scale.ACTIVATIONS if args.scale else ["report"])
+    args.trials = (scale.TRIALS if args.scale else 10) if args.trials is None else args.trials
+    if not args.scale:
+        return []
+    if args.protocol == "published":
+        raise UserError("--scale has no meaning under the published protocol, whose model has one size")
+    for name in scale.FIELDS:
+        if getattr(args, name) is not None:
+            raise UserError(
+                f"--{name.replace('_', '-')} is set by --scale, which has a rule for it; leave one of them out"
+            )
+    return list(dict.fromkeys(scale.size_of(name) for name in split_list(args.scale)))
+
+
 def make_plan(args):
     """The checked Plan of a command line; torch is imported here, not before."""
     from storage import sibling
@@ -143,6 +171,14 @@ def default_subfolder(protocol, vary) -> str:
     return "" if vary == ALL_STREAMS else "vary_" + ("_".join(vary) or "none")
 
 
+def at_size(plan, size, vocabulary_size):
+    """The study of one size of a sweep, in folders of its own inside those of the plan."""
+    config = scale.config_for(size, plan.config, vocabulary_size)
+    kinds = ("results_dir", "checkpoints_dir", "plots_dir")
+    folders = {kind: getattr(plan, kind) / f"scale_{scale.size_name(size)}" for kind in kinds}
+    return replace(plan, config=config, **folders)
+
+
 def refuse_ignored_options(args):
     """An option that the published protocol would ignore is a mistake, not a wish."""
     if args.vary is not None:
@@ -174,41 +210,60 @@ def model_facts(plan, vocabulary_size) -> dict:
     return facts
 
 
-def estimate(plan, corpus, n_trials, workers) -> str:
-    """Trials, time and disk of what is left to do, from one measured training step."""
-    import torch
-
-    from evaluate import autocast
-    from model import address_dropout
-    from progress import duration
-    from train import build, make_optimizer, prepare_torch
+def estimate(plan, corpus, n_trials, workers) -> tuple[float, float]:
+    """(seconds, bytes of disk at the most) of what is left to do, from one measured training step."""
+    from train import prepare_torch
 
     prepare_torch(plan.config, plan.device)
     seconds, parameters = [], []
     for architecture in dict.fromkeys(name for name, _ in plan.experiments):
         activation = next(act for name, act in plan.experiments if name == architecture)
-        model = build(plan.trial(architecture, activation, 1), corpus.vocabulary_size)
-        optimizer = make_optimizer(model, plan.config)
-        shape = (plan.config.batch_size, plan.config.block_size)
-        tokens = torch.zeros(shape, dtype=torch.long, device=plan.device)
-        for step in range(2):  # the first one warms up
-            started = time.perf_counter()
-            address_dropout(model, 0, step)
-            with autocast(plan.config, plan.device):
-                loss = model(tokens).float().logsumexp(-1).mean()
-            loss.backward()
-            optimizer.step()
-            loss.item()
-            step_s = time.perf_counter() - started
+        step_s, n_parameters = measure_step(plan, plan.trial(architecture, activation, 1), corpus.vocabulary_size)
         windows = 2 * (len(corpus.validation) // plan.config.block_size)
         n_points = plan.config.max_iters // plan.config.eval_interval + 2
         windows += 2 * min(plan.config.curve_windows, windows) * n_points
         seconds.append(step_s * (plan.config.max_iters + windows / plan.config.batch_size / 3))
-        parameters.append(sum(p.numel() for p in model.parameters()))
+        parameters.append(n_parameters)
     predictions = 4 * len(corpus.validation) * corpus.vocabulary_size
     disk = n_trials * 4 * max(parameters) + 2 * plan.n_trials * predictions
-    time_s = n_trials * sum(seconds) / len(seconds) / workers
-    return f"about {duration(time_s)} with {workers} worker(s), and {disk / 1e9:.1f} GB of disk at the most"
+    at_a_time = 1 if plan.device == "cuda" else workers  # processes share a GPU; what that gains is not known here
+    return n_trials * sum(seconds) / len(seconds) / at_a_time, disk
+
+
+def measure_step(plan, trial, vocabulary_size) -> tuple[float, int]:
+    """(seconds of a training step, number of parameters).
+
+    On a CPU a large model is measured on a few sequences: a full batch of the largest would take minutes.
+    """
+    import torch
+
+    from evaluate import autocast
+    from model import address_dropout
+    from train import build, make_optimizer
+
+    config, device = plan.config, plan.device
+    model = build(trial, vocabulary_size)
+    n_parameters = sum(p.numel() for p in model.parameters())
+    optimizer = make_optimizer(model, config)
+    sequences = min(config.batch_size, 4) if device == "cpu" and n_parameters > MEASURED_WHOLE else config.batch_size
+    tokens = torch.zeros((sequences, config.block_size), dtype=torch.long, device=device)
+    for step in range(2):  # the first one warms up
+        started = time.perf_counter()
+        address_dropout(model, 0, step)
+        with autocast(config, device):
+            loss = model(tokens).float().logsumexp(-1).mean()
+        loss.backward()
+        optimizer.step()
+        loss.item()
+        step_s = time.perf_counter() - started
+    return step_s * config.batch_size / sequences, n_parameters
+
+
+def cost(seconds, disk, workers) -> str:
+    """An estimate in words."""
+    from progress import duration
+
+    return f"about {duration(seconds)} with {workers} worker(s), and {disk / 1e9:.1f} GB of disk at the most"
 
 
 def set_study_aside(plan) -> None:
@@ -261,48 +316,74 @@ class Signals:
 def main(argv=None) -> int:
     args = parser().parse_args(argv)
     import corpus as text
-    import storage
     from provenance import usable_cpus
 
     user_files, own = cli.load_user_files(args)
     args.architectures = args.architectures or [own.get("architecture", "charlm")]
-    args.activations = args.activations or [own.get("activation", "report")]
+    if "activation" in own:
+        args.activations = args.activations or [own["activation"]]
+    sizes = chosen_sizes(args)
     plan, notes = make_plan(args)
     cli.check_user_files(own, plan.experiments, plan.config)
-    for folder in (plan.results_dir, plan.checkpoints_dir, plan.plots_dir):
-        storage.check_writable(folder)
+    check_folders(plan)
     corpus = text.load_corpus(args.corpus)
     text.check_length(corpus, plan.config.block_size)
-    facts = model_facts(plan, corpus.vocabulary_size)
+    plans = [at_size(plan, size, corpus.vocabulary_size) for size in sizes] or [plan]
+    for plan in plans:
+        check_folders(plan)
     workers = args.workers or max(1, usable_cpus() // plan.config.threads_per_trial)
     if plan.device == "cuda" and args.workers is None:
         workers = 1
     for note in notes:
         print(note)
+    studies = [(plan, model_facts(plan, corpus.vocabulary_size)) for plan in plans]
+    if args.dry_run or sizes:
+        say_cost(args, studies, corpus, workers)
     if args.dry_run:
-        return dry_run(args, plan, corpus, facts, workers)
+        return 0
     with Signals() as signals:
-        return carry_out(args, plan, corpus, facts, workers, user_files, signals)
+        for plan, facts in studies:
+            status = carry_out(args, plan, corpus, facts, workers, user_files, signals)
+            if status:
+                return status
+    if len(sizes) > 1:
+        print(f"now: python analyze_results.py --scales {' '.join(str(plan.results_dir) for plan in plans)}")
+    return 0
 
 
-def dry_run(args, plan, corpus, facts, workers) -> int:
-    """Checks what can be checked without changing anything, and says what the study would take."""
+def check_folders(plan) -> None:
+    """Complains, before any work begins, of a folder in which nothing can be written."""
+    import storage
+
+    for folder in (plan.results_dir, plan.checkpoints_dir, plan.plots_dir):
+        storage.check_writable(folder)
+
+
+def say_cost(args, studies, corpus, workers) -> None:
+    """Says, of each study and of all, what is left to do and what it would take; changes nothing."""
+    total_s = total_disk = 0.0
+    for plan, facts in studies:
+        left = trials_left(args, plan, corpus, facts)
+        busy = min(workers, max(left, 1))
+        seconds, disk = estimate(plan, corpus, left, busy)
+        total_s, total_disk = total_s + seconds, total_disk + disk
+        n_trials = plan.n_trials * len(plan.experiments)
+        print(f"{describe(plan, corpus)}\n{n_trials} trials, {left} of them to train: {cost(seconds, disk, busy)}")
+    warn_if_single(plan)
+    if len(studies) > 1:
+        print(f"all {len(studies)} studies: {cost(total_s, total_disk, workers)}", flush=True)
+
+
+def trials_left(args, plan, corpus, facts) -> int:
+    """How many trials of a study there are to train."""
     import storage
     from study import Experiment
 
-    if (plan.results_dir / storage.STUDY_FILE).exists() and not args.fresh:
-        storage.open_study(plan.results_dir, plan.identity(corpus), {})
-        experiments = [Experiment(plan, corpus, *key, facts[key]) for key in plan.experiments]
-        left = sum(task.function == "trial" for experiment in experiments for task in experiment.tasks())
-    else:
-        left = plan.n_trials * len(plan.experiments)
-    total = plan.n_trials * len(plan.experiments)
-    print(
-        f"{describe(plan, corpus)}\n{total} trials, {left} of them to train:"
-        f" {estimate(plan, corpus, left, min(workers, max(left, 1)))}"
-    )
-    warn_if_single(plan)
-    return 0
+    if args.fresh or not (plan.results_dir / storage.STUDY_FILE).exists():
+        return plan.n_trials * len(plan.experiments)
+    storage.open_study(plan.results_dir, plan.identity(corpus), {})
+    experiments = [Experiment(plan, corpus, *key, facts[key]) for key in plan.experiments]
+    return sum(task.function == "trial" for experiment in experiments for task in experiment.tasks())
 
 
 def describe(plan, corpus) -> str:

@@ -158,7 +158,7 @@ class Experiment:
                     yield Task(
                         f"{self.name} predictions {number}",
                         "predict",
-                        {"checkpoint": str(self.checkpoint_path(number))},
+                        {"checkpoint": str(self.checkpoint_path(number)), "device": self.plan.device},
                     )
 
     def trial_task(self, number):

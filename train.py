@@ -58,7 +58,10 @@ class Interrupted(Exception):
 
 
 def prepare_torch(config, device):
-    """Sets what decides a sum's last bits: the number of threads, and deterministic algorithms."""
+    """Sets what decides a sum's last bits: the number of threads, and deterministic algorithms.
+
+    To be called before the first computation on a GPU: cuBLAS reads its setting once, when it starts.
+    """
     import os
 
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -66,6 +69,7 @@ def prepare_torch(config, device):
 
     torch.set_num_threads(config.threads_per_trial)
     torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # a pass over memory that changes no result
     torch.backends.cudnn.benchmark = False
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
@@ -173,11 +177,14 @@ def _train(trial, corpus, data, model, optimizer, state, partial_path, report, s
     config = trial.config
     tokens = torch.from_numpy(corpus.train.astype("int64")).to(trial.device)
     offsets = torch.arange(config.block_size, device=trial.device)
+    # Reading a loss makes the program wait for a GPU; there, the points of the curves notice and report.
+    reads_each_loss = trial.device == "cpu"
     reported = saved = time.perf_counter()
     model.train()
     for step in range(state["step"], config.max_iters + 1):
         if step % config.eval_interval == 0 or step == config.max_iters:
             if not state["history"] or state["history"][-1]["step"] < step:
+                state["training_time_s"] += wait_for(trial.device)
                 started = time.perf_counter()
                 train_loss, val_loss, log_p = evaluate.curve_point(model, data, config)
                 if not (math.isfinite(train_loss) and math.isfinite(val_loss)):
@@ -193,7 +200,7 @@ def _train(trial, corpus, data, model, optimizer, state, partial_path, report, s
         started = time.perf_counter()
         generator = randomness.generator(trial.seeds["data"], "data", step)
         starts = text.batch_starts(generator, len(tokens), config.block_size, config.batch_size)
-        index = torch.from_numpy(starts).to(trial.device)[:, None] + offsets
+        index = without_waiting(starts, trial.device)[:, None] + offsets
         address_dropout(model, trial.seeds["dropout"], step)
         with evaluate.autocast(config, trial.device):
             logits = model(tokens[index])
@@ -204,13 +211,12 @@ def _train(trial, corpus, data, model, optimizer, state, partial_path, report, s
         state["step"] = step + 1
         now = time.perf_counter()
         state["training_time_s"] += now - started
-        if trial.device == "cpu":  # elsewhere reading the loss would make the program wait; the curves notice
-            value = loss.item()
-            if not math.isfinite(value):
-                return True
-            if report and now - reported > REPORT_EVERY_S:
-                report({"step": step + 1, "loss": value})
-                reported = now
+        value = loss.item() if reads_each_loss else state["history"][-1]["train_loss"]
+        if not math.isfinite(value):
+            return True
+        if report and now - reported > REPORT_EVERY_S:
+            report({"step": step + 1, "loss": value})
+            reported = now
         stop = should_stop is not None and should_stop()
         if stop or now - saved > SAVE_EVERY_S:
             _save_partial(partial_path, trial, corpus, model, optimizer, state, report)
@@ -218,6 +224,27 @@ def _train(trial, corpus, data, model, optimizer, state, partial_path, report, s
         if stop:
             raise Interrupted
     return False
+
+
+def without_waiting(values, device):
+    """A numpy array on a device; a GPU takes it from pinned memory when it gets there, and nobody waits."""
+    import torch
+
+    tensor = torch.from_numpy(values)
+    if torch.device(device).type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
+
+
+def wait_for(device) -> float:
+    """Seconds until a device has done all it was given: a GPU is handed its steps faster than it computes them."""
+    import torch
+
+    started = time.perf_counter()
+    kind = torch.device(device).type
+    if kind != "cpu":
+        getattr(torch, kind).synchronize()
+    return time.perf_counter() - started
 
 
 def learned_activation_parameters(model) -> dict | None:

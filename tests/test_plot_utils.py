@@ -224,6 +224,26 @@ def test_sources_stand_beside_all_of_them(named, tmp_path, figures):
     check_readable(figures[0])
 
 
+@pytest.mark.parametrize("n_sizes", [0, 1, 2, 7])
+def test_sensitivity_stands_against_every_size(n_sizes, tmp_path, figures):
+    sizes = [989_920, 2_036_728, 5_107_104, 10_126_968, 20_237_848, 49_483_520, 100_132_864][:n_sizes]
+    rows = []
+    for (i, size), measure in itertools.product(enumerate(sizes), ("val_loss", "relative_pd")):
+        low = None if i == 1 else 0.0
+        rows.append(
+            {"measure": measure, "n_parameters": size, "mean": 0.02 / (i + 1), "low": low, "high": 0.06 / (i + 1)}
+        )
+    claims = {
+        "val_loss": "Validation loss: falls (-0.01 [-0.02, -0.003] per tenfold size)",
+        "relative_pd": "Relative PD",
+    }
+    path = plot_utils.sensitivity_against_size(rows, claims, tmp_path, "charlm", "cpu", LINE)
+    check_png(path, tmp_path, "charlm_cpu_sensitivity_against_size.png")
+    check_readable(figures[0])
+    assert ("100M" in words(figures[0])) == (n_sizes == 7)
+    assert ("No size has a between-activation SD" in words(figures[0])) == (n_sizes == 0)
+
+
 @pytest.mark.parametrize("names", [REPORT, MANY], ids=len)
 def test_the_heat_map_has_a_number_in_every_cell(names, tmp_path, figures):
     table = {a: {n: 2.6 + 0.01 * i for i, n in enumerate(names)} for a in figure_style.ARCHITECTURES}
