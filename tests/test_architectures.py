@@ -290,7 +290,7 @@ def registered():
     ("model", "problem"),
     [
         (LooksAhead, r"position 1 sees position 2: the model looks ahead"),
-        (LooksAheadAsItTrains, r"position \d+ sees position \d+ while it trains"),
+        (LooksAheadAsItTrains, r"position \d+ sees position \d+ as it trains"),
         (IsBlind, r"the character at position 8 changes no output"),
         (IgnoresItsActivation, r"the activation gelu at activation is made but never used"),
         (CallsItsActivationInVain, r"relu in place of gelu gives the same outputs"),

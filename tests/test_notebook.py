@@ -20,6 +20,7 @@ def test_the_notebook_runs_from_start_to_end():
     )
     pictures = [o for cell in notebook.cells for o in cell.get("outputs", []) if "image/png" in o.get("data", {})]
     assert "weights_sha256" in text
+    assert "problems: []" in text
     assert "soft step: {'relative_pd'" in text
     assert len(pictures) >= 4
 

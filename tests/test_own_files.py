@@ -1,0 +1,189 @@
+"""Claims about a model or an activation of a reader's own: checked before it trains, used where given, never mistaken."""
+
+import pytest
+import studies
+
+import storage
+
+MODEL = """
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+
+class MyModel(nn.Module):
+    def __init__(self, config, make_activation, vocabulary_size):
+        super().__init__()
+        self.embedding = nn.Embedding(vocabulary_size, config.n_embd)
+        self.hidden = nn.Linear(2 * config.n_embd, 4 * config.n_embd)
+        self.activation, self.dropout = make_activation(), nn.Dropout(config.dropout)
+        self.head = nn.Linear(4 * config.n_embd, vocabulary_size)
+
+    def forward(self, tokens):  # (B, T) -> (B, T, V)
+        x = self.embedding(tokens)
+        neighbour = F.pad(x, (0, 0, 1, 0))[:, :-1]
+        return self.head(self.dropout(self.activation(self.hidden(torch.cat([x, neighbour], dim=-1)))))
+"""
+LOOKS_AHEAD = MODEL.replace("F.pad(x, (0, 0, 1, 0))[:, :-1]", "F.pad(x, (0, 0, 0, 1))[:, 1:]")
+ACTIVATION = "import torch\n\n\ndef soft_step(x):\n    return x * torch.sigmoid(4 * x)\n"
+FILES = {
+    "my_model.py": MODEL,
+    "ahead.py": LOOKS_AHEAD,
+    "soft.py": ACTIVATION,
+    "sums.py": "def sums(x):\n    return x.sum(-1)\n",
+    "logs.py": "def logs(x):\n    return x.log()\n",
+    "broken.py": "def broken(x) return x\n",
+    "raises.py": MODEL.replace("super().__init__()", "raise OSError('no such luck')"),
+}
+
+
+def write_files(folder):
+    for name, text in FILES.items():
+        (folder / name).write_text(text)
+
+
+@pytest.fixture
+def folder(tmp_path, tiny_corpus_file):
+    write_files(tmp_path)
+    (tmp_path / "text.txt").write_bytes(tiny_corpus_file.read_bytes())
+    return tmp_path
+
+
+STUDY = ("run_all_experiments.py", "--corpus", "text.txt", "--trials", "2", "--workers", "2", *studies.TINY)
+
+
+# --- test_cpu.py, as a user types it ------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_an_installation_is_checked_in_one_command(run_script):
+    done = run_script("test_cpu.py", timeout=600)  # a busy machine
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "repeats bit for bit" in done.stdout and "this installation works" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "status", "says"),
+    [
+        ("--architecture-file my_model.py", 0, "my_model with relu: every check passed; it may be trained"),
+        ("--architecture-file my_model.py --activation-file soft.py", 0, "my_model with soft_step: every check passed"),
+        ("--architecture-file ahead.py", 1, "FAILED  position 1 sees position 2: the model looks ahead"),
+        ("--architecture-file raises.py", 1, "cannot be made: OSError: no such luck"),
+        ("--activation-file sums.py", 1, "FAILED  the activation sums turns the shape (3, 5, 8) into (3, 5)"),
+        ("--activation-file logs.py", 1, "FAILED  the activation logs is nan at -100"),
+        ("--activation-file broken.py", 2, "does not run: SyntaxError"),
+        ("--activation-file missing.py", 2, "cannot read the activation file missing.py"),
+        ("--activation-file my_model.py", 2, "cannot be made"),
+    ],
+)
+def test_the_checks_say_in_plain_words_what_fails(folder, options, status, says):
+    done = studies.run("test_cpu.py", *options.split(), folder=folder)
+    assert (done.status, says in done.out + done.err) == (status, True), done.out + done.err
+    assert "Traceback" not in done.out + done.err
+
+
+def test_the_checks_by_the_command_a_user_types(run_script, tmp_path):
+    write_files(tmp_path)
+    done = run_script("test_cpu.py", "--architecture-file", "ahead.py")
+    assert done.returncode == 1
+    assert "position 1 sees position 2" in done.stdout and "my_model with relu: may not be trained" in done.stdout
+
+
+# --- a study --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_study_of_a_readers_own_model_and_activation_runs_in_worker_processes(folder):
+    """By the command a user types: workers are processes that have loaded nothing yet."""
+    files = ("--architecture-file", "my_model.py", "--activation-file", "soft.py")
+    done = studies.run(*STUDY, *files, folder=folder, really=True, seconds=300)
+    assert done.status == 0, done.out + done.err
+    result = storage.read_json(folder / "results" / "my_model_soft_step.json")
+    assert [record["status"] for record in result["trials"]] == ["complete", "complete"]
+    assert sorted(result["source_sha256"]) == ["activation", "architecture"]
+    assert not list((folder / "results").glob("charlm*"))
+
+    result_file, checkpoint = "results/my_model_soft_step.json", "checkpoints/my_model_soft_step/trial_1.pt"
+    verified = studies.run("train.py", "--verify", result_file, "--corpus", "text.txt", *files, folder=folder)
+    assert verified.status == 0 and "identical: weights_sha256" in verified.out, verified.out + verified.err
+    sampled = studies.run("train.py", "--sample", checkpoint, "--prompt", "the", "--length", 9, *files, folder=folder)
+    assert sampled.status == 0 and sampled.out.startswith("the"), sampled.err
+
+    for options in (("--verify", result_file, "--corpus", "text.txt"), ("--sample", checkpoint, "--prompt", "the")):
+        without = studies.run("train.py", *options, *files[:2], folder=folder)
+        says = "soft_step is a reader's own activation; give its file with --activation-file"
+        assert (without.status, says in without.err) == (2, True), without.err
+
+    (folder / "soft.py").write_text(ACTIVATION.replace("4", "5"))
+    again = studies.run(*STUDY, *files, folder=folder)
+    assert again.status == 2 and "source_sha256.activation: " in again.err, again.out + again.err
+    assert again.err.count("\n") == 1
+    for options in (("--verify", result_file, "--corpus", "text.txt"), ("--sample", checkpoint, "--prompt", "the")):
+        changed = studies.run("train.py", *options, *files, folder=folder)
+        assert changed.status == 2 and "source_sha256.activation: " in changed.err
+
+
+def test_a_study_of_built_in_activations_is_extended_by_a_readers_own(folder):
+    first = studies.run(*STUDY, "--activations", "relu", folder=folder)
+    before = studies.content(folder)
+    second = studies.run(*STUDY, "--activation-file", "soft.py", folder=folder)
+    assert (first.status, second.status) == (0, 0), second.err
+    after = studies.content(folder)
+    assert "results/charlm_soft_step.json" in after and "source_sha256" not in before["results/charlm_relu.json"]
+    summary = "results/all_experiments_summary.json"
+    assert all(after[name] == content for name, content in before.items() if name != summary)
+    assert list(after[summary]["experiments"]) == ["charlm_soft_step", "charlm_relu"]
+
+
+def test_a_changed_file_goes_on_from_no_state_of_the_old_one(folder, tmp_path):
+    import activations
+    from config_cpu import ConfigCPU
+    from corpus import make_corpus
+    from train import Trial, partial_identity
+
+    trial, corpus = Trial("charlm", "soft_step", ConfigCPU(), 1, 1, {}), make_corpus("x", "ab" * 500)
+    identities = []
+    try:
+        for text in (ACTIVATION, ACTIVATION.replace("4", "5")):
+            (tmp_path / "soft.py").write_text(text)
+            activations.load_activation_file(tmp_path / "soft.py")
+            identities.append(partial_identity(trial, corpus))
+    finally:
+        activations.ACTIVATIONS.pop("soft_step")
+    assert storage.first_difference(*identities).startswith("source_sha256.activation: ")
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ("--architecture-file ahead.py", "my_model with smelu_05 may not be trained: position 1 sees position 2"),
+        ("--activation-file sums.py", "charlm with sums may not be trained: the activation sums turns the shape"),
+        (
+            "--activation-file logs.py --architectures mlp",
+            "mlp with logs may not be trained: the activation logs is nan",
+        ),
+        ("--activation-file soft.py --activations relu", "--activation-file defines soft_step, which is not used here"),
+        ("--activation-file broken.py", "does not run: SyntaxError"),
+        ("--architecture-file my_model.py --activations swiglu", "my_model cannot take swiglu: swiglu is gated"),
+        ("--architecture-file missing.py", "cannot read the architecture file missing.py"),
+    ],
+)
+def test_a_model_or_activation_that_will_not_do_starts_nothing(folder, options, says):
+    before = sorted(folder.iterdir())
+    done = studies.run(*STUDY, *options.split(), folder=folder)
+    assert (done.status, says in done.err, done.err.count("\n")) == (2, True, 1), done.out + done.err
+    assert [path for path in sorted(folder.iterdir()) if not path.name.startswith(".run_")] == before
+
+
+# --- one trial --------------------------------------------------------------------------------------------------------
+
+
+def test_one_trial_of_a_readers_own_is_checked_and_trained(folder):
+    options = ("--corpus", "text.txt", *studies.TINY)
+    done = studies.run("train.py", "--architecture-file", "my_model.py", *options, folder=folder)
+    assert done.status == 0 and "my_model_relu, seed 42" in done.out, done.err
+    refused = studies.run("train.py", "--architecture-file", "ahead.py", *options, "--seed", "1", folder=folder)
+    assert refused.status == 2 and "my_model with relu may not be trained: position 1 sees" in refused.err
+    checkpoint = "checkpoints/single/my_model_relu_seed_42.pt"
+    unused = studies.run("train.py", "--sample", checkpoint, "--activation-file", "soft.py", folder=folder)
+    assert unused.status == 2 and "my_model is a reader's own architecture" in unused.err
