@@ -63,11 +63,12 @@ def main(argv=None) -> int:
     if args.scales:
         import report_scales
 
-        plots = args.plots_dir or sibling(args.scales[0].parent, "plots")
-        return report_scales.run([read_study(path) for path in args.scales], None if args.no_figures else plots)
+        return report_scales.run([read_study(path) for path in args.scales], args.plots_dir, not args.no_figures)
     for name in ("margin_loss", "margin_pairs"):
         if not 0 < getattr(args, name) < math.inf:
             raise UserError(f"--{name.replace('_', '-')} must be positive, but it is {getattr(args, name)}")
+    from storage import sibling
+
     folder = study_folder(args)
     study = read_study(folder)
     others = [read_study(path) for path in args.compare or [] if path.resolve() != folder.resolve()]
@@ -100,18 +101,6 @@ def study_folder(args) -> Path:
     if args.study is None and args.compare and not (folder / STUDY_FILE).exists():
         return args.compare[0]
     return folder
-
-
-def sibling(folder: Path, kind: str) -> Path:
-    """The folder of `kind` that belongs to a study: 'results' in its path becomes `kind`, or `kind` lies inside it.
-
-    >>> sibling(Path("results/published"), "plots").as_posix(), sibling(Path("mine"), "plots").as_posix()
-    ('plots/published', 'mine/plots')
-    """
-    places = [index for index, part in enumerate(folder.parts) if part == "results"]
-    if not places:
-        return folder / kind
-    return Path(*folder.parts[: places[-1]], kind, *folder.parts[places[-1] + 1 :])
 
 
 def read_study(folder: Path):

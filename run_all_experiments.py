@@ -118,9 +118,7 @@ def chosen_experiments(args) -> tuple[list[tuple[str, str]], list[str]]:
 
 
 def chosen_sizes(args) -> list[int]:
-    """The sizes of --scale, each once; the defaults that depend on it are filled in. Without --scale: []."""
-    args.activations = args.activations or list(scale.ACTIVATIONS if args.scale else ["report"])
-    args.trials = (scale.TRIALS if args.scale else 10) if args.trials is None else args.trials
+    """The sizes of --scale, each once; without --scale none."""
     if not args.scale:
         return []
     if args.protocol == "published":
@@ -331,6 +329,8 @@ def main(argv=None) -> int:
 
     sizes = chosen_sizes(args)
     user_files = load_user_files(args)
+    args.activations = args.activations or list(scale.ACTIVATIONS if sizes else ["report"])
+    args.trials = (scale.TRIALS if sizes else 10) if args.trials is None else args.trials
     plan, notes = make_plan(args)
     check_folders(plan)
     corpus = text.load_corpus(args.corpus)

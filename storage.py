@@ -283,6 +283,18 @@ def open_study(folder: Path, identity: dict, provenance: dict) -> None:
         )
 
 
+def sibling(folder: Path, kind: str) -> Path:
+    """The folder of `kind` that belongs to a study: 'results' in its path becomes `kind`, or `kind` lies inside it.
+
+    >>> sibling(Path("results/published"), "plots").as_posix(), sibling(Path("mine"), "plots").as_posix()
+    ('plots/published', 'mine/plots')
+    """
+    places = [index for index, part in enumerate(folder.parts) if part == "results"]
+    if not places:
+        return folder / kind
+    return Path(*folder.parts[: places[-1]], kind, *folder.parts[places[-1] + 1 :])
+
+
 def read_study(folder: Path) -> tuple[dict, list[dict]]:
     """(study.json, the results in order of architecture and activation as in the study's summary) of a folder."""
     folder = Path(folder)
