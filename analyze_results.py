@@ -64,8 +64,7 @@ def main(argv=None) -> int:
     if args.scales:
         import report_scales
 
-        plots = args.plots_dir or sibling(args.scales[0].parent, "plots")
-        return report_scales.run([read_study(path) for path in args.scales], None if args.no_figures else plots)
+        return report_scales.run([read_study(path) for path in args.scales], args.plots_dir, not args.no_figures)
     margins = margins_given(args)
     folder = study_folder(args)
     study = read_study(folder)

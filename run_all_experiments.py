@@ -118,9 +118,7 @@ def chosen_experiments(args) -> tuple[list[tuple[str, str]], list[str]]:
 
 
 def chosen_sizes(args) -> list[int]:
-    """The sizes of --scale, each once; the defaults that depend on it are filled in. Without --scale: []."""
-    args.activations = args.activations or list(scale.ACTIVATIONS if args.scale else ["report"])
-    args.trials = (scale.TRIALS if args.scale else 10) if args.trials is None else args.trials
+    """The sizes of --scale, each once; without --scale none."""
     if not args.scale:
         return []
     if args.protocol == "published":
@@ -212,18 +210,31 @@ def model_facts(plan, vocabulary_size) -> dict:
 
 def estimate(plan, corpus, n_trials, workers) -> tuple[float, float]:
     """(seconds, bytes of disk at the most) of what is left to do, from one measured training step."""
+    import torch
+
+    from engines import is_out_of_memory
     from train import prepare_torch
 
     prepare_torch(plan.config, plan.device)
     seconds, parameters = [], []
     for architecture in dict.fromkeys(name for name, _ in plan.experiments):
         activation = next(act for name, act in plan.experiments if name == architecture)
-        step_s, n_parameters = measure_step(plan, plan.trial(architecture, activation, 1), corpus.vocabulary_size)
+        try:
+            step_s, n_parameters = measure_step(plan, plan.trial(architecture, activation, 1), corpus.vocabulary_size)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise UserError(
+                f"{describe(plan, corpus)}: not even one trial fits into the memory of this machine's {plan.device};"
+                " take a smaller size or --batch-size"
+            ) from error
         windows = 2 * (len(corpus.validation) // plan.config.block_size)
         n_points = plan.config.max_iters // plan.config.eval_interval + 2
         windows += 2 * min(plan.config.curve_windows, windows) * n_points
         seconds.append(step_s * (plan.config.max_iters + windows / plan.config.batch_size / 3))
         parameters.append(n_parameters)
+    if plan.device == "cuda":
+        torch.cuda.empty_cache()  # the workers need it
     predictions = 4 * len(corpus.validation) * corpus.vocabulary_size
     disk = n_trials * 4 * max(parameters) + 2 * plan.n_trials * predictions
     at_a_time = 1 if plan.device == "cuda" else workers  # processes share a GPU; what that gains is not known here
@@ -323,6 +334,8 @@ def main(argv=None) -> int:
     if "activation" in own:
         args.activations = args.activations or [own["activation"]]
     sizes = chosen_sizes(args)
+    args.activations = args.activations or list(scale.ACTIVATIONS if sizes else ["report"])
+    args.trials = (scale.TRIALS if sizes else 10) if args.trials is None else args.trials
     plan, notes = make_plan(args)
     cli.check_user_files(own, plan.experiments, plan.config)
     check_folders(plan)
@@ -340,6 +353,7 @@ def main(argv=None) -> int:
     if args.dry_run or sizes:
         say_cost(args, studies, corpus, workers)
     if args.dry_run:
+        warn_if_single(plan)
         return 0
     with Signals() as signals:
         for plan, facts in studies:
@@ -369,7 +383,6 @@ def say_cost(args, studies, corpus, workers) -> None:
         total_s, total_disk = total_s + seconds, total_disk + disk
         n_trials = plan.n_trials * len(plan.experiments)
         print(f"{describe(plan, corpus)}\n{n_trials} trials, {left} of them to train: {cost(seconds, disk, busy)}")
-    warn_if_single(plan)
     if len(studies) > 1:
         print(f"all {len(studies)} studies: {cost(total_s, total_disk, workers)}", flush=True)
 

@@ -217,6 +217,26 @@ def test_what_does_not_fit_even_alone_has_failed_and_says_so(tmp_path, tiny_corp
     assert again.status == 0, "the same command tries it again"
 
 
+def test_a_model_too_large_for_the_machine_is_said_before_the_start(tmp_path, tiny_corpus_file):
+    full = "import torch, run_all_experiments as r\ndef full(*_): raise torch.OutOfMemoryError('CUDA out of memory.')\n"
+    options = (
+        "--scale",
+        "1M",
+        "--config",
+        "cpu",
+        "--block-size",
+        "16",
+        "--batch-size",
+        "2",
+        "--corpus",
+        tiny_corpus_file,
+    )
+    prelude = full + "r.measure_step = full"
+    run = studies.run("run_all_experiments.py", *options, folder=tmp_path, prelude=prelude)
+    assert run.status == 2 and run.err.startswith("error: study in results/scale_1M: charlm with relu, smelu_1, gelu")
+    assert "not even one trial fits into the memory of this machine's cpu" in run.err and run.err.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     ("error", "expected"),
     [
