@@ -14,8 +14,8 @@ import storage
 pytest.importorskip("ray", reason="Ray is not installed (requirements-cluster.txt)")
 pytestmark = pytest.mark.slow
 
-SIZES = ("--n-layer=1", "--n-head=2", "--n-embd=16", "--block-size=32", "--batch-size=8", "--curve-windows=5")
-STUDY = ("--activations=relu,gelu", "--trials=3", "--max-iters=400", "--eval-interval=200", *SIZES)
+SIZES = ("--n-layer=1", "--n-head=2", "--n-embd=8", "--block-size=16", "--batch-size=4", "--curve-windows=4")
+STUDY = ("--activations=relu,gelu", "--trials=2", "--max-iters=200", "--eval-interval=100", *SIZES)
 
 
 def command(folder, corpus, *options):
@@ -110,7 +110,7 @@ def test_a_study_on_a_cluster_survives_the_death_of_a_node_and_is_identical(
             command(tmp_path, tiny_corpus_file, *options), cwd=tmp_path, stdout=file, stderr=subprocess.STDOUT
         )
     try:
-        wait_for(log, "1 of 6 trials done", study)
+        wait_for(log, "1 of 4 trials done", study)
         made.remove_node(victim, allow_graceful=False)
         assert study.wait(timeout=500) == 0, log.read_text()
     finally:
