@@ -14,6 +14,7 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import socket
 import threading
 import time
 import traceback
@@ -353,7 +354,7 @@ class RayEngine:
             raise UserError("--engine ray needs Ray: pip install -r requirements-cluster.txt") from None
         self._ray = ray
         self._local = LocalEngine(usable_cpus(), context)
-        _connect(ray, address, workers * threads)
+        _connect(ray, address, None if on_gpu else workers * threads)  # None: every core, for every GPU its trials
         self._mailbox = ray.remote(num_cpus=0)(_Mailbox).options(scheduling_strategy=_here(ray)).remote()
         self._context = ray.put(context)
         self._options = {"num_cpus": threads, "max_retries": MAX_ATTEMPTS - 1, "num_gpus": 1 / workers if on_gpu else 0}
@@ -420,12 +421,13 @@ def _connect(ray, address, cpus):
 
     common = {"logging_level": logging.ERROR, "log_to_driver": False}
     if address is not None:
+        _check_answers(address)
         folders = ["venv", "data", "results", "plots", "checkpoints", "docs", "tests", ".git"]
         program = {"working_dir": str(Path(__file__).resolve().parent), "excludes": folders}
         try:
             ray.init(address, runtime_env=program, **common)
         except ConnectionError as error:
-            raise UserError(f"no Ray cluster answers at {address}; start one with 'ray start --head'") from error
+            raise _no_cluster(address) from error
         return
     for attempt in range(MAX_ATTEMPTS):
         try:
@@ -435,6 +437,21 @@ def _connect(ray, address, cpus):
             ray.shutdown()
             if attempt == MAX_ATTEMPTS - 1:
                 raise RunError(f"Ray could not start on this machine: {error}") from error
+
+
+def _check_answers(address):
+    """A UserError where nobody listens at host:port, at once; Ray itself would try for minutes."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon or not port.isdigit():
+        return  # "auto", which Ray looks up
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except (OSError, OverflowError) as error:
+        raise _no_cluster(address) from error
+
+
+def _no_cluster(address):
+    return UserError(f"no Ray cluster answers at {address}; start one with 'ray start --head'")
 
 
 def _here(ray):

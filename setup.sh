@@ -40,7 +40,7 @@ venv_works() {
 
 # What an installation depends on. It is stored as the last step of one, so that an interrupted one is not taken as done.
 fingerprint() {
-    venv/bin/python - requirements.txt requirements-dev.txt <<'END'
+    venv/bin/python - requirements*.txt <<'END'
 import hashlib, pathlib, platform, sys
 texts = b"".join(pathlib.Path(name).read_bytes() for name in sys.argv[1:])
 print(platform.python_version(), hashlib.sha256(texts).hexdigest())
