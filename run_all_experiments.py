@@ -133,7 +133,6 @@ def chosen_sizes(args) -> list[int]:
 
 def make_plan(args):
     """The checked Plan of a command line; torch is imported here, not before."""
-    from storage import sibling
     from study import Plan
 
     vary = chosen_streams(args.vary)
@@ -154,10 +153,7 @@ def make_plan(args):
     config, device = cli.choose_config(args)
     experiments, notes = chosen_experiments(args)
     results = args.results_dir or Path("results") / default_subfolder(args.protocol, vary)
-    others = {
-        f"{kind}_dir": getattr(args, f"{kind}_dir") or sibling(results, kind) for kind in ("plots", "checkpoints")
-    }
-    folders = {"results_dir": results, **others}
+    folders = folders_of(args, results)
     plan = Plan(config, device, args.protocol, args.seed_base, vary, args.trials, tuple(experiments), **folders)
     return plan, notes
 
@@ -169,12 +165,23 @@ def default_subfolder(protocol, vary) -> str:
     return "" if vary == ALL_STREAMS else "vary_" + ("_".join(vary) or "none")
 
 
-def at_size(plan, size, vocabulary_size):
-    """The study of one size of a sweep, in folders of its own inside those of the plan."""
+def folders_of(args, results, subfolder="") -> dict[str, Path]:
+    """A study's folders: those that were named, with the subfolder, else the siblings of its results."""
+    from storage import sibling
+
+    given = {f"{kind}_dir": getattr(args, f"{kind}_dir") for kind in ("plots", "checkpoints")}
+    others = {
+        name: folder / subfolder if folder else sibling(results, name.removesuffix("_dir"))
+        for name, folder in given.items()
+    }
+    return {"results_dir": results, **others}
+
+
+def at_size(args, plan, size, vocabulary_size):
+    """The study of one size of a sweep, in folders of its own."""
     config = scale.config_for(size, plan.config, vocabulary_size)
-    kinds = ("results_dir", "checkpoints_dir", "plots_dir")
-    folders = {kind: getattr(plan, kind) / f"scale_{scale.size_name(size)}" for kind in kinds}
-    return replace(plan, config=config, **folders)
+    subfolder = f"scale_{scale.size_name(size)}"
+    return replace(plan, config=config, **folders_of(args, plan.results_dir / subfolder, subfolder))
 
 
 def refuse_ignored_options(args):
@@ -341,7 +348,7 @@ def main(argv=None) -> int:
     check_folders(plan)
     corpus = text.load_corpus(args.corpus)
     text.check_length(corpus, plan.config.block_size)
-    plans = [at_size(plan, size, corpus.vocabulary_size) for size in sizes] or [plan]
+    plans = [at_size(args, plan, size, corpus.vocabulary_size) for size in sizes] or [plan]
     for plan in plans:
         check_folders(plan)
     workers = args.workers or max(1, usable_cpus() // plan.config.threads_per_trial)
