@@ -557,7 +557,7 @@ def published_against_matched(rows: list[dict], folder, architecture, device, ti
         return say_only(title, title_info, why, folder, architecture, device, "published_against_matched")
     ratios = [high - low for low, high in parts]
     figure, axes = new_figure(title, title_info, 0.5 * len(rows) + 1.2, 1, len(parts), sharey=True, width_ratios=ratios)
-    between = np.diff(MaxNLocator(8, steps=(1, 2, 5, 10)).tick_values(0, sum(ratios)))[0]
+    between = np.diff(MaxNLocator(12, steps=(1, 2, 5, 10)).tick_values(0, sum(ratios)))[0]
     for ax, limits in zip(axes[0], parts):
         ax.xaxis.set_major_locator(MultipleLocator(between))
         for place, row in enumerate(rows):
