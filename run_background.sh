@@ -10,7 +10,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 # The command line of a process; nothing where there is no such process. Some Linux systems come without ps.
 command_of() {
     if [ -d /proc/self ]; then
-        tr '\0' ' ' <"/proc/$1/cmdline" 2>/dev/null || true
+        { tr "\0" " " <"/proc/$1/cmdline"; } 2>/dev/null || true
     else
         ps -p "$1" -o command= 2>/dev/null || true
     fi
