@@ -78,7 +78,9 @@ def reproducibility(cells: Sequence[Cell]) -> Section:
     table = _ranking(cells, "relative_pd", ["top1_disagreement"], caption)
     paragraphs = []
     if not table.rows:
-        paragraphs.append("No pair of trials was measured yet: it takes two complete trials, and the study going on until they are compared.")
+        paragraphs.append(
+            "No pair of trials was measured yet: it takes two complete trials, and the study going on until they are compared."
+        )
         return Section("reproducibility", "3.2 Reproducibility", paragraphs)
     if max(len(cell.trials) for cell in cells) < 3:
         paragraphs.append(
