@@ -60,9 +60,14 @@ def seconds(function) -> float:
 
 
 class Workload:
-    """CharLM with random tokens: a training step and an evaluation, exactly as a trial runs them."""
+    """A model with random tokens: a training step and an evaluation, exactly as a trial runs them.
 
-    def __init__(self, config, device="cpu", activation="relu", vocabulary_size=65):
+    sequences: how many in a batch; batch_size where None.
+    """
+
+    def __init__(
+        self, config, device="cpu", activation="relu", vocabulary_size=65, architecture="charlm", sequences=None
+    ):
         import torch
 
         from train import Trial, build, make_optimizer, prepare_torch, stream_seeds
@@ -70,9 +75,9 @@ class Workload:
         prepare_torch(config, device)
         seeds = stream_seeds(0, 1, ("init", "data", "dropout"))
         self.config, self.device = config, device
-        self.model = build(Trial("charlm", activation, config, 1, 0, seeds, device), vocabulary_size)
+        self.model = build(Trial(architecture, activation, config, 1, 0, seeds, device), vocabulary_size)
         self.optimizer = make_optimizer(self.model, config)
-        shape = (config.batch_size, config.block_size + 1)
+        shape = (sequences or config.batch_size, config.block_size + 1)
         tokens = torch.randint(vocabulary_size, shape, generator=torch.Generator().manual_seed(0)).to(device)
         self.x, self.y = tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
         self.number = 0

@@ -10,6 +10,7 @@ import platform
 import sys
 import textwrap
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 
 import numpy as np
@@ -138,8 +139,8 @@ def _corpus_from_file(name: str) -> Corpus:
     if not os.path.exists(path):
         if name.startswith("pydoc-"):
             raise UserError(f"corpus {name} is the manual of another Python; this one's is {pydoc_label()}")
-        if path.name == name and not path.suffix:
-            raise UserError(f"{unknown('corpus', name, CORPORA)}, or the path of a UTF-8 text file")
+        if get_close_matches(name.lower(), CORPORA):
+            raise UserError(f"{unknown('corpus', name, CORPORA)}; and there is no file of that name")
         raise UserError(f"corpus file {name} does not exist; by name there are: {', '.join(CORPORA)}")
     try:
         text = _read(path).decode("utf-8")

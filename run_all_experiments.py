@@ -11,6 +11,7 @@ Exit status: 0 all done, 1 a trial failed or the machine gave trouble, 2 a mista
 interrupted.
 """
 
+import math
 import os
 import signal
 import time
@@ -23,7 +24,6 @@ from errors import RunError, UserError, unknown
 
 SOURCES = ("init", "data", "dropout", "bit")  # what --vary can vary
 ALL_STREAMS = ("init", "data", "dropout")
-MEASURED_WHOLE = 3_000_000  # parameters up to which an estimate measures a whole step on a CPU
 
 
 def parser():
@@ -215,88 +215,21 @@ def model_facts(plan, vocabulary_size) -> dict:
     return facts
 
 
-def estimate(plan, corpus, n_trials, workers) -> tuple[float, float]:
-    """(seconds, bytes of disk at the most) of what is left to do, from one measured training step."""
-    import torch
-
-    from engines import is_out_of_memory
-    from train import prepare_torch
-
-    prepare_torch(plan.config, plan.device)
-    seconds, parameters = [], []
-    for architecture in dict.fromkeys(name for name, _ in plan.experiments):
-        activation = next(act for name, act in plan.experiments if name == architecture)
-        try:
-            step_s, n_parameters = measure_step(plan, plan.trial(architecture, activation, 1), corpus.vocabulary_size)
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            raise UserError(
-                f"{describe(plan, corpus)}: not even one trial fits into the memory of this machine's {plan.device};"
-                " take a smaller size or --batch-size"
-            ) from error
-        windows = 2 * (len(corpus.validation) // plan.config.block_size)
-        n_points = plan.config.max_iters // plan.config.eval_interval + 2
-        windows += 2 * min(plan.config.curve_windows, windows) * n_points
-        seconds.append(step_s * (plan.config.max_iters + windows / plan.config.batch_size / 3))
-        parameters.append(n_parameters)
-    if plan.device == "cuda":
-        torch.cuda.empty_cache()  # the workers need it
-    predictions = 4 * len(corpus.validation) * corpus.vocabulary_size
-    disk = n_trials * 4 * max(parameters) + 2 * plan.n_trials * predictions
-    at_a_time = 1 if plan.device == "cuda" else workers  # processes share a GPU; what that gains is not known here
-    return n_trials * sum(seconds) / len(seconds) / at_a_time, disk
-
-
-def measure_step(plan, trial, vocabulary_size) -> tuple[float, int]:
-    """(seconds of a training step, number of parameters).
-
-    On a CPU a large model is measured on a few sequences: a full batch of the largest would take minutes.
-    """
-    import torch
-
-    from evaluate import autocast
-    from model import address_dropout
-    from train import build, make_optimizer
-
-    config, device = plan.config, plan.device
-    model = build(trial, vocabulary_size)
-    n_parameters = sum(p.numel() for p in model.parameters())
-    optimizer = make_optimizer(model, config)
-    sequences = min(config.batch_size, 4) if device == "cpu" and n_parameters > MEASURED_WHOLE else config.batch_size
-    tokens = torch.zeros((sequences, config.block_size), dtype=torch.long, device=device)
-    for step in range(2):  # the first one warms up
-        started = time.perf_counter()
-        address_dropout(model, 0, step)
-        with autocast(config, device):
-            loss = model(tokens).float().logsumexp(-1).mean()
-        loss.backward()
-        optimizer.step()
-        loss.item()
-        step_s = time.perf_counter() - started
-    return step_s * config.batch_size / sequences, n_parameters
-
-
-def cost(seconds, disk, workers) -> str:
-    """An estimate in words."""
-    from progress import duration
-
-    return f"about {duration(seconds)} with {workers} worker(s), and {disk / 1e9:.1f} GB of disk at the most"
-
-
-def set_study_aside(plan) -> None:
-    """Moves an old study's results and checkpoints into a folder beside the new one's."""
+def set_study_aside(plan) -> list[Path]:
+    """Moves an old study's results, checkpoints and figures aside, into folders beside the new one's; returns these."""
+    folders = (plan.results_dir, plan.checkpoints_dir, plan.plots_dir)
     stamp = time.strftime("aside_%Y%m%d_%H%M%S")
-    while (plan.results_dir / stamp).exists() or (plan.checkpoints_dir / stamp).exists():
+    while any((folder / stamp).exists() for folder in folders):
         stamp += "_again"
     old = [
         path for pattern in ("*.json", "*.npz", "REPORT.md", "report.html") for path in plan.results_dir.glob(pattern)
     ]
     old += sorted({path.parent for path in plan.checkpoints_dir.glob("*/trial_*")})
+    old += plan.plots_dir.glob("*.png")
     for path in old:
-        target = path.parent / stamp / path.name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        path.rename(target)
+        (path.parent / stamp).mkdir(parents=True, exist_ok=True)
+        path.rename(path.parent / stamp / path.name)
+    return [folder / stamp for folder in folders if (folder / stamp).exists()]
 
 
 def make_engine(args, plan, workers, context):
@@ -309,14 +242,14 @@ def make_engine(args, plan, workers, context):
 
 
 class Signals:
-    """Remembers SIGINT and SIGTERM; a second one ends the program at once."""
+    """Remembers SIGINT and SIGTERM; where no trial is at work, and at a second one, they end the program at once."""
 
     def __init__(self):
         self.received = None
+        self.at_work = False  # whether there are trials that would have to save themselves
 
     def __enter__(self):
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._note)
+        self.before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
         return self
 
     def _note(self, number, frame):
@@ -324,15 +257,24 @@ class Signals:
             raise SystemExit(128 + number)
         self.received = number
         # not print(), which may be at work in the very moment of the signal
+        if not self.at_work:
+            os.write(2, b"interrupted before any trial was at work; the same command goes on\n")
+            raise SystemExit(128 + number)
         os.write(2, b"\nstopping: the running trials finish their step and save themselves\n")
 
     def __exit__(self, *exception):
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.SIG_DFL)
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
 
 
 def main(argv=None) -> int:
     args = parser().parse_args(argv)
+    with Signals() as signals:  # from here on: importing torch alone takes seconds, and a signal may come meanwhile
+        return check_and_carry_out(args, signals)
+
+
+def check_and_carry_out(args, signals) -> int:
+    """Turns the options into studies, and brings these to completion; says only what they would take in a dry run."""
     import corpus as text
     from provenance import usable_cpus
 
@@ -362,11 +304,11 @@ def main(argv=None) -> int:
     if args.dry_run:
         warn_if_single(plan)
         return 0
-    with Signals() as signals:
-        for plan, facts in studies:
-            status = carry_out(args, plan, corpus, facts, workers, user_files, signals)
-            if status:
-                return status
+    signals.at_work = True
+    for plan, facts in studies:
+        status = carry_out(args, plan, corpus, facts, workers, user_files, signals)
+        if status:
+            return status
     if len(sizes) > 1:
         print(f"now: python analyze_results.py --scales {' '.join(str(plan.results_dir) for plan in plans)}")
     return 0
@@ -382,28 +324,49 @@ def check_folders(plan) -> None:
 
 def say_cost(args, studies, corpus, workers) -> None:
     """Says, of each study and of all, what is left to do and what it would take; changes nothing."""
+    import cost
+    from engines import is_out_of_memory
+
+    # What this process computed until now is mostly what each worker begins with: importing torch, making models.
+    start_s = 2 * time.process_time()
     total_s = total_disk = 0.0
     for plan, facts in studies:
-        left = trials_left(args, plan, corpus, facts)
-        busy = min(workers, max(left, 1))
-        seconds, disk = estimate(plan, corpus, left, busy)
-        total_s, total_disk = total_s + seconds, total_disk + disk
-        n_trials = plan.n_trials * len(plan.experiments)
-        print(f"{describe(plan, corpus)}\n{n_trials} trials, {left} of them to train: {cost(seconds, disk, busy)}")
+        tasks, n_pairs = work_left(args, plan, corpus, facts)
+        left = sum(kind == "trial" for _, kind in tasks)
+        busy = min(workers, max(len(tasks), 1))
+        try:
+            seconds, disk = cost.estimate(plan, corpus, facts, tasks, n_pairs, busy)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise UserError(
+                f"{describe(plan, corpus)}: not even one trial fits into the memory of this machine's {plan.device};"
+                " take a smaller size or --batch-size"
+            ) from error
+        total_s, total_disk = total_s + start_s + seconds, total_disk + disk
+        said = cost.in_words(start_s + seconds, disk, busy)
+        print(f"{describe(plan, corpus)}\n{plan.n_trials * len(facts)} trials, {left} of them to train: {said}")
     if len(studies) > 1:
-        print(f"all {len(studies)} studies: {cost(total_s, total_disk, workers)}", flush=True)
+        print(f"all {len(studies)} studies: {cost.in_words(total_s, total_disk, workers)}")
+    print(
+        "(the time is that of starting, training, evaluating and comparing pairs, each measured on this machine just"
+        " now; writing files, and whatever else the machine does meanwhile, is not in it)",
+        flush=True,
+    )
 
 
-def trials_left(args, plan, corpus, facts) -> int:
-    """How many trials of a study there are to train."""
+def work_left(args, plan, corpus, facts) -> tuple[list[tuple[str, str]], int]:
+    """((architecture, kind) of each task that there is to do, the number of pairs to compare) of a study."""
     import storage
     from study import Experiment
 
     if args.fresh or not (plan.results_dir / storage.STUDY_FILE).exists():
-        return plan.n_trials * len(plan.experiments)
+        tasks = [(architecture, "trial") for architecture, _ in plan.experiments for _ in range(plan.n_trials)]
+        return tasks, len(plan.experiments) * math.comb(plan.n_trials, 2)
     storage.open_study(plan.results_dir, plan.identity(corpus), {})
     experiments = [Experiment(plan, corpus, *key, facts[key]) for key in plan.experiments]
-    return sum(task.function == "trial" for experiment in experiments for task in experiment.tasks())
+    tasks = [(experiment.architecture, task.function) for experiment in experiments for task in experiment.tasks()]
+    return tasks, sum(len(experiment.pairs_to_come()) for experiment in experiments)
 
 
 def describe(plan, corpus) -> str:
@@ -430,8 +393,8 @@ def carry_out(args, plan, corpus, facts, workers, user_files, signals) -> int:
     from provenance import program
 
     with storage.locked(plan.results_dir):
-        if args.fresh:
-            set_study_aside(plan)
+        if args.fresh and (aside := set_study_aside(plan)):
+            print(f"the old study is set aside in {', '.join(map(str, aside))}", flush=True)
         storage.open_study(plan.results_dir, plan.identity(corpus), program())
         experiments = [study.Experiment(plan, corpus, *key, facts[key]) for key in plan.experiments]
         for experiment in experiments:
@@ -468,6 +431,9 @@ def finish(plan, experiments, all_well) -> int:
         raise RunError("a task failed (see above); everything else is done, and the same command tries it again")
     where = "" if plan.results_dir == Path("results") else f" {plan.results_dir}"
     print(f"done: {plan.results_dir}\nnow: python analyze_results.py{where}", flush=True)
+    if plan.vary != ALL_STREAMS:
+        command = f"python analyze_results.py results --compare {plan.results_dir}"
+        print(f"and, beside the study that varies everything: {command}", flush=True)
     return 0
 
 

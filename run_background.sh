@@ -17,16 +17,44 @@ command_of() {
 }
 
 # A process id outlives its process and is given out again, so the command line decides.
+is_a_run() {
+    case "$(command_of "$1")" in *ython*run_all_experiments.py*) return 0 ;; esac
+    return 1
+}
+
+# Whether the last run's log says that it was stopped; the names of logs are in the order of time.
+says_it_stops() {
+    local log newest=""
+    for log in experiments_*.log; do newest=$log; done
+    grep -Eqs '^(stopping|interrupted)' "$newest"
+}
+
+# A run that was stopped finishes its step first: the next one waits for it, within reason.
+wait_for_its_end() {
+    local seconds=0
+    echo "run_background.sh: the last run (process $1) is stopping: it finishes its step and saves itself; waiting for it"
+    while is_a_run "$1"; do
+        if [ "$seconds" -ge 30 ]; then
+            echo "run_background.sh: the last run (process $1) is still stopping after 30 s; try again in a moment" >&2
+            exit 1
+        fi
+        sleep 1
+        seconds=$((seconds + 1))
+    done
+}
+
 refuse_second_run() {
     local pid
     pid=$(cat experiment.pid 2>/dev/null || true)
     case "$pid" in "" | *[!0-9]*) return ;; esac
-    case "$(command_of "$pid")" in
-        *ython*run_all_experiments.py*)
-            echo "run_background.sh: a run is at work already (process $pid); stop it with: kill $pid" >&2
-            exit 1
-            ;;
-    esac
+    is_a_run "$pid" || return 0
+    if says_it_stops; then
+        wait_for_its_end "$pid"
+        return
+    fi
+    echo "run_background.sh: a run is at work already (process $pid); stop it with: kill $pid" >&2
+    echo "(if you have just done so, it finishes its step first: try again in a moment)" >&2
+    exit 1
 }
 
 # The lock is the system's own: it ends with the process that holds it, however that ends.

@@ -115,11 +115,14 @@ class Experiment:
         """Pairs of complete trials that have not been compared."""
         return [pair for pair in itertools.combinations(self.complete_trials(), 2) if pair not in self.pairs]
 
-    def needed_predictions(self):
-        """Trials of a pair that has not been compared, or cannot be yet because one of the two is still to be trained."""
+    def pairs_to_come(self):
+        """Pairs that have not been compared, or cannot be yet because one of the two is still to be trained."""
         numbers = [k for k in range(1, self.plan.n_trials + 1) if self.records.get(k, {}).get("status") != "diverged"]
-        pairs = (pair for pair in itertools.combinations(numbers, 2) if pair not in self.pairs)
-        return set(itertools.chain.from_iterable(pairs))
+        return [pair for pair in itertools.combinations(numbers, 2) if pair not in self.pairs]
+
+    def needed_predictions(self):
+        """Trials of the pairs to come."""
+        return set(itertools.chain.from_iterable(self.pairs_to_come()))
 
     def check_checkpoints(self, say):
         """Sets damaged checkpoints aside; their trials will be trained again."""

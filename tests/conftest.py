@@ -33,8 +33,9 @@ def shakespeare_path() -> Path | None:
 def pytest_runtest_setup(item):
     if item.get_closest_marker("shakespeare") and shakespeare_path() is None:
         pytest.skip(NO_SHAKESPEARE)
-    if "torch" in sys.modules:
+    if "torch" in sys.modules:  # a trial that ran in this process has set both
         sys.modules["torch"].set_num_threads(1)
+        sys.modules["torch"].use_deterministic_algorithms(False)
 
 
 @pytest.fixture(scope="session")
@@ -72,6 +73,14 @@ def tiny_corpus_file(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("corpus") / "tiny.txt"
     path.write_bytes(text[:6000].encode())
     return path
+
+
+@pytest.fixture(scope="session")
+def corpus(tiny_corpus_file):
+    """The text of that file as a corpus."""
+    from corpus import load_corpus
+
+    return load_corpus(str(tiny_corpus_file))
 
 
 @pytest.fixture

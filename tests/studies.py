@@ -16,13 +16,41 @@ import time
 from pathlib import Path
 
 import storage
+import train
+from config_cpu import ConfigCPU
 
 ROOT = Path(__file__).resolve().parent.parent
 
-TINY = (
-    "--config cpu --n-layer 1 --n-head 2 --n-embd 8 --block-size 16 --batch-size 4 --max-iters 6 --eval-interval 2"
-    " --curve-windows 4"
-).split()
+SIZES = {
+    "n_layer": 1,
+    "n_head": 2,
+    "n_embd": 8,
+    "block_size": 16,
+    "batch_size": 4,
+    "max_iters": 6,
+    "eval_interval": 2,
+    "curve_windows": 4,
+}
+TINY = ["--config", "cpu"]  # the same as options
+for _name, _value in SIZES.items():
+    TINY += [f"--{_name.replace('_', '-')}", str(_value)]
+
+# A prelude: trials take long enough to be watched, and their numbers stay what they are.
+SLOW = """
+import time, randomness
+real = randomness.generator
+def slow(seed, stream, *rest):
+    if stream == "data":
+        time.sleep(0.25)
+    return real(seed, stream, *rest)
+randomness.generator = slow
+"""
+
+
+def a_trial(number=1, activation="relu", vary=("init", "data", "dropout"), device="cpu", **changes):
+    """A trial of CharLM at these sizes but for some changes, as a study with seed 42 would have it."""
+    config = ConfigCPU(**{**SIZES, **changes})
+    return train.Trial("charlm", activation, config, number, 41 + number, train.stream_seeds(42, number, vary), device)
 
 
 class Run:

@@ -8,19 +8,9 @@ import time
 
 import pytest
 import studies
+from studies import SLOW
 
 import storage
-
-# A trial that takes long enough to be watched; its numbers stay what they are.
-SLOW = """
-import time, randomness
-real = randomness.generator
-def slow(seed, stream, *rest):
-    if stream == "data":
-        time.sleep(0.25)
-    return real(seed, stream, *rest)
-randomness.generator = slow
-"""
 
 # The worker of trial 2 dies whenever it has begun.
 DEADLY = """
@@ -144,6 +134,18 @@ def test_ctrl_c_in_a_terminal_while_workers_are_starting_leaves_neither_tracebac
     assert started.wait_until_alone(seconds=5) == []
     assert started.out.endswith("interrupted; the same command goes on from here\n")
     assert "Traceback" not in started.out + started.err
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_study_that_is_stopped_while_it_imports_torch_says_so_in_one_line(study, tmp_path, starting, number, status):
+    """A module that stands for torch, and takes a minute to import."""
+    (tmp_path / "torch.py").write_text("import time\nopen('importing', 'w').close()\ntime.sleep(60)\n")
+    started = starting(*study, folder=tmp_path, env={**os.environ, "PYTHONPATH": str(tmp_path)})
+    wait_for(started, (tmp_path / "importing").exists)
+    started.signal(number)
+    assert started.wait(seconds=15) == status
+    assert (started.out, started.err) == ("", "interrupted before any trial was at work; the same command goes on\n")
+    assert not (tmp_path / "results").exists()
 
 
 # --- workers that die -------------------------------------------------------------------------------------------------

@@ -22,28 +22,13 @@ import run_all_experiments
 import storage
 import train
 from config_cpu import ConfigCPU
-from corpus import load_corpus
 
-SIZES = {"n_layer": 1, "n_head": 2, "n_embd": 8, "block_size": 16, "batch_size": 4, "max_iters": 6, "curve_windows": 4}
 fork = multiprocessing.get_context("fork")
 no_cuda = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _as_it_was():
-    yield
-    torch.use_deterministic_algorithms(False)
-
-
-@pytest.fixture(scope="module")
-def corpus(tiny_corpus_file):
-    return load_corpus(str(tiny_corpus_file))
-
-
 def a_trial(device="cpu", **changes):
-    config = ConfigCPU(**{**SIZES, "eval_interval": 2, **changes})
-    seeds = train.stream_seeds(42, 1, ("init", "data", "dropout"))
-    return train.Trial("charlm", "gelu", config, 1, 42, seeds, device)
+    return studies.a_trial(activation="gelu", device=device, **changes)
 
 
 # --- the loop of a device that must not be waited for ---------------------------------------------------------------
@@ -218,7 +203,7 @@ def test_what_does_not_fit_even_alone_has_failed_and_says_so(tmp_path, tiny_corp
 
 
 def test_a_model_too_large_for_the_machine_is_said_before_the_start(tmp_path, tiny_corpus_file):
-    full = "import torch, run_all_experiments as r\ndef full(*_): raise torch.OutOfMemoryError('CUDA out of memory.')\n"
+    full = "import torch, cost\ndef full(*_): raise torch.OutOfMemoryError('CUDA out of memory.')\ncost.measure = full"
     options = (
         "--scale",
         "1M",
@@ -231,8 +216,7 @@ def test_a_model_too_large_for_the_machine_is_said_before_the_start(tmp_path, ti
         "--corpus",
         tiny_corpus_file,
     )
-    prelude = full + "r.measure_step = full"
-    run = studies.run("run_all_experiments.py", *options, folder=tmp_path, prelude=prelude)
+    run = studies.run("run_all_experiments.py", *options, folder=tmp_path, prelude=full)
     assert run.status == 2 and run.err.startswith("error: study in results/scale_1M: charlm with relu, smelu_1, gelu")
     assert "not even one trial fits into the memory of this machine's cpu" in run.err and run.err.count("\n") == 1
 
@@ -267,7 +251,7 @@ class NoRoom(benchmark.Workload):
 def test_the_benchmark_counts_trials_of_all_processes_until_they_do_not_fit(workload, monkeypatch):
     monkeypatch.setattr(multiprocessing, "get_context", lambda method: fork)  # so that the workload is inherited
     monkeypatch.setattr(benchmark, "Workload", workload)
-    config = ConfigCPU(**{**SIZES, "max_iters": 60})
+    config = ConfigCPU(**{**studies.SIZES, "max_iters": 60})
     found = benchmark.trials_per_hour("cpu", config, (1, 2), steps=4)
     if workload is NoRoom:
         assert found == {"trials_per_hour_1_processes": "out of memory"}

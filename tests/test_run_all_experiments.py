@@ -54,6 +54,7 @@ MISTAKES = [
     (["--activations", "relu,swich"], "unknown activation 'swich'; did you mean 'swish'?"),
     (["--architectures=charml"], "unknown architecture 'charml'; did you mean 'charlm'? known: charlm, "),
     (["--corpus=shakespare"], "unknown corpus 'shakespare'; did you mean 'shakespeare'? known: auto, shakespeare, pydoc"),
+    (["--corpus=nosuchfile"], "corpus file nosuchfile does not exist; by name there are: auto, shakespeare, pydoc"),
     (["--corpus=short.txt"], "corpus short.txt is too short: its train split has 8 characters"),
     (["--corpus=latin.txt"], "UTF-8"),
     (["--corpus=empty.txt"], "empty"),
@@ -153,6 +154,7 @@ def test_a_dry_run_says_what_a_study_takes_and_writes_nothing(study, tmp_path):
     assert done.status == 0, done.err
     assert "7 trials, 7 of them to train: about" in done.out
     assert "with 2 worker(s)" in done.out and "GB of disk" in done.out
+    assert "the time is that of starting, training, evaluating and comparing pairs, each measured" in done.out
     assert files(tmp_path) == {} and not (tmp_path / "results").exists()
 
 
@@ -162,6 +164,24 @@ def test_a_dry_run_of_a_study_that_is_there_says_what_is_left(study, three, tmp_
     assert done.status == 0, done.err
     assert "5 trials, 2 of them to train" in done.out
     assert files(three) == before
+
+
+@pytest.mark.parametrize(
+    ("options", "left"),
+    [
+        (["--trials=3"], ([], 0)),
+        (["--trials=5"], (["predict"] * 3 + ["trial"] * 2, 7)),
+        (["--trials=2", "--activations=gelu"], (["trial"] * 2, 1)),
+        (["--trials=5", "--fresh"], (["trial"] * 5, 10)),
+    ],
+)
+def test_an_estimate_is_of_the_tasks_and_pairs_that_are_left(study, three, options, left):
+    prelude = (
+        "import cost\ndef said(plan, corpus, facts, tasks, n_pairs, workers):\n"
+        "    print('left:', (sorted(kind for _, kind in tasks), n_pairs))\n    return 0, 0\ncost.estimate = said"
+    )
+    done = studies.run(*study, *options, "--dry-run", folder=three, prelude=prelude)
+    assert f"left: {left}\n" in done.out, done.out + done.err
 
 
 # --- what a study keeps -----------------------------------------------------------------------------------------------
@@ -188,12 +208,16 @@ def test_another_activation_joins_the_study_in_its_summary(study, three, tmp_pat
     assert set(summary["experiments"]) == {"charlm_relu", "charlm_gelu"}
 
 
-def test_fresh_moves_the_old_study_aside_and_loses_nothing(study, three, tmp_path):
+def test_fresh_moves_the_old_study_aside_says_where_and_loses_nothing(study, three, tmp_path):
     assert studies.run(*study, "--trials=2", "--dropout=0", folder=tmp_path).status == 0
+    (tmp_path / "plots").mkdir()
+    (tmp_path / "plots" / "charlm_relu_cpu_summary.png").write_bytes(b"a figure of the old study")
     old = files(tmp_path)
-    assert studies.run(*study, "--trials=3", "--fresh", folder=tmp_path).status == 0
+    done = studies.run(*study, "--trials=3", "--fresh", folder=tmp_path)
+    assert done.status == 0
     new = files(tmp_path)
     (stamp,) = (path.name for path in (tmp_path / "results").glob("aside_*"))
+    assert f"the old study is set aside in results/{stamp}, checkpoints/{stamp}, plots/{stamp}\n" in done.out
     for name, data in old.items():
         kind, rest = name.split("/", 1)
         assert new.pop(f"{kind}/{stamp}/{rest}") == data
@@ -201,6 +225,23 @@ def test_fresh_moves_the_old_study_aside_and_loses_nothing(study, three, tmp_pat
     for kind in ("results", "checkpoints"):
         (tmp_path / kind / stamp).rename(tmp_path / f"{kind}_{stamp}")
     assert studies.difference(three, tmp_path) is None
+
+
+def test_fresh_never_moves_a_study_onto_one_that_was_set_aside_before(study, tmp_path):
+    """Not even within the same second; and where there is no study there is nothing to say."""
+    same_second = "import time\ntime.strftime = lambda _: 'aside_then'"
+    for place in ("results", "checkpoints", "plots"):
+        (tmp_path / place / "aside_then").mkdir(parents=True)
+    for number, stamp in ((1, None), (2, "aside_then_again"), (3, "aside_then_again_again")):
+        options = ("--trials=1", f"--seed-base={number}", "--fresh")
+        done = studies.run(*study, *options, folder=tmp_path, prelude=same_second)
+        assert done.status == 0, done.err
+        assert ("set aside" in done.out) == (stamp is not None)
+        if stamp:
+            aside = storage.read_json(tmp_path / "results" / stamp / "charlm_relu.json")
+            assert aside["identity"]["seed_base"] == number - 1
+            assert (tmp_path / "checkpoints" / stamp / "charlm_relu" / "trial_1.pt").exists()
+    assert list((tmp_path / "results" / "aside_then").iterdir()) == []
 
 
 @pytest.mark.parametrize(
@@ -231,7 +272,9 @@ def test_each_kind_of_study_has_folders_of_its_own(study, tmp_path):
         (["--vary", "dropout", "init"], "vary_init_dropout"),
         (["--results-dir=results/mine"], "mine"),
     ):
-        assert studies.run(*study, "--trials=1", *options, folder=tmp_path).status == 0
+        done = studies.run(*study, "--trials=1", *options, folder=tmp_path)
+        assert done.status == 0
+        assert ("--compare" in done.out) == (folder != "mine")
         assert (tmp_path / "results" / folder / "charlm_relu.json").exists()
         assert (tmp_path / "checkpoints" / folder / "charlm_relu" / "trial_1.pt").exists()
     assert not (tmp_path / "checkpoints" / "charlm_relu").exists()
@@ -248,19 +291,8 @@ def test_one_trial_is_allowed_and_says_that_reproducibility_needs_two(study, tmp
     assert result(tmp_path)["summary"]["val_loss"]["ci95"] is None
 
 
-SLOW = """
-import time, randomness
-real = randomness.generator
-def slow(seed, stream, *rest):
-    if stream == "data":
-        time.sleep(0.2)
-    return real(seed, stream, *rest)
-randomness.generator = slow
-"""
-
-
 def test_a_log_is_plain_lines_with_step_loss_trial_and_time_left(study, tmp_path):
-    done = studies.run(*study, "--trials=2", "--workers=1", folder=tmp_path, prelude=SLOW)
+    done = studies.run(*study, "--trials=2", "--workers=1", folder=tmp_path, prelude=studies.SLOW)
     assert "\r" not in done.out and "\x1b" not in done.out and done.err == ""
     lines = done.out.splitlines()
     step = r"\[00:00:\d\d\] charlm_relu  trial 1 of 2  step +\d+ of 6  loss \d\.\d{4}  \| 0 of 2 trials done, .*left.*"
@@ -301,7 +333,12 @@ def test_varying_nothing_gives_exactly_no_difference(study, tmp_path):
 
 
 def test_varying_one_stream_leaves_the_others_at_the_seed_of_trial_one(study, tmp_path):
-    assert studies.run(*study, "--trials=2", "--vary=init", folder=tmp_path).status == 0
+    done = studies.run(*study, "--trials=2", "--vary=init", folder=tmp_path)
+    assert done.status == 0
+    assert done.out.splitlines()[-2:] == [
+        "now: python analyze_results.py results/vary_init",
+        "and, beside the study that varies everything: python analyze_results.py results --compare results/vary_init",
+    ]
     found = result(tmp_path, "vary_init")
     assert [record["seeds"] for record in found["trials"]] == [
         {"init": 42, "data": 42, "dropout": 42, "bit": None},

@@ -26,7 +26,13 @@ if "--dry-run" in sys.argv or "--help" in sys.argv:
 if "--fails" in sys.argv:
     print("the disk is full")
     sys.exit(1)
-signal.signal(signal.SIGTERM, lambda *_: (print("stopped"), sys.exit(143)))
+def stop(*_):
+    print("\\nstopping: the running trials finish their step and save themselves")
+    if "--never-stops" not in sys.argv:
+        time.sleep(3 if "--finishes-its-step" in sys.argv else 0)
+        print("stopped")
+        sys.exit(143)
+signal.signal(signal.SIGTERM, stop)
 print("working", sys.argv[1:], os.environ["PYTHONUNBUFFERED"], os.getpgid(0) == os.getpid())
 print("ignores hangups", signal.getsignal(signal.SIGHUP) == signal.SIG_IGN)
 for _ in range(600):
@@ -72,8 +78,16 @@ class Study:
         executable(folder / "setup.sh", "#!/bin/sh\necho set up\n")
         executable(folder / "venv" / "bin" / "python", f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
 
-    def start(self, *options) -> subprocess.CompletedProcess:
-        return run("./run_background.sh", *options, cwd=self.folder)
+    def start(self, *options, **environment) -> subprocess.CompletedProcess:
+        return run("./run_background.sh", *options, cwd=self.folder, **environment)
+
+    def start_and_stop(self, *options) -> int:
+        """The process of a run that has been told to stop, and has said that it will."""
+        self.start(*options)
+        assert wait_until(lambda: "hangups" in self.logs[0].read_text())
+        os.kill(self.pid, signal.SIGTERM)
+        assert wait_until(lambda: "stopping" in self.logs[0].read_text())
+        return self.pid
 
     @property
     def pid(self) -> int:
@@ -126,7 +140,8 @@ def test_a_second_start_is_refused_while_one_runs(study):
     first = study.pid
     done = study.start()
     assert done.returncode == 1
-    assert f"a run is at work already (process {first})" in done.stderr
+    assert f"a run is at work already (process {first}); stop it with: kill {first}" in done.stderr
+    assert "if you have just done so, it finishes its step first: try again in a moment" in done.stderr
     assert (study.pid, len(study.logs)) == (first, 1)
     assert study.alive()
 
@@ -160,6 +175,27 @@ def test_a_run_may_follow_one_that_was_stopped(study):
     assert wait_until(lambda: not study.alive())
     assert study.start().returncode == 0
     assert len(study.logs) == 2
+
+
+def test_a_start_waits_for_a_run_that_is_stopping(study):
+    first = study.start_and_stop("--finishes-its-step")
+    done = study.start()
+    assert done.returncode == 0, done.stderr
+    assert f"the last run (process {first}) is stopping" in done.stdout
+    assert study.logs[0].read_text().endswith("stopped\n"), "the next run began before the last one had ended"
+    assert study.pid != first
+    assert study.alive()
+
+
+def test_a_start_does_not_wait_for_ever(study):
+    """Here its seconds pass in no time."""
+    first = study.start_and_stop("--never-stops")
+    executable(study.folder / "bin" / "sleep", "#!/bin/sh\n")
+    done = study.start(PATH=f"{study.folder / 'bin'}:{os.environ['PATH']}")
+    assert done.returncode == 1
+    assert f"the last run (process {first}) is still stopping after 30 s; try again in a moment" in done.stderr
+    assert (study.pid, len(study.logs)) == (first, 1)
+    assert study.alive()
 
 
 def test_a_bad_option_starts_nothing(study):

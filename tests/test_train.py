@@ -11,31 +11,11 @@ import studies
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from studies import TINY
+from studies import TINY, a_trial
 
 import storage
 import train
-from config_cpu import ConfigCPU
-from corpus import load_corpus
 from errors import RunError
-
-SIZES = {"n_layer": 1, "n_head": 2, "n_embd": 8, "block_size": 16, "batch_size": 4, "max_iters": 6, "curve_windows": 4}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _as_it_was():
-    yield
-    torch.use_deterministic_algorithms(False)
-
-
-@pytest.fixture(scope="module")
-def corpus(tiny_corpus_file):
-    return load_corpus(str(tiny_corpus_file))
-
-
-def a_trial(number=1, activation="relu", vary=("init", "data", "dropout"), **changes):
-    config = ConfigCPU(**{**SIZES, "eval_interval": 2, **changes})
-    return train.Trial("charlm", activation, config, number, 41 + number, train.stream_seeds(42, number, vary))
 
 
 def assert_same(one, other):
@@ -378,7 +358,7 @@ def test_a_times_difference_is_no_difference(folder, tmp_path):
         ("--sample checkpoints/charlm_relu/trial_1.pt --seed -1", 2, "--seed"),
         ("--corpus tiny.txt --activation gelo", 2, "unknown activation 'gelo'; did you mean 'gelu'? known: smelu_05,"),
         ("--corpus tiny.txt --architecture charml", 2, "unknown architecture 'charml'; did you mean 'charlm'? known:"),
-        ("--corpus tinny", 2, "unknown corpus 'tinny'"),
+        ("--corpus tinny", 2, "corpus file tinny does not exist; by name there are: auto, shakespeare, pydoc"),
         ("--corpus tinny.txt", 2, "corpus file tinny.txt does not exist"),
         ("--corpus short.txt", 2, "short.txt is too short: its validation split has 3 characters"),
         ("--corpus latin.txt", 2, "latin.txt is not UTF-8: byte 0xe9 at offset 3"),
