@@ -339,7 +339,7 @@ VERDICT_NOTES = {
     "contradicted": "The evidence, or the report's own table, shows the opposite.",
     "not reproduced": "Looked for and not there: another size, or no difference as large as the margin.",
     "undecided": "The evidence allows both; the number of trials that would decide is for 80 % power at the margin.",
-    "untested": "Needs a study that was not given.",
+    "untested": "Needs a study that was not given, or the report's own machine.",
 }
 
 

@@ -1,7 +1,7 @@
 """How fast: every speed that the README states, measured in one run, as ratios on the machine at hand.
 
-    python benchmark.py                     # step, evaluation, workers, dtype, start-up and memory: about five minutes
-    python benchmark.py study               # the report's study against the report's protocol: about twelve minutes
+    python benchmark.py                     # step, evaluation, workers, dtype, start-up and memory: about twenty minutes
+    python benchmark.py study               # the report's study against the report's protocol: about forty minutes
     python benchmark.py step --json step.json
 
 step      a training step and an evaluation, as a share of the machine's own best float32 matrix product, measured in
@@ -204,20 +204,25 @@ def run_study(folder, *options) -> float:
 
 
 def benchmark_workers(repeats) -> dict:
-    """Trials per hour once the workers run: the slope between a short and a long study, start-up left out."""
+    """Trials per hour once the workers run: the slope between a short and a long study, start-up left out.
+
+    Trials of 30 steps; the same ones, and so the same pairs to compare, whatever the number of workers.
+    """
     all_workers = max(1, usable_cpus())
+    sizes = (all_workers, 3 * all_workers)
     rates = {1: [], all_workers: []}
     with tempfile.TemporaryDirectory() as folder:
         for repeat in range(repeats):
             for workers in rates:
                 taken = []
-                for trials in (workers, 3 * workers):
+                for trials in sizes:
                     place = f"{folder}/{repeat}_{workers}_{trials}"
                     options = ("--activations", "relu", "--trials", str(trials), "--workers", str(workers))
                     taken.append(run_study(place, *options, "--max-iters", "30", "--eval-interval", "30"))
-                rates[workers].append(3600 * 2 * workers / (taken[1] - taken[0]))
-    many, one = (np.array(rates[workers]) for workers in (all_workers, 1))
-    return {"workers": all_workers, "trials_per_hour_ratio": quartiles(many / one), "of_30_steps_each": True}
+                rates[workers].append(3600 * (sizes[1] - sizes[0]) / (taken[1] - taken[0]))
+    found = {f"trials_per_hour_{workers}_worker(s)": quartiles(values) for workers, values in rates.items()}
+    ratio = np.array(rates[all_workers]) / np.array(rates[1])
+    return {"workers": all_workers, **found, "trials_per_hour_ratio": quartiles(ratio)}
 
 
 def benchmark_start(repeats) -> dict:

@@ -282,6 +282,8 @@ def test_speed_is_judged_on_a_timing_run_alone(tmp_path, evidence):
     found = audit.gather([tmp_path / "timing.json"])  # a timing file may stand among the studies
     assert verdict_of("smelu-cost", found) == "reproduced"
     assert verdict_of("step-small", found) == verdict_of("trial-time", found) == "reproduced"
+    slower = Evidence(timing=timing(dict.fromkeys(REPORT, 10.0)))  # another processor refutes no second
+    assert verdict_of("step-small", slower) == verdict_of("trial-time", slower) == "untested"
     equal = Evidence(timing=timing())
     assert verdict_of("smelu-cost", equal) == verdict_of("beta-time", equal) == "not reproduced"
     assert verdict_of("smelu-cost", evidence) == "untested"

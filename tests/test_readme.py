@@ -1,0 +1,71 @@
+"""The README's tables hold what the shipped studies hold, digit for digit."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+REFERENCE = ROOT / "results" / "reference"
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def table(name):
+    """The rows of a marked table of the README, without its header: lists of cells."""
+    text = re.search(rf"<!-- table: {name} -->\n(.*?)<!-- end -->", README, re.DOTALL).group(1)
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()[2:]]
+
+
+def result(study, name):
+    return json.loads((REFERENCE / study / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def labels():
+    from activations import ACTIVATIONS, REPORT
+
+    return {ACTIVATIONS[name].label: name for name in REPORT}
+
+
+def interval(entry, decimals, factor=1):
+    low, high = entry["ci95"]
+    return f"{factor * entry['mean']:.{decimals}f} [{factor * low:.{decimals}f}, {factor * high:.{decimals}f}]"
+
+
+def test_the_table_of_the_matched_study_is_that_of_its_ten_trials():
+    rows = table("matched")
+    assert [row[0] for row in rows] == list(labels())
+    for label, *cells in rows:
+        summary = result("matched", f"charlm_{labels()[label]}")["summary"]
+        assert {summary[name]["n"] for name in ("val_loss", "relative_pd")} == {10}
+        expected = [interval(summary[name], 4) for name in ("val_loss", "relative_pd", "top1_disagreement")]
+        assert cells == [*expected, interval(summary["val_accuracy"], 2, 100)]
+
+
+def test_the_table_of_the_published_protocol_is_that_of_its_pair_and_of_the_ten_trials():
+    claims = json.loads((ROOT / "audit_claims.json").read_text(encoding="utf-8"))
+    rows = table("published")
+    assert [row[0] for row in rows] == list(labels())
+    for label, reported, *cells in rows:
+        name = labels()[label]
+        published, matched = (result(study, f"charlm_{name}") for study in ("published", "matched"))
+        values = [
+            published["published_pairs"][0]["relative_pd"],
+            published["pairs"][0]["relative_pd_last_position"],
+            published["pairs"][0]["relative_pd"],
+        ]
+        assert cells == [*(f"{value:.4f}" for value in values), interval(matched["summary"]["relative_pd"], 4)]
+        assert float(reported) == claims["tables"]["relative_pd"][name]
+
+
+def test_the_audits_summary_is_that_of_its_document():
+    document = (ROOT / "docs" / "audit.md").read_text(encoding="utf-8")
+    counts = re.search(r"(\d+) checkable claims: (.*)\.\n", document)
+    ours = re.search(r"^(\d+) claims: (.*)\.$", README, re.MULTILINE)
+    figures = [re.findall(r"\d+", found.group(0)) for found in (counts, ours)]
+    assert figures[0] == figures[1]
+
+
+@pytest.mark.parametrize("path", sorted(set(re.findall(r"\((docs/[\w./-]+)\)", README))))
+def test_every_file_that_the_readme_links_to_ships(path):
+    assert (ROOT / path).is_file()
