@@ -73,10 +73,12 @@ def main(argv=None) -> int:
     identical = True
     if args.recompute:
         from recompute import recompute
+        from report_tables import GO_ON
 
         cells = [cell for cell in study.cells if cell.pairs]
         if not cells:
-            raise UserError(f"{folder} holds no pair of trials that could be recomputed")
+            waiting = f": {GO_ON}" if any(cell.n_missing_pairs for cell in study.cells) else ""
+            raise UserError(f"{folder} holds no measured pair of trials that could be measured again{waiting}")
         identical = recompute(cells, checkpoints, say=lambda text: print(text, flush=True))
     document = build(study, others, margins)
     if not args.no_figures:
@@ -152,7 +154,8 @@ def build(study, others, margins):
     several = len(trained.architectures) > 1
     sections = [report_studies.architectures(trained, sensitivities), facts] if several else []
     for name, cells in trained.architectures.items():
-        found = report_findings.sections(cells, margins, sensitivities[name], missing)
+        unfinished = report_facts.unfinished(study, cells)
+        found = report_findings.sections(cells, margins, sensitivities[name], missing, unfinished)
         found += [make([trained, *others], name) for make in (report_studies.sources, report_studies.arithmetics)]
         found = [section for section in found if section is not None]
         if several:

@@ -8,6 +8,7 @@ import io
 import math
 import textwrap
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib
@@ -24,6 +25,7 @@ from errors import UserError
 WIDTH, DPI = 7.2, 150  # inches: two columns of a paper
 INK, QUIET, FAINT = "#222222", "#666666", "#D9D9D9"
 SHADES = "Blues"  # sequential, and still in order when printed in grey
+DIVERGING = "PuOr_r"  # below and above a reference, for colour-blind readers too
 NATS = "nats per character"
 STYLE = {
     "font.family": "DejaVu Sans",
@@ -204,8 +206,13 @@ def complete(result: dict) -> list[dict]:
 def value_of(result: dict, name: str) -> tuple[float | None, float | None, float | None]:
     """(mean, low, high) of a measure from the result's summary; None for what is not there."""
     entry = result["summary"].get(name) or {}
-    low, high = entry.get("ci95") or (None, None)
-    return entry.get("mean"), low, high
+    return entry.get("mean"), *metrics.truncated(name, *(entry.get("ci95") or (None, None)))
+
+
+def truncated(estimate: significance.Estimate, name: str) -> significance.Estimate:
+    """The estimate of a measure as it is shown: its interval ends where the measure's possible values end."""
+    low, high = metrics.truncated(name, estimate.low, estimate.high)
+    return replace(estimate, low=low, high=high)
 
 
 def trial_curves(trials: list[dict], name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -223,7 +230,7 @@ def pair_curves(result: dict, name: str) -> tuple[np.ndarray, np.ndarray, list]:
     matrices = [
         significance.pair_matrix([(i, j, v) for (i, j), v in zip(ends, column)], len(numbers)) for column in values.T
     ]
-    return steps, values, [significance.pair_interval(matrix) for matrix in matrices]
+    return steps, values, [truncated(significance.pair_interval(matrix), name) for matrix in matrices]
 
 
 def _curves(histories):
@@ -232,9 +239,10 @@ def _curves(histories):
     return np.array(steps), np.array(values, dtype=float).reshape(len(histories), len(steps))
 
 
-def mean_curve(values: np.ndarray) -> list:
-    """S Estimates of the mean over trials from their values (n, S)."""
-    return [significance.mean_interval(column) for column in values.T]
+def mean_curve(values: np.ndarray, name: str | None = None) -> list:
+    """S Estimates of the mean over trials from their values (n, S); name: of the measure, unless they are differences."""
+    found = [significance.mean_interval(column) for column in values.T]
+    return found if name is None else [truncated(estimate, name) for estimate in found]
 
 
 # --- drawing ------------------------------------------------------------------------------------------------
@@ -258,6 +266,11 @@ def draw_mean(ax, x, estimates, style, band=True):
     return (x[shown][-1], mean[shown][-1]) if shown.any() else None
 
 
+def write_in_cell(ax, column, row, text, **look):
+    """A text in a cell of an image; the layout need not measure it, since it lies inside the axes."""
+    ax.text(column, row, text, ha="center", va="center", **look).set_in_layout(False)
+
+
 def draw_interval(ax, x, y, x_range=(None, None), y_range=(None, None), faint=False, **style):
     """A point with its 95 % intervals, as far as there are any."""
     weight = {"linewidth": 0.7, "alpha": 0.5} if faint else {"linewidth": 1.3, "alpha": 0.75}
@@ -270,7 +283,7 @@ def draw_interval(ax, x, y, x_range=(None, None), y_range=(None, None), faint=Fa
 
 
 def within_range(ax, name):
-    """Ends the y axis where the measure's range ends; an interval may reach beyond what is possible."""
+    """Ends the y axis a little beyond the measure's range."""
     metric = metrics.METRICS[name]
     low, high = ax.get_ylim()
     room = 0.03 * (min(high, metric.high) - max(low, metric.low))

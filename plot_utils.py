@@ -43,6 +43,7 @@ from figure_style import (
     trial_curves,
     value_of,
     within_range,
+    write_in_cell,
 )
 from figures_across import (
     accuracy_against_reproducibility,
@@ -87,10 +88,11 @@ def _title(what, result):
     return f"{what}: {architecture_label(result['architecture'])}, {activation_label(result['activation'])}"
 
 
-def _too_few(result):
-    return (
-        f"Reproducibility needs two complete trials, compared with each other; complete here: {len(complete(result))}."
-    )
+def _why_no_pair(result):
+    n = len(complete(result))
+    if n > 1:
+        return f"{n} trials are complete, but not compared with each other yet; the study has to go on."
+    return f"Reproducibility needs two complete trials, compared with each other; complete here: {n}."
 
 
 # --- one activation -----------------------------------------------------------------------------------------
@@ -152,7 +154,7 @@ def reproducibility(result: dict, folder) -> Path:
     title, line = _title("Reproducibility", result), study_line([result])
     measures = ("relative_pd", "top1_disagreement")
     if not result["pairs"]:
-        return say_only(title, line, _too_few(result), folder, *_name(result, "reproducibility"))
+        return say_only(title, line, _why_no_pair(result), folder, *_name(result, "reproducibility"))
     above, below = 1.3 if len(complete(result)) == 2 else 3.3, 2.3 if has_history else 0
     heights = {"height_ratios": [above, below]} if has_history else {}
     figure, axes = new_figure(title, line, above + below, 1 + has_history, 2, **heights)
@@ -207,7 +209,7 @@ def _annotate(ax, image, grid, size):
             dark = image.norm(value) > 0.55
             colour = "white" if dark else INK
             text = form.format(value).removeprefix("0") or "0"
-            ax.text(column, row, text, ha="center", va="center", size=size, color=colour)
+            write_in_cell(ax, column, row, text, size=size, color=colour)
 
 
 def _draw_pair_curves(ax, result, name):
@@ -245,7 +247,7 @@ def summary(result: dict, folder) -> Path:
     _draw_trials(loss, result, "loss", f"loss ({NATS})", 1)
     _draw_trials(accuracy, result, "accuracy", "accuracy (%)", 100)
     if not result["pairs"]:
-        for ax, text in zip(axes[:, 1], ("", _too_few(result), "")):
+        for ax, text in zip(axes[:, 1], ("", _why_no_pair(result), "")):
             say_instead(ax, text)
         return save(figure, folder, *_name(result, "summary"))
     for ax, group, heading in zip(axes[:, 1], SUMMARY_METRICS, SUMMARY_HEADINGS):
@@ -296,6 +298,7 @@ def _draw_metrics(ax, result, names, heading):
     from_zero(ax)
     ax.tick_params(axis="y", length=0, labelsize=7)
     ax.tick_params(axis="x", labelsize=6.5)
+    ax.locator_params(axis="x", nbins=4)  # or labels with many decimals would collide
     ax.set_title(heading, size=7.5)
     ax.grid(axis="x", color=FAINT, linewidth=0.5)
     ax.set_axisbelow(True)

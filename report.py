@@ -86,12 +86,21 @@ def with_interval(estimate, decimals: int, signed: bool = False, n: int | None =
     return f"{number(estimate.mean, decimals, signed)} {text}{other_n}"
 
 
+def half_width(estimate, decimals: int) -> str:
+    """'± 0.0055', half of the interval's width; the interval itself where it was truncated; '' where there is none."""
+    if estimate.low is None:
+        return ""
+    below, above = estimate.mean - estimate.low, estimate.high - estimate.mean
+    if not math.isclose(below, above, rel_tol=1e-6):
+        return interval(estimate, decimals)
+    return f"± {number(above, decimals)}"
+
+
 def plus_minus(estimate, decimals: int) -> str:
-    """'0.0588 ± 0.0055', half of the interval's width; the mean alone where there is no interval."""
+    """'0.0588 ± 0.0055', or what else `half_width` says; the mean alone where there is no interval."""
     if estimate.mean is None:
         return "-"
-    half = "" if estimate.low is None else f" ± {number((estimate.high - estimate.low) / 2, decimals)}"
-    return f"{number(estimate.mean, decimals)}{half}"
+    return f"{number(estimate.mean, decimals)} {half_width(estimate, decimals)}".rstrip()
 
 
 def decimals_for(estimate, least: int, most: int = 8) -> int:
@@ -131,7 +140,7 @@ def parts(sections: Sequence[Section]) -> list[tuple[str, list[Section]]]:
 
 def columns_aligned(table: Table) -> list[str]:
     """'right' for columns of numbers, 'left' for others."""
-    number = re.compile(r"^[-+−±]?[\d.,]+( ?%| ?s)?$")
+    number = re.compile(r"^([-+−]|± )?[\d.,]+( ?%| ?s)?$")
     aligned = []
     for column in zip(*table.rows) if table.rows else [() for _ in table.headers]:
         shown = [cell for cell in column if cell not in ("", "-")]
