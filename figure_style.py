@@ -157,6 +157,7 @@ def new_figure(title, study, height, rows=1, columns=1, width=WIDTH, **options):
     study = textwrap.fill(study, int(width * 16.5))
     header = 0.17 + 0.17 * title.count("\n") + 0.16 + 0.135 * (study.count("\n") + 1)
     figure = Figure(figsize=(width, height + header), dpi=DPI, layout="constrained")
+    FigureCanvasAgg(figure)  # one renderer for layout and drawing: sizes of texts are remembered by renderer
     engine = figure.get_layout_engine()
     engine.set(rect=(0, 0, 1, height / (height + header)), w_pad=0.05, h_pad=0.06, wspace=0.03, hspace=0.03)
     x, top = 0.07 / width, 1 - 0.07 / (height + header)
@@ -176,7 +177,7 @@ def save_as(figure, path) -> Path:
     """Writes the figure as a PNG to `path`, complete or not at all."""
     lay_out(figure)
     buffer = io.BytesIO()  # savefig would draw twice
-    FigureCanvasAgg(figure).print_png(buffer)
+    figure.canvas.print_png(buffer)
     storage.write_atomically(Path(path), buffer.getvalue())
     return Path(path)
 

@@ -185,7 +185,8 @@ def _draw_matrix(ax, result, name):
     room = max(0.02 * shown.max(), 1e-6) if np.ptp(shown) == 0 else 0
     # of the aspect "equal" the layout knows nothing, and would let labels overlap
     image = ax.imshow(grid, cmap=SHADES, vmin=shown.min() - room, vmax=shown.max() + room, aspect="auto")
-    if n <= 11:
+    in_numbers = n <= 11
+    if in_numbers:
         _annotate(ax, image, grid, size=7 if n <= 8 else 6)
     every = -(-n // 12)
     ax.set_xticks(range(0, n - 1, every), numbers[:-1:every])
@@ -193,7 +194,7 @@ def _draw_matrix(ax, result, name):
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
     ax.set(xlabel="trial", ylabel="trial")
-    if n == 2:  # one cell has no scale
+    if in_numbers:  # which a scale would only repeat
         return
     bar = ax.figure.colorbar(image, ax=ax, shrink=0.85, aspect=25, pad=0.02)
     bar.outline.set_visible(False)

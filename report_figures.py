@@ -79,7 +79,9 @@ def _drawn(plans):
     processes = min(PROCESSES, usable_cpus())
     if processes == 1 or len(plans) < 8:
         return [plan.draw(*plan.arguments) for plan in plans]
-    with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
+    start = multiprocessing.get_context("forkserver")  # so that matplotlib and torch are imported once for all of them
+    start.set_forkserver_preload(["plot_utils", "activations"])
+    with ProcessPoolExecutor(processes, start) as pool:
         return list(pool.map(_draw, [plan.draw for plan in plans], [plan.arguments for plan in plans]))
 
 
