@@ -267,9 +267,15 @@ def draw_mean(ax, x, estimates, style, band=True):
     return (x[shown][-1], mean[shown][-1]) if shown.any() else None
 
 
-def write_in_cell(ax, column, row, text, **look):
-    """A text in a cell of an image; the layout need not measure it, since it lies inside the axes."""
-    ax.text(column, row, text, ha="center", va="center", **look).set_in_layout(False)
+def write_in_cell(ax, image, column, row, text, **look):
+    """A text in a cell of an image, dark on light and light on dark.
+
+    The layout need not measure it, since it lies inside the axes.
+    """
+    red, green, blue, opacity = image.cmap(image.norm(image.get_array()[row, column]))
+    dark = opacity and 0.299 * red + 0.587 * green + 0.114 * blue < 0.5  # ITU-R BT.601; NaN is transparent
+    colour = "white" if dark else INK
+    ax.text(column, row, text, ha="center", va="center", color=colour, **look).set_in_layout(False)
 
 
 def draw_interval(ax, x, y, x_range=(None, None), y_range=(None, None), faint=False, **style):

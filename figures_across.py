@@ -386,7 +386,7 @@ def disagreement_passage(text: str, share, folder, architecture, device, title_i
     image = ax.imshow(grid, cmap=SHADES, vmin=0, vmax=1, aspect="auto")
     for row, line in enumerate(lines):
         for column, index in enumerate(line):
-            _draw_character(ax, text[index], row, column, image.norm(grid[row, column]))
+            _draw_character(ax, image, text[index], row, column)
     ax.set_axis_off()
     bar = figure.colorbar(image, ax=ax, orientation="horizontal", shrink=0.5, aspect=40, pad=0.02)
     bar.set_label("share of pairs of models whose most likely character at this place differs", size=7.5)
@@ -407,15 +407,11 @@ def _wrapped(text):
     return [line for line in lines if line] or [[]]
 
 
-def _draw_character(ax, character, row, column, depth):
+def _draw_character(ax, image, character, row, column):
     """One character in its cell; spaces and line ends get a quiet sign, what cannot be printed a box."""
     sign = SIGNS.get(character) or (character if character.isprintable() else "□")
-    dark = depth > 0.55  # False for NaN and for masked values
-    quiet = character in SIGNS
-    colour = "white" if dark else INK
-    # "$" would begin a formula
-    look = {"size": 9, "family": "DejaVu Sans Mono", "color": colour, "alpha": 0.55 if quiet else 1}
-    write_in_cell(ax, column, row, sign, **look, parse_math=False)
+    look = {"size": 9, "family": "DejaVu Sans Mono", "alpha": 0.55 if character in SIGNS else 1}
+    write_in_cell(ax, image, column, row, sign, **look, parse_math=False)  # "$" would begin a formula
 
 
 @styled
@@ -522,9 +518,7 @@ def architecture_heatmap(
     image = ax.imshow(away, cmap=DIVERGING, aspect="auto", vmin=-reach, vmax=reach)
     ax.set_facecolor("#F4F4F4")
     for (row, column), value in np.ndenumerate(grid):
-        dark = abs(away[row, column]) > 0.7 * reach
-        text = "–" if np.isnan(value) else f"{value:.3f}"
-        write_in_cell(ax, column, row, text, size=7, color="white" if dark else INK)
+        write_in_cell(ax, image, column, row, "–" if np.isnan(value) else f"{value:.3f}", size=7)
     tilt = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"} if len(activations) > 6 else {}
     ax.set_xticks(range(len(activations)), [short_label(name) for name in activations], **tilt)
     ax.set_yticks(range(len(table)), [architecture_label(name) for name in table])

@@ -202,15 +202,12 @@ def _draw_matrix(ax, result, name):
 
 
 def _annotate(ax, image, grid, size):
-    """The values in their cells, dark on light and light on dark: .0588, .520, 2e-06."""
+    """The values in their cells: .0588, .520, 2e-06."""
     largest = np.nanmax(grid)
     form = "{:.3f}" if largest >= 0.1 else "{:.4f}" if largest >= 0.01 else "{:.0e}" if largest > 0 else "{:.0f}"
     for (row, column), value in np.ndenumerate(grid):
         if not np.isnan(value):
-            dark = image.norm(value) > 0.55
-            colour = "white" if dark else INK
-            text = form.format(value).removeprefix("0") or "0"
-            write_in_cell(ax, column, row, text, size=size, color=colour)
+            write_in_cell(ax, image, column, row, form.format(value).removeprefix("0") or "0", size=size)
 
 
 def _draw_pair_curves(ax, result, name):
@@ -299,7 +296,7 @@ def _draw_metrics(ax, result, names, heading):
     from_zero(ax)
     ax.tick_params(axis="y", length=0, labelsize=7)
     ax.tick_params(axis="x", labelsize=6.5)
-    ax.locator_params(axis="x", nbins=4)  # or labels with many decimals would collide
+    ax.locator_params(axis="x", nbins=5)  # or labels with many decimals would collide
     ax.set_title(heading, size=7.5)
     ax.grid(axis="x", color=FAINT, linewidth=0.5)
     ax.set_axisbelow(True)
