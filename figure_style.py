@@ -272,7 +272,8 @@ def write_in_cell(ax, image, column, row, text, **look):
 
     The layout need not measure it, since it lies inside the axes.
     """
-    red, green, blue, opacity = image.cmap(image.norm(image.get_array()[row, column]))
+    value = float(np.ma.filled(image.get_array()[row, column], np.nan))
+    red, green, blue, opacity = image.cmap(image.norm(value))
     dark = opacity and 0.299 * red + 0.587 * green + 0.114 * blue < 0.5  # ITU-R BT.601; NaN is transparent
     colour = "white" if dark else INK
     ax.text(column, row, text, ha="center", va="center", color=colour, **look).set_in_layout(False)
