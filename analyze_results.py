@@ -70,6 +70,10 @@ def main(argv=None) -> int:
     study = read_study(folder)
     others = [read_study(path) for path in args.compare or [] if path.resolve() != folder.resolve()]
     checkpoints = args.checkpoints_dir or sibling(folder, "checkpoints")
+    if not args.no_figures:
+        import report_figures
+
+        report_figures.begin()
     identical = True
     if args.recompute:
         from recompute import recompute
@@ -82,8 +86,6 @@ def main(argv=None) -> int:
         identical = recompute(cells, checkpoints, say=lambda text: print(text, flush=True))
     document = build(study, others, margins)
     if not args.no_figures:
-        import report_figures
-
         plots = args.plots_dir or sibling(folder, "plots")
         document = report_figures.add_figures(document, study, others, margins, plots, checkpoints)
     write(document, folder)

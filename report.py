@@ -258,11 +258,12 @@ main > section:first-child h2 { border-top: 0; margin-top: 1.5rem; }
 table { border-collapse: collapse; font-size: .875rem; line-height: 1.4; font-variant-numeric: tabular-nums; }
 caption { caption-side: top; text-align: left; padding-bottom: .45rem; }
 caption, .note, figcaption { font-size: .875rem; color: var(--quiet); max-width: 46rem; }
-th, td { padding: .34rem .9rem .34rem 0; text-align: left; vertical-align: top; }
+th, td { padding: .34rem .7rem .34rem 0; text-align: left; vertical-align: top; }
 th, td { border-bottom: 1px solid var(--line); }
 thead th { border-bottom: 1.5px solid var(--ink); vertical-align: bottom; font-weight: 600; }
 tbody th { font-weight: 600; }
 td.right, th.right { text-align: right; }
+th:last-child, td:last-child { padding-right: 0; }
 td.left:last-child { min-width: 8rem; }
 .ci { color: var(--quiet); white-space: nowrap; }
 .note { margin-top: -.7rem; }

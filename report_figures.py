@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
+from multiprocessing import forkserver
 from pathlib import Path
 
 import analysis
@@ -71,17 +72,25 @@ def add_figures(
 # --- drawing them and putting them in their places -------------------------------------------------------------------
 
 
-def _drawn(plans):
-    """The files of all plans, drawn by a few processes where that is worth it."""
+def begin() -> None:
+    """Starts the server that the drawing processes are forked from: it imports what they need while the analysis runs."""
+    if _processes() > 1:
+        multiprocessing.set_forkserver_preload(["plot_utils", "activations"])
+        forkserver.ensure_running()
+
+
+def _processes():
     from provenance import usable_cpus
 
+    return min(PROCESSES, usable_cpus())
+
+
+def _drawn(plans):
+    """The files of all plans, drawn by a few processes where that is worth it."""
     print(f"drawing {plural(len(plans), 'figure')}", file=sys.stderr, flush=True)
-    processes = min(PROCESSES, usable_cpus())
-    if processes == 1 or len(plans) < 8:
+    if _processes() == 1 or len(plans) < 8:
         return [plan.draw(*plan.arguments) for plan in plans]
-    start = multiprocessing.get_context("forkserver")  # so that matplotlib and torch are imported once for all of them
-    start.set_forkserver_preload(["plot_utils", "activations"])
-    with ProcessPoolExecutor(processes, start) as pool:
+    with ProcessPoolExecutor(_processes(), multiprocessing.get_context("forkserver")) as pool:
         return list(pool.map(_draw, [plan.draw for plan in plans], [plan.arguments for plan in plans]))
 
 
