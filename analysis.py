@@ -7,17 +7,17 @@ A `Cell` is one architecture with one activation. Trials are addressed by their 
 compared with trial k of the other; what either lacks is left out. Throughout, n counts trials, never pairs.
 """
 
+import functools
 import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 import numpy as np
 
 import metrics
 import significance
-from figure_style import activation_label, architecture_label
+from figure_style import activation_label, architecture_label, truncated
 from sensitivity import Sensitivity, pareto_front, pareto_shares, sensitivity_of_means, sensitivity_of_pairs
 from significance import Comparison, Estimate
 
@@ -65,9 +65,9 @@ MEASURES = _measures()
 PAIR_MEASURES = tuple(name for name in metrics.METRICS if name not in ("prediction_differences", "total_predictions"))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Cell:
-    """One architecture with one activation.
+    """One architecture with one activation; it must not change, for what is computed of it is remembered.
 
     result: the content of its result file. arrays: name -> per-window values of its .npz, or None without one.
     """
@@ -83,20 +83,20 @@ class Cell:
     def activation(self) -> str:
         return self.result["activation"]
 
-    @cached_property
+    @functools.cached_property
     def label(self) -> str:
         return activation_label(self.activation)
 
-    @cached_property
+    @functools.cached_property
     def architecture_label(self) -> str:
         return architecture_label(self.architecture)
 
-    @cached_property
+    @functools.cached_property
     def trials(self) -> dict[int, dict]:
         """Number -> record of the complete trials."""
         return {t["trial"]: t for t in self.result["trials"] if t["status"] == "complete"}
 
-    @cached_property
+    @functools.cached_property
     def pairs(self) -> list[dict]:
         """The pairs of complete trials."""
         return [p for p in self.result["pairs"] if p["trial_a"] in self.trials and p["trial_b"] in self.trials]
@@ -112,6 +112,12 @@ class Cell:
 
 def is_pair_measure(name: str) -> bool:
     return name in metrics.METRICS
+
+
+def once(function):
+    """Computes function(cells, ...) only once for the same cells: sections and figures ask for the same numbers."""
+    remembering = functools.cache(function)
+    return functools.wraps(function)(lambda cells, *rest: remembering(tuple(cells), *rest))
 
 
 # --- values and estimates -------------------------------------------------------------------------------------------
@@ -139,11 +145,17 @@ def matrix(cell: Cell, name: str, numbers: Sequence[int] | None = None) -> np.nd
     return pair_values(cell, lambda pair: pair.get(name), numbers)
 
 
+@functools.cache
 def estimate(cell: Cell, name: str) -> Estimate:
-    """The mean of a measure over the cell's trials or pairs, with its interval."""
+    """The mean of a measure over the cell's trials or pairs, with its interval, which ends where the measure does."""
     if is_pair_measure(name):
-        return significance.pair_interval(matrix(cell, name))
-    return significance.mean_interval(values(cell, name))
+        return of_pairs(matrix(cell, name), name)
+    return truncated(significance.mean_interval(values(cell, name)), name)
+
+
+def of_pairs(values: np.ndarray, name: str) -> Estimate:
+    """The mean of a pair metric over (n, n) values, with its interval."""
+    return truncated(significance.pair_interval(values), name)
 
 
 def sd_estimate(cell: Cell, name: str) -> Estimate:
@@ -200,6 +212,7 @@ def margin_of(name: str, reference: Cell, margins: Margins) -> float | None:
     return margins.pairs * abs(mean) or None if mean is not None else None
 
 
+@once
 def primary_comparisons(cells: Sequence[Cell], margins: Margins) -> dict[tuple[str, str], Comparison]:
     """(activation, primary measure) -> comparison with the reference, Holm-corrected over all of them, with verdicts.
 
@@ -237,9 +250,10 @@ def equal_spread_p(cell: Cell, reference: Cell, name: str) -> float | None:
     x, y = np.array(both).T
     if np.ptp(x + y) == 0 or np.ptp(x - y) == 0:
         return None
-    from scipy.stats import pearsonr
+    from scipy.special import stdtr  # the same p as scipy.stats.pearsonr, which takes a second to import
 
-    return float(pearsonr(x + y, x - y).pvalue)
+    r, df = np.corrcoef(x + y, x - y)[0, 1], len(x) - 2
+    return float(2 * stdtr(df, -abs(r) * math.sqrt(df / max(1 - r**2, np.finfo(float).tiny))))
 
 
 def order(cells: Sequence[Cell], means: Sequence[float | None], better: str | None) -> list[Cell]:
@@ -288,7 +302,7 @@ def steps(cell: Cell) -> list[int]:
 def loss_at_step(cell: Cell, step: int, split: str = "val") -> Estimate:
     """Mean loss of the trials at a step of training, on the curve windows."""
     at = [point[f"{split}_loss"] for t in cell.trials.values() for point in t["history"] if point["step"] == step]
-    return significance.mean_interval(at)
+    return truncated(significance.mean_interval(at), "val_loss")
 
 
 def pair_history(cell: Cell, pair: dict, name: str) -> list[tuple[float, float]]:
@@ -415,8 +429,17 @@ def activation_sensitivity(cells: Sequence[Cell], margins: Margins) -> dict[str,
     }
 
 
+def has_both(cell: Cell) -> bool:
+    """Whether there are a validation loss and a relative PD, the two of the Pareto frontier."""
+    return None not in (estimate(cell, "val_loss").mean, estimate(cell, "relative_pd").mean)
+
+
+@once
 def frontier(cells: Sequence[Cell]) -> tuple[list[str], dict[str, float] | None]:
-    """(the activations that no other beats in both loss and PD, the share of bootstrap resamples each is there)."""
+    """(the activations that no other beats in both loss and PD, the share of bootstrap resamples each is there).
+
+    cells: those that have both.
+    """
     numbers = union(cells)
     means = [[estimate(cell, name).mean for cell in cells] for name in ("val_loss", "relative_pd")]
     on_it = pareto_front(*np.array(means, dtype=float))
@@ -462,7 +485,7 @@ class Study:
     cells: list[Cell]
     planned: list[tuple[str, str]]
 
-    @cached_property
+    @functools.cached_property
     def architectures(self) -> dict[str, list[Cell]]:
         """Architecture -> its cells, in the study's order."""
         names = dict.fromkeys(cell.architecture for cell in self.cells)

@@ -70,18 +70,22 @@ def main(argv=None) -> int:
     study = read_study(folder)
     others = [read_study(path) for path in args.compare or [] if path.resolve() != folder.resolve()]
     checkpoints = args.checkpoints_dir or sibling(folder, "checkpoints")
-    identical = True
-    if args.recompute:
-        from recompute import recompute
-
-        cells = [cell for cell in study.cells if cell.pairs]
-        if not cells:
-            raise UserError(f"{folder} holds no pair of trials that could be recomputed")
-        identical = recompute(cells, checkpoints, say=lambda text: print(text, flush=True))
-    document = build(study, others, margins)
     if not args.no_figures:
         import report_figures
 
+        report_figures.begin()
+    identical = True
+    if args.recompute:
+        from recompute import recompute
+        from report_tables import GO_ON
+
+        cells = [cell for cell in study.cells if cell.pairs]
+        if not cells:
+            waiting = f": {GO_ON}" if any(cell.n_missing_pairs for cell in study.cells) else ""
+            raise UserError(f"{folder} holds no measured pair of trials that could be measured again{waiting}")
+        identical = recompute(cells, checkpoints, say=lambda text: print(text, flush=True))
+    document = build(study, others, margins)
+    if not args.no_figures:
         plots = args.plots_dir or sibling(folder, "plots")
         document = report_figures.add_figures(document, study, others, margins, plots, checkpoints)
     write(document, folder)
@@ -152,7 +156,8 @@ def build(study, others, margins):
     several = len(trained.architectures) > 1
     sections = [report_studies.architectures(trained, sensitivities), facts] if several else []
     for name, cells in trained.architectures.items():
-        found = report_findings.sections(cells, margins, sensitivities[name], missing)
+        unfinished = report_facts.unfinished(study, cells)
+        found = report_findings.sections(cells, margins, sensitivities[name], missing, unfinished)
         found += [make([trained, *others], name) for make in (report_studies.sources, report_studies.arithmetics)]
         found = [section for section in found if section is not None]
         if several:

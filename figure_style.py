@@ -8,6 +8,7 @@ import io
 import math
 import textwrap
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib
@@ -24,6 +25,7 @@ from errors import UserError
 WIDTH, DPI = 7.2, 150  # inches: two columns of a paper
 INK, QUIET, FAINT = "#222222", "#666666", "#D9D9D9"
 SHADES = "Blues"  # sequential, and still in order when printed in grey
+DIVERGING = "PuOr_r"  # below and above a reference, for colour-blind readers too
 NATS = "nats per character"
 STYLE = {
     "font.family": "DejaVu Sans",
@@ -155,6 +157,7 @@ def new_figure(title, study, height, rows=1, columns=1, width=WIDTH, **options):
     study = textwrap.fill(study, int(width * 16.5))
     header = 0.17 + 0.17 * title.count("\n") + 0.16 + 0.135 * (study.count("\n") + 1)
     figure = Figure(figsize=(width, height + header), dpi=DPI, layout="constrained")
+    FigureCanvasAgg(figure)  # one renderer for layout and drawing: sizes of texts are remembered by renderer
     engine = figure.get_layout_engine()
     engine.set(rect=(0, 0, 1, height / (height + header)), w_pad=0.05, h_pad=0.06, wspace=0.03, hspace=0.03)
     x, top = 0.07 / width, 1 - 0.07 / (height + header)
@@ -174,7 +177,7 @@ def save_as(figure, path) -> Path:
     """Writes the figure as a PNG to `path`, complete or not at all."""
     lay_out(figure)
     buffer = io.BytesIO()  # savefig would draw twice
-    FigureCanvasAgg(figure).print_png(buffer)
+    figure.canvas.print_png(buffer)
     storage.write_atomically(Path(path), buffer.getvalue())
     return Path(path)
 
@@ -204,8 +207,13 @@ def complete(result: dict) -> list[dict]:
 def value_of(result: dict, name: str) -> tuple[float | None, float | None, float | None]:
     """(mean, low, high) of a measure from the result's summary; None for what is not there."""
     entry = result["summary"].get(name) or {}
-    low, high = entry.get("ci95") or (None, None)
-    return entry.get("mean"), low, high
+    return entry.get("mean"), *metrics.truncated(name, *(entry.get("ci95") or (None, None)))
+
+
+def truncated(estimate: significance.Estimate, name: str) -> significance.Estimate:
+    """The estimate of a measure as it is shown: its interval ends where the measure's possible values end."""
+    low, high = metrics.truncated(name, estimate.low, estimate.high)
+    return replace(estimate, low=low, high=high)
 
 
 def trial_curves(trials: list[dict], name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -223,7 +231,7 @@ def pair_curves(result: dict, name: str) -> tuple[np.ndarray, np.ndarray, list]:
     matrices = [
         significance.pair_matrix([(i, j, v) for (i, j), v in zip(ends, column)], len(numbers)) for column in values.T
     ]
-    return steps, values, [significance.pair_interval(matrix) for matrix in matrices]
+    return steps, values, [truncated(significance.pair_interval(matrix), name) for matrix in matrices]
 
 
 def _curves(histories):
@@ -232,9 +240,10 @@ def _curves(histories):
     return np.array(steps), np.array(values, dtype=float).reshape(len(histories), len(steps))
 
 
-def mean_curve(values: np.ndarray) -> list:
-    """S Estimates of the mean over trials from their values (n, S)."""
-    return [significance.mean_interval(column) for column in values.T]
+def mean_curve(values: np.ndarray, name: str | None = None) -> list:
+    """S Estimates of the mean over trials from their values (n, S); name: of the measure, unless they are differences."""
+    found = [significance.mean_interval(column) for column in values.T]
+    return found if name is None else [truncated(estimate, name) for estimate in found]
 
 
 # --- drawing ------------------------------------------------------------------------------------------------
@@ -258,6 +267,18 @@ def draw_mean(ax, x, estimates, style, band=True):
     return (x[shown][-1], mean[shown][-1]) if shown.any() else None
 
 
+def write_in_cell(ax, image, column, row, text, **look):
+    """A text in a cell of an image, dark on light and light on dark.
+
+    The layout need not measure it, since it lies inside the axes.
+    """
+    value = float(np.ma.filled(image.get_array()[row, column], np.nan))
+    red, green, blue, opacity = image.cmap(image.norm(value))
+    dark = opacity and 0.299 * red + 0.587 * green + 0.114 * blue < 0.5  # ITU-R BT.601; NaN is transparent
+    colour = "white" if dark else INK
+    ax.text(column, row, text, ha="center", va="center", color=colour, **look).set_in_layout(False)
+
+
 def draw_interval(ax, x, y, x_range=(None, None), y_range=(None, None), faint=False, **style):
     """A point with its 95 % intervals, as far as there are any."""
     weight = {"linewidth": 0.7, "alpha": 0.5} if faint else {"linewidth": 1.3, "alpha": 0.75}
@@ -270,7 +291,7 @@ def draw_interval(ax, x, y, x_range=(None, None), y_range=(None, None), faint=Fa
 
 
 def within_range(ax, name):
-    """Ends the y axis where the measure's range ends; an interval may reach beyond what is possible."""
+    """Ends the y axis a little beyond the measure's range."""
     metric = metrics.METRICS[name]
     low, high = ax.get_ylim()
     room = 0.03 * (min(high, metric.high) - max(low, metric.low))

@@ -15,6 +15,7 @@ from matplotlib.ticker import MaxNLocator, MultipleLocator
 
 import metrics
 from figure_style import (
+    DIVERGING,
     FAINT,
     INK,
     NATS,
@@ -45,6 +46,7 @@ from figure_style import (
     trial_curves,
     value_of,
     within_range,
+    write_in_cell,
 )
 
 REFERENCE = "relu"
@@ -74,7 +76,8 @@ def all_validation_curves(results: list[dict], folder) -> Path:
     rows = 2 if len(results) > 1 else 1
     figure, axes = new_figure(title, study_line(results), rows * _panel_height(len(results)), rows, sharex=True)
     losses = {r["activation"]: trial_curves(complete(r), "val_loss") for r in results}
-    panels = [_draw_curves(axes[0, 0], {name: (at, mean_curve(values)) for name, (at, values) in losses.items()})]
+    means = {name: (at, mean_curve(values, "val_loss")) for name, (at, values) in losses.items()}
+    panels = [_draw_curves(axes[0, 0], means)]
     axes[0, 0].set_ylabel(f"loss ({NATS})")
     axes[0, 0].set_title("Mean of the trials" + _interval_note(axes[0, 0]))
     if rows == 2:
@@ -128,7 +131,7 @@ def pd_along_training(results: list[dict], folder) -> Path:
     title = f"Disagreement along training: {architecture_label(results[0]['architecture'])}"
     if not any(pair["history"] for result in results for pair in result["pairs"]):
         why = f"The {results[0]['identity']['protocol']} protocol keeps no curves of pairs."
-        why = why if any(result["pairs"] for result in results) else "There is no pair of complete trials."
+        why = why if any(result["pairs"] for result in results) else "No two complete trials were compared."
         return say_only(title, study_line(results), why, folder, *_name(results, "pd_along_training"))
     figure, axes = new_figure(title, study_line(results), 2 * _panel_height(len(results)), 2, sharex=True)
     panels = []
@@ -162,7 +165,7 @@ def accuracy_against_reproducibility(results: list[dict], folder) -> Path:
     return save(figure, folder, *name)
 
 
-NO_PD = "No activation has a relative PD: reproducibility needs two complete trials."
+NO_PD = "No activation has a relative PD: that takes two complete trials, compared with each other."
 
 
 def _plane_points(results):
@@ -253,9 +256,9 @@ VERDICTS = {  # beginning of the verdict -> how its row looks
 def forest(comparisons: list[dict], folder, architecture, device, title_info, reference="ReLU") -> Path:
     """Every activation against the reference, one panel per measure: difference, interval, margin, verdict.
 
-    comparisons: {activation, measure (its label), difference, low, high, margin, p_adjusted, verdict}, the
-    verdict in the words of significance.verdict. The panels stand one below another, with p; where there are
-    many activations side by side, without.
+    comparisons: {activation, measure (its label), difference, low, high, margin, p_adjusted, equivalence_p,
+    verdict}, the verdict in the words of significance.verdict. The panels stand one below another, each verdict
+    with the p of the test that it rests on; where there are many activations side by side, without.
     """
     measures = list(dict.fromkeys(row["measure"] for row in comparisons))
     names = list(dict.fromkeys(row["activation"] for row in comparisons))
@@ -265,7 +268,7 @@ def forest(comparisons: list[dict], folder, architecture, device, title_info, re
         return say_only(title, title_info, text, folder, architecture, device, "forest")
     many = len(names) > 8
     info = f"{title_info} · bars: 95 % CI of the paired difference · grey: margin of interest · "
-    info += "undecided (n): n trials would decide" if many else "p after Holm's correction"
+    info += "undecided (n): n trials would decide" if many else "p: of no difference, Holm-corrected · " + TOST_NOTE
     if many:
         shape = {"rows": 1, "columns": len(measures), "width": 2 + 2.15 * len(measures)}
         figure, axes = new_figure(title, info, 0.2 * len(names) + 0.9, **shape, sharey=True)
@@ -294,7 +297,7 @@ def _draw_forest(ax, rows, brief):
         look = next((look for start, look in VERDICTS.items() if verdict.startswith(start)), VERDICTS["undecided"])
         if row.get("difference") is not None:
             draw_interval(ax, row["difference"], place, x_range=(row.get("low"), row.get("high")), **look)
-        text = _brief(verdict) if brief else verdict + _p_value(row.get("p_adjusted"))
+        text = _brief(verdict) if brief else verdict + _p_of(row, verdict)
         ax.text(1.02, place, text, transform=ax.get_yaxis_transform(), va="center", size=7)
     ax.tick_params(axis="y", length=0)
     ax.locator_params(axis="x", nbins=3 if brief else 7)
@@ -310,8 +313,14 @@ def _brief(verdict):
     return verdict.replace(" within the margin", "")
 
 
-def _p_value(p):
-    return "" if p is None else "  (p < 0.001)" if p < 0.001 else f"  (p = {p:.2g})"
+TOST_NOTE = "TOST p: of the two one-sided tests against the margin"
+
+
+def _p_of(row, verdict):
+    """The p of the test that a verdict rests on, named so that a difference and an equivalence are not confused."""
+    equivalent = verdict.startswith("equivalent")
+    p, name = (row.get("equivalence_p"), "TOST p") if equivalent else (row.get("p_adjusted"), "p")
+    return "" if p is None else f"  ({name} < 0.001)" if p < 0.001 else f"  ({name} = {p:.2g})"
 
 
 @styled
@@ -352,7 +361,7 @@ def pd_at_equal_loss(curves: list[dict], folder, architecture, device, title_inf
     return save(figure, folder, architecture, device, "pd_at_equal_loss")
 
 
-COLUMNS = 60  # characters in a line of the passage
+MOST_COLUMNS, FEWEST_COLUMNS = 60, 30  # characters in a line of the passage
 SIGNS = {"\n": "↵", " ": "·", "\t": "→"}
 
 
@@ -367,7 +376,7 @@ def disagreement_passage(text: str, share, folder, architecture, device, title_i
     shares = np.array([np.nan if value is None else value for value in share], dtype=float)
     if len(shares) != len(text):
         raise ValueError(f"{len(shares)} shares do not fit {len(text)} characters")
-    grid = np.full((len(lines), COLUMNS), np.nan)
+    grid = np.full((len(lines), max(FEWEST_COLUMNS, *map(len, lines))), np.nan)
     for row, line in enumerate(lines):
         for column, index in enumerate(line):
             grid[row, column] = shares[index]
@@ -377,7 +386,7 @@ def disagreement_passage(text: str, share, folder, architecture, device, title_i
     image = ax.imshow(grid, cmap=SHADES, vmin=0, vmax=1, aspect="auto")
     for row, line in enumerate(lines):
         for column, index in enumerate(line):
-            _draw_character(ax, text[index], row, column, image.norm(grid[row, column]))
+            _draw_character(ax, image, text[index], row, column)
     ax.set_axis_off()
     bar = figure.colorbar(image, ax=ax, orientation="horizontal", shrink=0.5, aspect=40, pad=0.02)
     bar.set_label("share of pairs of models whose most likely character at this place differs", size=7.5)
@@ -390,7 +399,7 @@ def _wrapped(text):
     """The indices of the text's characters line by line: a line ends after a newline, or where it is full."""
     lines = [[]]
     for index, character in enumerate(text):
-        if len(lines[-1]) == COLUMNS:
+        if len(lines[-1]) == MOST_COLUMNS:
             lines.append([])
         lines[-1].append(index)
         if character == "\n":
@@ -398,25 +407,11 @@ def _wrapped(text):
     return [line for line in lines if line] or [[]]
 
 
-def _draw_character(ax, character, row, column, depth):
+def _draw_character(ax, image, character, row, column):
     """One character in its cell; spaces and line ends get a quiet sign, what cannot be printed a box."""
     sign = SIGNS.get(character) or (character if character.isprintable() else "□")
-    dark = depth > 0.55  # False for NaN and for masked values
-    quiet = character in SIGNS
-    colour = "white" if dark else INK
-    # "$" would begin a formula
-    ax.text(
-        column,
-        row,
-        sign,
-        ha="center",
-        va="center",
-        size=9,
-        family="DejaVu Sans Mono",
-        color=colour,
-        alpha=0.55 if quiet else 1,
-        parse_math=False,
-    )
+    look = {"size": 9, "family": "DejaVu Sans Mono", "alpha": 0.55 if character in SIGNS else 1}
+    write_in_cell(ax, image, column, row, sign, **look, parse_math=False)  # "$" would begin a formula
 
 
 @styled
@@ -496,11 +491,14 @@ def _sd_label(measure):
 
 
 @styled
-def architecture_heatmap(table: dict, measure: str, folder, device, title_info) -> Path:
-    """Architecture x activation: the mean as a number, its distance from the row's lowest as a shade.
+def architecture_heatmap(
+    table: dict, measure: str, references: dict, margin: float, folder, device, title_info
+) -> Path:
+    """Architecture x activation: the mean as a number, its distance from the reference's as a shade.
 
-    table: architecture -> {activation: mean, or None}. measure: "val_loss" or a name of metrics.METRICS. The
-    largest shade of a row is the range over the minimum, the figure of the report's section 7.
+    table: architecture -> {activation: mean, or None}. measure: "val_loss" or a name of metrics.METRICS.
+    references: architecture -> the activation that the others of its row are seen against. margin: of interest,
+    in per cent of the reference's mean; the scale reaches at least so far, so that what is within it looks pale.
     """
     label = "Validation loss" if measure == "val_loss" else metrics.METRICS[measure].label
     unit = f" ({NATS})" if measure == "val_loss" else ""
@@ -514,21 +512,22 @@ def architecture_heatmap(table: dict, measure: str, folder, device, title_info) 
     if np.isnan(grid).all():
         say_instead(ax, "Nothing was measured.")
         return save(figure, folder, "all", device, "heatmap", measure)
-    lowest = np.array([np.nanmin(row) if (~np.isnan(row)).any() else np.nan for row in grid])[:, None]
-    above = 100 * (grid - lowest) / np.where(lowest > 0, lowest, np.nan)
-    image = ax.imshow(above, cmap=SHADES, aspect="auto", vmin=0, vmax=max(np.nanmax(above, initial=0), 1e-6))
+    bases = np.array([row.get(references[name]) for name, row in table.items()], dtype=float)[:, None]
+    away = 100 * (grid - bases) / np.where(bases > 0, bases, np.nan)
+    reach = max(margin, np.nanmax(np.abs(away), initial=0))
+    image = ax.imshow(away, cmap=DIVERGING, aspect="auto", vmin=-reach, vmax=reach)
     ax.set_facecolor("#F4F4F4")
     for (row, column), value in np.ndenumerate(grid):
-        dark = image.norm(above[row, column]) > 0.55
-        text = "–" if np.isnan(value) else f"{value:.3f}"
-        ax.text(column, row, text, ha="center", va="center", size=7, color="white" if dark else INK)
+        write_in_cell(ax, image, column, row, "–" if np.isnan(value) else f"{value:.3f}", size=7)
     tilt = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"} if len(activations) > 6 else {}
     ax.set_xticks(range(len(activations)), [short_label(name) for name in activations], **tilt)
     ax.set_yticks(range(len(table)), [architecture_label(name) for name in table])
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
     bar = figure.colorbar(image, ax=ax, aspect=20, pad=0.01)
-    bar.set_label("% above the row's lowest", size=7)
+    against = " or ".join(dict.fromkeys(short_label(name) for name in references.values()))
+    bar.set_label(f"% from {against}; lines: margin of interest", size=7)
+    bar.ax.hlines([-margin, margin], *bar.ax.get_xlim(), color=INK, linewidth=0.8)
     bar.outline.set_visible(False)
     return save(figure, folder, "all", device, "heatmap", measure)
 

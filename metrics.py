@@ -70,6 +70,18 @@ PRIMARY = ("relative_pd", "top1_disagreement", "js_divergence")
 MEANS = (*PRIMARY, "shamir_relative_pd", "top3_overlap", "top5_overlap", "symmetric_kl", "ensemble_gain")
 
 
+def truncated(name: str, low: float | None, high: float | None) -> tuple[float | None, float | None]:
+    """An interval of a measure, of pairs or of trials, cut to the values that the measure can have.
+
+    Coverage stays what it is, since the truth is among them. Losses and times have no upper end, accuracies are shares.
+    """
+    if low is None:
+        return None, None
+    own = METRICS.get(name)
+    least, most = (own.low, own.high) if own else (0, 1 if name.endswith("accuracy") else _INF)
+    return max(low, least), min(high, most)
+
+
 # --- position by position: (N, V) or (N,) in, (N,) out
 
 

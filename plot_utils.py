@@ -43,6 +43,7 @@ from figure_style import (
     trial_curves,
     value_of,
     within_range,
+    write_in_cell,
 )
 from figures_across import (
     accuracy_against_reproducibility,
@@ -87,10 +88,11 @@ def _title(what, result):
     return f"{what}: {architecture_label(result['architecture'])}, {activation_label(result['activation'])}"
 
 
-def _too_few(result):
-    return (
-        f"Reproducibility needs two complete trials, compared with each other; complete here: {len(complete(result))}."
-    )
+def _why_no_pair(result):
+    n = len(complete(result))
+    if n > 1:
+        return f"{n} trials are complete, but not compared with each other yet; the study has to go on."
+    return f"Reproducibility needs two complete trials, compared with each other; complete here: {n}."
 
 
 # --- one activation -----------------------------------------------------------------------------------------
@@ -152,7 +154,7 @@ def reproducibility(result: dict, folder) -> Path:
     title, line = _title("Reproducibility", result), study_line([result])
     measures = ("relative_pd", "top1_disagreement")
     if not result["pairs"]:
-        return say_only(title, line, _too_few(result), folder, *_name(result, "reproducibility"))
+        return say_only(title, line, _why_no_pair(result), folder, *_name(result, "reproducibility"))
     above, below = 1.3 if len(complete(result)) == 2 else 3.3, 2.3 if has_history else 0
     heights = {"height_ratios": [above, below]} if has_history else {}
     figure, axes = new_figure(title, line, above + below, 1 + has_history, 2, **heights)
@@ -183,7 +185,8 @@ def _draw_matrix(ax, result, name):
     room = max(0.02 * shown.max(), 1e-6) if np.ptp(shown) == 0 else 0
     # of the aspect "equal" the layout knows nothing, and would let labels overlap
     image = ax.imshow(grid, cmap=SHADES, vmin=shown.min() - room, vmax=shown.max() + room, aspect="auto")
-    if n <= 11:
+    in_numbers = n <= 11
+    if in_numbers:
         _annotate(ax, image, grid, size=7 if n <= 8 else 6)
     every = -(-n // 12)
     ax.set_xticks(range(0, n - 1, every), numbers[:-1:every])
@@ -191,7 +194,7 @@ def _draw_matrix(ax, result, name):
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
     ax.set(xlabel="trial", ylabel="trial")
-    if n == 2:  # one cell has no scale
+    if in_numbers:  # which a scale would only repeat
         return
     bar = ax.figure.colorbar(image, ax=ax, shrink=0.85, aspect=25, pad=0.02)
     bar.outline.set_visible(False)
@@ -199,15 +202,12 @@ def _draw_matrix(ax, result, name):
 
 
 def _annotate(ax, image, grid, size):
-    """The values in their cells, dark on light and light on dark: .0588, .520, 2e-06."""
+    """The values in their cells: .0588, .520, 2e-06."""
     largest = np.nanmax(grid)
     form = "{:.3f}" if largest >= 0.1 else "{:.4f}" if largest >= 0.01 else "{:.0e}" if largest > 0 else "{:.0f}"
     for (row, column), value in np.ndenumerate(grid):
         if not np.isnan(value):
-            dark = image.norm(value) > 0.55
-            colour = "white" if dark else INK
-            text = form.format(value).removeprefix("0") or "0"
-            ax.text(column, row, text, ha="center", va="center", size=size, color=colour)
+            write_in_cell(ax, image, column, row, form.format(value).removeprefix("0") or "0", size=size)
 
 
 def _draw_pair_curves(ax, result, name):
@@ -245,7 +245,7 @@ def summary(result: dict, folder) -> Path:
     _draw_trials(loss, result, "loss", f"loss ({NATS})", 1)
     _draw_trials(accuracy, result, "accuracy", "accuracy (%)", 100)
     if not result["pairs"]:
-        for ax, text in zip(axes[:, 1], ("", _too_few(result), "")):
+        for ax, text in zip(axes[:, 1], ("", _why_no_pair(result), "")):
             say_instead(ax, text)
         return save(figure, folder, *_name(result, "summary"))
     for ax, group, heading in zip(axes[:, 1], SUMMARY_METRICS, SUMMARY_HEADINGS):
@@ -296,6 +296,7 @@ def _draw_metrics(ax, result, names, heading):
     from_zero(ax)
     ax.tick_params(axis="y", length=0, labelsize=7)
     ax.tick_params(axis="x", labelsize=6.5)
+    ax.locator_params(axis="x", nbins=5)  # or labels with many decimals would collide
     ax.set_title(heading, size=7.5)
     ax.grid(axis="x", color=FAINT, linewidth=0.5)
     ax.set_axisbelow(True)

@@ -86,12 +86,21 @@ def with_interval(estimate, decimals: int, signed: bool = False, n: int | None =
     return f"{number(estimate.mean, decimals, signed)} {text}{other_n}"
 
 
+def half_width(estimate, decimals: int) -> str:
+    """'± 0.0055', half of the interval's width; the interval itself where it was truncated; '' where there is none."""
+    if estimate.low is None:
+        return ""
+    below, above = estimate.mean - estimate.low, estimate.high - estimate.mean
+    if not math.isclose(below, above, rel_tol=1e-6):
+        return interval(estimate, decimals)
+    return f"± {number(above, decimals)}"
+
+
 def plus_minus(estimate, decimals: int) -> str:
-    """'0.0588 ± 0.0055', half of the interval's width; the mean alone where there is no interval."""
+    """'0.0588 ± 0.0055', or what else `half_width` says; the mean alone where there is no interval."""
     if estimate.mean is None:
         return "-"
-    half = "" if estimate.low is None else f" ± {number((estimate.high - estimate.low) / 2, decimals)}"
-    return f"{number(estimate.mean, decimals)}{half}"
+    return f"{number(estimate.mean, decimals)} {half_width(estimate, decimals)}".rstrip()
 
 
 def decimals_for(estimate, least: int, most: int = 8) -> int:
@@ -131,7 +140,7 @@ def parts(sections: Sequence[Section]) -> list[tuple[str, list[Section]]]:
 
 def columns_aligned(table: Table) -> list[str]:
     """'right' for columns of numbers, 'left' for others."""
-    number = re.compile(r"^[-+−±]?[\d.,]+( ?%| ?s)?$")
+    number = re.compile(r"^([-+−]|± )?[\d.,]+( ?%| ?s)?$")
     aligned = []
     for column in zip(*table.rows) if table.rows else [() for _ in table.headers]:
         shown = [cell for cell in column if cell not in ("", "-")]
@@ -249,11 +258,12 @@ main > section:first-child h2 { border-top: 0; margin-top: 1.5rem; }
 table { border-collapse: collapse; font-size: .875rem; line-height: 1.4; font-variant-numeric: tabular-nums; }
 caption { caption-side: top; text-align: left; padding-bottom: .45rem; }
 caption, .note, figcaption { font-size: .875rem; color: var(--quiet); max-width: 46rem; }
-th, td { padding: .34rem .9rem .34rem 0; text-align: left; vertical-align: top; }
+th, td { padding: .34rem .7rem .34rem 0; text-align: left; vertical-align: top; }
 th, td { border-bottom: 1px solid var(--line); }
 thead th { border-bottom: 1.5px solid var(--ink); vertical-align: bottom; font-weight: 600; }
 tbody th { font-weight: 600; }
 td.right, th.right { text-align: right; }
+th:last-child, td:last-child { padding-right: 0; }
 td.left:last-child { min-width: 8rem; }
 .ci { color: var(--quiet); white-space: nowrap; }
 .note { margin-top: -.7rem; }

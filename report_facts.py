@@ -7,8 +7,9 @@ from collections.abc import Sequence
 
 import metrics
 from analysis import Cell, Margins, Study
+from figure_style import activation_label
 from report import Section, Table, listing, plural
-from report_tables import counted
+from report_tables import GO_ON, counted
 
 # --- what was run ---------------------------------------------------------------------------------------------------
 
@@ -113,8 +114,16 @@ def what_is_missing(cells: Sequence[Cell], planned: Sequence[tuple[str, str]]) -
                 found.append(f"{where}: trial {number_} {record['status']}{reason}; left out of all means and pairs.")
         if cell.n_missing_pairs:
             n_pairs = len(cell.pairs) + cell.n_missing_pairs
-            found.append(f"{where}: {cell.n_missing_pairs} of {plural(n_pairs, 'pair')} not compared yet.")
+            found.append(f"{where}: {cell.n_missing_pairs} of {plural(n_pairs, 'pair')} not compared yet. {GO_ON}")
     return found
+
+
+def unfinished(study: Study, cells: Sequence[Cell]) -> list[str]:
+    """The labels of an architecture's activations that the study plans, or has begun, beside `cells`, its trained ones."""
+    trained, architecture = {cell.activation for cell in cells}, cells[0].architecture
+    begun = [(cell.architecture, cell.activation) for cell in study.cells]
+    names = dict.fromkeys(activation for name, activation in (*study.planned, *begun) if name == architecture)
+    return [activation_label(name) for name in names if name not in trained]
 
 
 # --- methods --------------------------------------------------------------------------------------------------------
@@ -137,6 +146,9 @@ def methods(margins: Margins) -> Section:
         "Intervals of losses, accuracies and times: Student's t over trials. Intervals of pair measures: the mean over pairs"
         " is a U-statistic of order two; its variance comes from both components (what a model has of its own, what only a"
         " pair has), with a t quantile at Satterthwaite's degrees of freedom. Below three trials there is none.",
+        "An interval that would reach beyond what its measure can be (a loss below 0, a share above 1) is printed and drawn"
+        " truncated there. Its coverage stays the same, since the true value is among the possible ones. Result files keep"
+        " the interval as computed.",
         "Comparisons are paired: trial k of one activation has the same seed as trial k of the other. A trial that either"
         " lacks is left out.",
         "The family that Holm's correction covers: every activation against the reference times the four primary measures"

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
+from multiprocessing import forkserver
 from pathlib import Path
 
 import analysis
@@ -17,9 +18,8 @@ import plot_utils
 from analysis import MEASURES, PRIMARY, Cell, Margins, Study
 from errors import UserError
 from figure_style import pair_curves, study_line
-from report import Document, Section, listing, plural
-from report_tables import counted, sampled
-from significance import pair_interval
+from report import Document, Section, plural
+from report_tables import counted, sampled, without_pairs
 
 MOST_CELLS_IN_FULL = 8  # with more, appendix A shows one figure per activation instead of three
 PROCESSES = 2  # at the most: drawing is what takes the time, and starting a process takes as long as two figures
@@ -53,7 +53,7 @@ def add_figures(
     groups = {name: cells for name, cells in study.architectures.items() if any(cell.trials for cell in cells)}
     if not groups:
         return document
-    plans, sections = _architecture_plans(groups, study, plots_dir), list(document.sections)
+    plans, sections = _architecture_plans(groups, study, margins, plots_dir), list(document.sections)
     for name, cells in groups.items():
         part = cells[0].architecture_label if len(study.architectures) > 1 else ""
         complete = [cell for cell in cells if cell.trials]
@@ -72,15 +72,25 @@ def add_figures(
 # --- drawing them and putting them in their places -------------------------------------------------------------------
 
 
-def _drawn(plans):
-    """The files of all plans, drawn by a few processes where that is worth it."""
+def begin() -> None:
+    """Starts the server that the drawing processes are forked from: it imports what they need while the analysis runs."""
+    if _processes() > 1:
+        multiprocessing.set_forkserver_preload(["plot_utils", "activations"])
+        forkserver.ensure_running()
+
+
+def _processes():
     from provenance import usable_cpus
 
+    return min(PROCESSES, usable_cpus())
+
+
+def _drawn(plans):
+    """The files of all plans, drawn by a few processes where that is worth it."""
     print(f"drawing {plural(len(plans), 'figure')}", file=sys.stderr, flush=True)
-    processes = min(PROCESSES, usable_cpus())
-    if processes == 1 or len(plans) < 8:
+    if _processes() == 1 or len(plans) < 8:
         return [plan.draw(*plan.arguments) for plan in plans]
-    with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(_processes(), multiprocessing.get_context("forkserver")) as pool:
         return list(pool.map(_draw, [plan.draw for plan in plans], [plan.arguments for plan in plans]))
 
 
@@ -105,7 +115,7 @@ def _filled(sections, plans, paths):
 # --- several architectures ------------------------------------------------------------------------------------------
 
 
-def _architecture_plans(groups, study, folder):
+def _architecture_plans(groups, study, margins, folder):
     """The heat maps of loss and PD; none of one architecture."""
     if len(study.architectures) < 2:
         return []
@@ -116,12 +126,21 @@ def _architecture_plans(groups, study, folder):
             name: {cell.activation: analysis.estimate(cell, measure).mean for cell in cells}
             for name, cells in groups.items()
         }
-        if any(mean is not None for row in table.values() for mean in row.values()):
+        references = {name: analysis.reference_of(cells) for name, cells in groups.items()}
+        shares = [
+            analysis.margin_of(measure, reference, margins) / table[name][reference.activation]
+            for name, reference in references.items()
+            if table[name][reference.activation]
+        ]
+        if shares:
+            against = sorted({reference.label for reference in references.values()})
             caption = (
                 f"{MEASURES[measure].label}, means over {'pairs' if measure == 'relative_pd' else 'trials'}"
-                f" ({counted(study.cells)}). Shades: per cent above the row's lowest; intervals are in the tables."
+                f" ({counted(study.cells)}). Shades: per cent from the row's {' or '.join(against)}, on a scale that reaches"
+                " at least to the margin of interest; intervals are in the tables."
             )
-            arguments = (table, measure, folder, device, info)
+            reference = {name: cell.activation for name, cell in references.items()}
+            arguments = (table, measure, reference, 100 * max(shares), folder, device, info)
             plans.append(Plan("", "architectures", caption, plot_utils.architecture_heatmap, arguments))
     return plans
 
@@ -136,8 +155,9 @@ def _comparison_plans(cells, margins, part, folder):
     if len(cells) > 1:
         caption = (
             f"Each activation minus {reference.label}, paired by trial ({counted(cells)}). Bars: 95 % intervals, not"
-            " corrected; grey: the margin of interest; p after Holm's correction. Equivalent: the 90 % interval lies within"
-            " the margin."
+            " corrected; grey: the margin of interest. p: of no difference, after Holm's correction; beside equivalent ones"
+            " instead the p of two one-sided tests (TOST) against the margin, which is below 0.05 where the 90 % interval"
+            " lies within it."
         )
         arguments = (_forest_rows(cells, reference, margins), folder, *_place(cells), reference.label)
         plans.append(Plan(part, "comparisons", caption, plot_utils.forest, arguments))
@@ -148,13 +168,15 @@ def _comparison_plans(cells, margins, part, folder):
         )
         draw = plot_utils.accuracy_against_reproducibility
         plans.append(Plan(part, "trade_off", caption.strip(), draw, (results, folder)))
-    shares = analysis.frontier(cells)[1] if len(cells) > 1 else None
+    candidates = [cell for cell in cells if analysis.has_both(cell)]
+    shares = analysis.frontier(candidates)[1] if len(candidates) > 1 else None
     if shares:
         caption = (
             "The same plane with the Pareto frontier, and in how many of 10,000 bootstrap resamples of the trials each"
             f" activation is on it ({counted(cells)}; bars: 95 % intervals)."
         )
-        plans.append(Plan(part, "trade_off", caption, plot_utils.pareto, (results, shares, folder)))
+        candidates = [cell.result for cell in candidates]
+        plans.append(Plan(part, "trade_off", caption, plot_utils.pareto, (candidates, shares, folder)))
     return plans
 
 
@@ -174,7 +196,8 @@ def _forest_rows(cells, reference, margins):
                 found = compared[cell.activation, name]
                 row = {"activation": cell.activation, "measure": MEASURES[name].label, "margin": margin}
                 row |= {"difference": found.difference.mean, "low": found.difference.low, "high": found.difference.high}
-                rows.append(row | {"p_adjusted": found.p_adjusted, "verdict": found.verdict})
+                row |= {"p_adjusted": found.p_adjusted, "equivalence_p": found.equivalence_p}
+                rows.append(row | {"verdict": found.verdict})
     return rows
 
 
@@ -214,7 +237,7 @@ def _curve(cell, common):
         curve |= {"step": steps, "loss": [analysis.loss_at_step(cell, step).mean for step in steps]}
         curve[name] = [_triple(estimate) for estimate in estimates]
         matrices = [analysis.matched([cell], name, loss)[cell.activation] for loss in losses]
-        at_loss[name] = [_triple(pair_interval(matrix)) for matrix in matrices]
+        at_loss[name] = [_triple(analysis.of_pairs(matrix, name)) for matrix in matrices]
     return curve | ({"at_loss": at_loss} if losses else {})
 
 
@@ -322,8 +345,7 @@ def _appendix_a(cells: Sequence[Cell], n_cells, part, folder):
         for cell in cells
         for kind in kinds
     ]
-    few = [cell for cell in cells if not cell.pairs]
-    paragraphs = [f"No pair of trials was measured of {listing(cell.label for cell in few)}."] if few else []
+    paragraphs = [text] if (text := without_pairs(cells)) else []
     return Section("figures", "Appendix A: every activation in figures", paragraphs, part=part), plans
 
 

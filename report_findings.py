@@ -12,7 +12,7 @@ import analysis
 from analysis import MEASURES, PRIMARY, Cell, Margins
 from errors import UserError
 from report import Section, Table, decimals_for, listing, number, p_value, plural, plus_minus, with_interval
-from report_tables import PAIRS_METHOD, counted, sampled, shown
+from report_tables import PAIRS_METHOD, counted, sampled, shown, without_pairs
 
 IN_TEXT = {
     "val_loss": "validation loss",
@@ -25,8 +25,18 @@ IN_TEXT = {
 # --- the answer -----------------------------------------------------------------------------------------------------
 
 
-def answer(cells: Sequence[Cell], margins: Margins, comparisons, sensitivity, missing: Sequence[str] = ()) -> Section:
-    """One sentence per comparison and measure, after a summary of them all."""
+def answer(
+    cells: Sequence[Cell],
+    margins: Margins,
+    comparisons,
+    sensitivity,
+    missing: Sequence[str] = (),
+    unfinished: Sequence[str] = (),
+) -> Section:
+    """One sentence per comparison and measure, after a summary of them all.
+
+    missing: sentences on what is not there. unfinished: the study's activations without a complete trial.
+    """
     reference = analysis.reference_of(cells)
     title = "The answer"
     n = max(len(cell.trials) for cell in cells)
@@ -36,7 +46,10 @@ def answer(cells: Sequence[Cell], margins: Margins, comparisons, sensitivity, mi
     if len(cells) < 2:
         only = cells[0]
         facts = f"validation loss {shown(only, 'val_loss')} nats, relative PD {shown(only, 'relative_pd')}"
-        paragraphs.append(f"There is one activation, {only.label}, and nothing to compare it with: {facts}.")
+        alone = f"There is one activation, {only.label}, and nothing to compare it with"
+        if unfinished:
+            alone = f"Only {only.label} has complete trials **so far**; still to come: {listing(unfinished)}"
+        paragraphs += [f"{alone}: {facts}.", *filter(None, [without_pairs(cells)])]
         return Section("answer", title, paragraphs)
     paragraphs.append(_summary(cells, reference, comparisons))
     if sensitivity and n >= 2:
@@ -145,7 +158,10 @@ def sentence(cell: Cell, reference: Cell, name: str, comparison) -> str:
             f" ({figures}, {p_value(comparison.p_adjusted)})."
         )
     if kind == "equivalent":
-        return f"{cell.label}: **equivalent** to {reference.label} in {measure}, within the margin ({figures})."
+        tested = f"two one-sided tests: {p_value(comparison.equivalence_p)}"
+        return (
+            f"{cell.label}: **equivalent** to {reference.label} in {measure}, within the margin ({figures}; {tested})."
+        )
     if comparison.p is None:
         return f"{cell.label}: **undecided** ({figures}; {comparison.reason})."
     decides = f"{comparison.trials_needed} trials would decide" if comparison.trials_needed else comparison.reason
@@ -205,7 +221,7 @@ def training_path(cells: Sequence[Cell]) -> Section:
     loss = analysis.common_loss(cells)
     if loss is None or len(cells) < 2:
         reason = (
-            "there is one activation only"
+            "only one activation has complete trials"
             if len(cells) < 2
             else "the pairs have no curves in common, or their losses do not overlap"
         )
@@ -230,10 +246,8 @@ def _gap(steps):
 
 
 def _matched_table(cells, name, at_end, at_loss, loss):
-    from significance import pair_interval
-
     estimates = {
-        cell.activation: (pair_interval(at_end[cell.activation]), pair_interval(at_loss[cell.activation]))
+        cell.activation: tuple(analysis.of_pairs(side[cell.activation], name) for side in (at_end, at_loss))
         for cell in cells
     }
     ranks = [
@@ -276,7 +290,7 @@ def all_measures(cells: Sequence[Cell]) -> Section:
     """Every pair metric of every activation, and where two measures disagree about who is more reproducible."""
     title = "Every measure of reproducibility"
     if not any(cell.pairs for cell in cells):
-        return Section("measures", title, ["No pair of trials was measured."])
+        return Section("measures", title, [without_pairs(cells)])
     tables, rows = [], []
     for name in analysis.PAIR_MEASURES:
         measure = MEASURES[name]
@@ -289,7 +303,7 @@ def all_measures(cells: Sequence[Cell]) -> Section:
     headers = ["Measure", "Better", *(cell.label for cell in cells), "Best mean"]
     caption = f"Mean over pairs ± half of the 95 % interval ({counted(cells)}). {PAIRS_METHOD}"
     tables.append(Table(headers, rows, caption, "Formulas and sources: section Methods."))
-    return Section("measures", title, _disagreements(cells), tables)
+    return Section("measures", title, [*filter(None, [without_pairs(cells)]), *_disagreements(cells)], tables)
 
 
 def _disagreements(cells):
@@ -396,7 +410,9 @@ def text_share(cells: Sequence[Cell]) -> Section | None:
     return Section("text", "Would another text change this?", [paragraph], [Table(headers, rows, caption)])
 
 
-def sections(cells: Sequence[Cell], margins: Margins, sensitivity, missing: Sequence[str]) -> list[Section]:
+def sections(
+    cells: Sequence[Cell], margins: Margins, sensitivity, missing: Sequence[str], unfinished: Sequence[str]
+) -> list[Section]:
     """Everything about one architecture: the answer first, then the report's own tables and what they leave open."""
     import report_studies
     import report_tables
@@ -405,7 +421,7 @@ def sections(cells: Sequence[Cell], margins: Margins, sensitivity, missing: Sequ
     own = report_tables.sections(cells, comparisons)
     appendices = [section for section in own if section.title.startswith("Appendix")]
     found = [
-        answer(cells, margins, comparisons, sensitivity, missing),
+        answer(cells, margins, comparisons, sensitivity, missing, unfinished),
         comparison_table(cells, comparisons),
         report_studies.three_steps(cells),
         *(section for section in own if section not in appendices),

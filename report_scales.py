@@ -24,6 +24,7 @@ from analysis import MEASURES, Cell, Margins, Study, activation_sensitivity
 from errors import UserError
 from figure_style import activation_label, architecture_label, study_line
 from report import Document, Section, Table, decimals_for, interval, listing, number, plural, with_interval
+from report_studies import check_alike
 from scale import FIELDS
 from significance import Estimate
 
@@ -62,17 +63,7 @@ def verdict(trend: Estimate) -> str:
 
 def check_one_sweep(studies: Sequence[Study]) -> None:
     """A UserError unless the studies differ in what the size sets, and in nothing else."""
-    first = _but_for_size(studies[0])
-    for position, study in enumerate(studies):
-        difference = storage.first_difference(first, _but_for_size(study))
-        if difference:
-            raise UserError(
-                f"{studies[0].folder} and {study.folder} are not of one sweep: {difference}; only {', '.join(FIELDS)}"
-                " may differ"
-            )
-        for earlier in studies[:position]:
-            if earlier.identity == study.identity:
-                raise UserError(f"{earlier.folder} and {study.folder} are studies of the same size; give one of them")
+    check_alike(studies, _but_for_size, "are not of one sweep", ", ".join(FIELDS))
 
 
 def _but_for_size(study):

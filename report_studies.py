@@ -5,7 +5,7 @@ change? What did the report's protocol measure? Apart from report_findings.py, w
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import analysis
 import storage
@@ -13,7 +13,7 @@ from analysis import MEASURES, Cell, Study
 from errors import UserError
 from report import Section, Table, decimals_for, listing, plural, with_interval
 from report_tables import PAIRS_METHOD, counted, shown
-from significance import pair_interval, pair_matrix
+from significance import pair_matrix
 
 CLAIMED_INSENSITIVE = ("minigpt", "nanotransformer", "hybridlm", "convlm")
 
@@ -35,7 +35,7 @@ def _sensitivity_table(study, sensitivities, name):
         parameters = sorted({cell.result["n_parameters"] for cell in cells})
         row = [cells[0].architecture_label, f"{parameters[0]:,}", str(len(cells))]
         if found is None:
-            rows.append([*row, "-", "-", "-", "-", "one activation only"])
+            rows.append([*row, "-", "-", "-", "-", "fewer than two activations"])
             continue
         between = with_interval(found.between_sd, decimals_for(found.between_sd, MEASURES[name].decimals))
         spread = "-" if found.range_over_minimum is None else f"{found.range_over_minimum:.2%}"
@@ -114,9 +114,9 @@ def _steps(cell, name, published_value):
         if {pair["trial_a"], pair["trial_b"]} <= set(numbers)
     ]
     return [
-        pair_interval(pair_matrix(published, len(numbers))),
-        pair_interval(analysis.matrix(cell, f"{name}_last_position")),
-        pair_interval(analysis.matrix(cell, name)),
+        analysis.of_pairs(pair_matrix(published, len(numbers)), name),
+        analysis.of_pairs(analysis.matrix(cell, f"{name}_last_position"), name),
+        analysis.estimate(cell, name),
     ]
 
 
@@ -154,19 +154,27 @@ ARITHMETIC = ("dtype", "threads_per_trial")
 def check_comparable(studies: Sequence[Study]) -> None:
     """A UserError unless the studies differ only in what varies between trials, and in the arithmetic."""
     first = studies[0]
-    for position, other in enumerate(studies[1:], 1):
+    for other in studies[1:]:
         ours, theirs = first.identity["corpus_sha256"], other.identity["corpus_sha256"]
         if ours != theirs:
             raise UserError(
                 f"{first.folder} and {other.folder} were made on different corpora ({first.corpus_label}, SHA-256"
                 f" {ours[:12]}..., against {other.corpus_label}, {theirs[:12]}...); only equal ones can be compared"
             )
-        difference = storage.first_difference(_without_differences(first), _without_differences(other))
+    allowed = "--vary, dtype, device and threads_per_trial"
+    check_alike(studies, _without_differences, "cannot be compared", allowed)
+
+
+def check_alike(studies: Sequence[Study], compared: Callable[[Study], dict], refusal: str, allowed: str) -> None:
+    """A UserError where two studies have one identity, or differ in what `compared` leaves of it.
+
+    refusal: what the two are, in words. allowed: the names of what may differ.
+    """
+    first = studies[0]
+    for position, other in enumerate(studies[1:], 1):
+        difference = storage.first_difference(compared(first), compared(other))
         if difference:
-            raise UserError(
-                f"{first.folder} and {other.folder} cannot be compared: {difference}; studies may differ in --vary,"
-                " dtype, device and threads_per_trial only"
-            )
+            raise UserError(f"{first.folder} and {other.folder} {refusal}: {difference}; only {allowed} may differ")
         for earlier in studies[:position]:
             if earlier.identity == other.identity:
                 raise UserError(

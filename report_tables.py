@@ -10,9 +10,22 @@ from dataclasses import replace
 
 import analysis
 from analysis import MEASURES, Cell
-from report import Section, Table, decimals_for, interval, listing, number, p_value, plural, plus_minus, with_interval
+from report import (
+    Section,
+    Table,
+    decimals_for,
+    half_width,
+    interval,
+    listing,
+    number,
+    p_value,
+    plural,
+    plus_minus,
+    with_interval,
+)
 
 LOSS_ESTIMATES = "Losses under this protocol are estimates on random batches, accuracies on 1,000 random contexts."
+GO_ON = "The study stopped before that; the same `run_all_experiments.py` command goes on and compares them."
 PAIRS_METHOD = "n counts trials; intervals are 95 %: Student's t over trials, for pairs of trials with the variance of a U-statistic."
 
 
@@ -34,6 +47,17 @@ def shown(cell: Cell, name: str, compact: bool = False) -> str:
         return "-"
     sd = f" (SD {number(estimate.sd, measure.decimals)})" if estimate.sd is not None else ""
     return f"{number(estimate.mean, measure.decimals)}{sd}\n{interval(estimate, measure.decimals)}"
+
+
+def without_pairs(cells: Sequence[Cell]) -> str:
+    """Which activations have no pair, why, and what gives them one; '' where all have pairs."""
+    lacking = [cell for cell in cells if not cell.pairs]
+    waiting = [cell.label for cell in lacking if cell.n_missing_pairs]
+    alone = [cell.label for cell in lacking if not cell.n_missing_pairs]
+    sentences = [f"{listing(alone)}: no pair, for that takes two complete trials."] if alone else []
+    if waiting:
+        sentences.append(f"{listing(waiting)}: trials are complete, but **their pairs are not compared yet**. {GO_ON}")
+    return " ".join(sentences)
 
 
 def sampled(cells: Sequence[Cell]) -> str:
@@ -76,11 +100,8 @@ def reproducibility(cells: Sequence[Cell]) -> Section:
     """3.2: activations by relative PD, most reproducible first."""
     caption = f"Most reproducible first. SD over pairs. {PAIRS_METHOD}"
     table = _ranking(cells, "relative_pd", ["top1_disagreement"], caption)
-    paragraphs = []
+    paragraphs = [text] if (text := without_pairs(cells)) else []
     if not table.rows:
-        paragraphs.append(
-            "No pair of trials was measured yet: it takes two complete trials, and the study going on until they are compared."
-        )
         return Section("reproducibility", "3.2 Reproducibility", paragraphs)
     if max(len(cell.trials) for cell in cells) < 3:
         paragraphs.append(
@@ -124,12 +145,11 @@ def _trial_table(cell, headers):
     ]
     rows.append(["**Mean**", "", *(number(estimate.mean, decimals) for estimate, decimals in estimates)])
     rows.append(["SD", "", *(number(estimate.sd, decimals) for estimate, decimals in estimates)])
-    half = [None if e.low is None else (e.high - e.low) / 2 for e, _ in estimates]
-    rows.append(["± 95 %", "", *(number(width, decimals) for width, (_, decimals) in zip(half, estimates))])
+    rows.append(["95 %", "", *(half_width(*entry) or "-" for entry in estimates)])
     pd = shown(cell, "relative_pd")
     caption = (
         f"**{cell.label}**, n = {plural(len(cell.trials), 'complete trial')}; relative PD {pd};"
-        f" losses in nats per character; ± 95 %: half of the t interval of the mean."
+        f" losses in nats per character; 95 %: half of the t interval of the mean."
     )
     return Table(headers, rows, caption)
 
@@ -185,8 +205,22 @@ def trade_off(cells: Sequence[Cell]) -> Section:
         f"Change against {reference.label} in per cent of its mean ({counted(cells)}; paired by trial, 95 % t and"
         " U-statistic intervals, not corrected). Below zero is better in all four."
     )
+    tables, paragraphs = [Table(headers, rows, caption)] if rows else [], _trade_off_sentences(cells)
+    candidates = [cell for cell in cells if analysis.has_both(cell)]
+    if len(candidates) > 1:
+        tables.append(_frontier_table(candidates))
+    else:
+        paragraphs.append(
+            "A Pareto frontier needs two activations with both a validation loss and a relative PD; those that have both:"
+            f" {listing(cell.label for cell in candidates)}."
+        )
+    return Section("trade_off", "4.2 Accuracy against reproducibility", paragraphs, tables)
+
+
+def _frontier_table(cells):
+    """Who is on the Pareto frontier, and how surely. cells: those that have both a loss and a relative PD."""
     on_front, shares = analysis.frontier(cells)
-    front_rows = [
+    rows = [
         [
             cell.label,
             shown(cell, "val_loss"),
@@ -196,15 +230,13 @@ def trade_off(cells: Sequence[Cell]) -> Section:
         ]
         for cell in cells
     ]
-    front = Table(
+    return Table(
         ["Activation", "Val. loss (nats)", "Relative PD", "On the frontier", "Share of resamples"],
-        front_rows,
+        rows,
         f"The Pareto frontier of validation loss and relative PD ({counted(cells)}): whom no other activation beats in both.",
         "Share of resamples: of 10,000 bootstrap resamples of the trials, how many have it on the frontier; it needs three"
         " trials. It describes how far the frontier depends on these trials; it is no test.",
     )
-    tables = [Table(headers, rows, caption)] if rows else []
-    return Section("trade_off", "4.2 Accuracy against reproducibility", _trade_off_sentences(cells), [*tables, front])
 
 
 def _trade_off_sentences(cells):

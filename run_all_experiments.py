@@ -409,9 +409,10 @@ def carry_out(args, plan, corpus, facts, workers, user_files, signals) -> int:
         print(f"{n_to_train} trials to train, {done} done before; {workers} worker(s)", flush=True)
         progress = Progress(n_to_train, plan.n_trials, plan.config.max_iters)
         engine = make_engine(args, plan, workers, Context(corpus, plan.config.block_size, user_files))
+        shared = None if args.engine == "ray" else workers  # a cluster trains, and comparisons run here
         try:
             all_well = study.run(
-                plan, corpus, experiments, others, tasks, engine, progress, lambda: signals.received is not None
+                plan, corpus, experiments, others, tasks, engine, progress, lambda: signals.received is not None, shared
             )
         finally:
             engine.close()

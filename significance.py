@@ -19,6 +19,7 @@ trial by trial or pair by pair. A missing value is None or NaN; a result that ca
 with the reason.
 """
 
+import functools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -293,7 +294,7 @@ def predicted_power(
     from scipy.special import gammaincinv, ndtr, stdtrit
 
     def chi_square(df, nodes):
-        position, weight = np.polynomial.legendre.leggauss(nodes)
+        position, weight = _gauss_legendre(nodes)
         return gammaincinv(df / 2, (position + 1) / 2) * 2 / df, weight / 2
 
     first, second = variance_terms
@@ -315,6 +316,9 @@ def predicted_power(
         reach = stdtrit(df, 1 - alpha) * np.sqrt(variance)
         power = np.maximum(0, 2 * ndtr((margin - reach) / se) - 1)
     return float((weights * power).sum())
+
+
+_gauss_legendre = functools.cache(np.polynomial.legendre.leggauss)
 
 
 def trials_for_power(

@@ -8,6 +8,7 @@ changes nothing: records are kept by trial number and pairs by their two numbers
 """
 
 import itertools
+from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -348,8 +349,11 @@ def other_results(plan, experiments) -> list[dict]:
 # --- carrying it out ------------------------------------------------------------------------------------------------
 
 
-def run(plan, corpus, experiments, others, tasks, engine, progress, interrupted) -> bool:
+def run(plan, corpus, experiments, others, tasks, engine, progress, interrupted, workers=None) -> bool:
     """Brings the study to completion.
+
+    An engine takes the next waiting task at once, before it is stored here what the last one gave. So nothing waits in
+    it behind the last trial of an experiment: its pairs are compared next, and not a whole trial later.
 
     Args:
       experiments: the Experiment of each architecture and activation.
@@ -358,31 +362,37 @@ def run(plan, corpus, experiments, others, tasks, engine, progress, interrupted)
       engine: an engine of engines.py.
       progress: a progress.Progress.
       interrupted: called often; when it returns true, running trials save themselves and the run ends.
+      workers: how many tasks the engine runs at a time; None where trials and comparisons do not share workers.
 
     Returns:
       Whether every trial was trained (or diverged) and every pair compared; False where a task failed.
     """
-    owner = {}
+    owner, waiting = {}, deque(tasks)  # owner: of the tasks that the engine has
+    last = set({experiment.name: task.name for experiment, task in tasks}.values()) if plan.n_trials > 1 else set()
 
     def submit(experiment, task, first=False):
         if task is not None:
             owner[task.name] = experiment
             engine.submit(task, first)
 
-    for experiment, task in tasks:
-        submit(experiment, task)
+    def feed():
+        while waiting and (workers is None or len(owner) < workers * (1 if last & owner.keys() else 2)):
+            submit(*waiting.popleft())
+
     for experiment in experiments:  # pairs whose predictions outlived an earlier run
         ready, experiment.ready = sorted(experiment.ready), set()
         for number in ready:
             experiment.ready.add(number)
             submit(experiment, experiment.comparison(number), first=True)
         _submit_published(experiment, submit)
+    feed()
     all_well = True
     while not engine.idle:
         if interrupted():
             engine.stop()
+            waiting.clear()
         for kind, task, payload in engine.events():
-            experiment = owner[task.name]
+            experiment = owner[task.name] if kind in ("progress", "retry") else owner.pop(task.name)
             if kind == "progress":
                 _show(progress, experiment, task, payload)
             elif kind == "retry":
@@ -397,6 +407,7 @@ def run(plan, corpus, experiments, others, tasks, engine, progress, interrupted)
                     submit(experiment, experiment.comparison(number), first=True)
                 _submit_published(experiment, submit)
                 write_summary(plan, corpus, experiments, others)
+        feed()
     remove_unfinished_files(plan, experiments)  # of workers that died
     if not interrupted():
         for experiment in experiments:

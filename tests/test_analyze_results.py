@@ -219,6 +219,7 @@ def test_one_activation_has_nothing_to_be_compared_with(few, analyze, plans):
         path.unlink()
     status, out, _ = analyze()
     assert status == 0 and "There is one activation, ReLU, and nothing to compare it with" in out
+    assert "A Pareto frontier needs two activations" in out
     kinds = [plan.draw.__name__ for plan in plans]
     assert set(kinds) >= set(KINDS) and not set(kinds) & {"forest", "pareto", "pd_at_equal_loss"}
 
@@ -235,6 +236,43 @@ def test_an_interrupted_study_is_analysed_and_what_is_missing_is_said(folder, an
     assert "charlm with swish: no result file yet." in out
     assert "charlm with gelu: 2 of 3 trials; not done: 3." in out
     assert "2 things missing or left out" in out and "n = 2 to 3 trials" in out
+
+
+def forget_pairs(result):
+    """The study was killed before the pairs of this activation were compared."""
+    result["pairs"] = []
+
+
+def test_pairs_that_wait_to_be_compared_are_said_to_wait_and_how_they_come(few, analyze, plans):
+    for path in (few / "results").glob("charlm_*.json"):
+        change(path, forget_pairs)
+    status, out, _ = analyze()
+    words = " ".join(out.split())
+    assert status == 0 and "charlm with gelu: 3 of 3 pairs not compared yet." in words
+    body = out[out.index("3.2 Reproducibility") :]
+    for heading in ("3.2 Reproducibility", "Every measure of reproducibility", "Appendix A: every activation"):
+        section = " ".join(body[body.index(heading) :][:500].split())
+        assert "trials are complete, but their pairs are not compared yet." in section, heading
+        assert "the same run_all_experiments.py command goes on and compares them" in section, heading
+    assert "takes two complete trials" not in words and "No pair" not in words
+    assert "those that have both: none" in words
+
+
+def test_pairs_of_one_activation_that_wait_leave_the_other_one_no_loser(few, analyze):
+    change(few / "results" / "charlm_gelu.json", forget_pairs)
+    status, out, _ = analyze("--no-figures")
+    assert status == 0 and "those that have both: ReLU." in " ".join(out.split())
+    assert "On the frontier" not in out
+
+
+def test_an_activation_is_not_called_the_only_one_while_another_is_unfinished(few, analyze):
+    def begin(result):
+        result["trials"], result["pairs"] = [], []
+
+    change(few / "results" / "charlm_gelu.json", begin)
+    _, out, _ = analyze("--no-figures")
+    words = " ".join(out.split())
+    assert "Only ReLU has complete trials so far; still to come: GELU" in words and "nothing to compare" not in words
 
 
 def test_trials_that_diverged_are_counted_and_left_out(few, analyze):

@@ -1,5 +1,6 @@
 """Every figure is a readable PNG of the right name, for any number of trials, whatever is missing."""
 
+import copy
 import itertools
 import struct
 from pathlib import Path
@@ -7,14 +8,16 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import pytest
-from made_results import STEPS, damaged, make_result
+from made_results import STEPS, damaged, make_result, summarized
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 import activations
+import analysis
 import figure_style
 import metrics
 import plot_utils
+import report
 import significance
 
 REPORT = activations.REPORT
@@ -68,7 +71,8 @@ def words(figure):
 
 
 def check_readable(figure):
-    """No text is cut off, and no two texts lie on each other."""
+    """Texts are there, none is cut off, and no two lie on each other."""
+    assert len(figure.drawn_texts) > 2
     page = figure.bbox.padded(1)
     for text, box, _ in figure.drawn_texts:
         assert page.x0 <= box.x0 and box.x1 <= page.x1 and page.y0 <= box.y0 and box.y1 <= page.y1, text
@@ -126,6 +130,8 @@ def test_what_is_missing_is_left_out_and_said(n, tmp_path, figures):
 def test_the_matrices_of_a_study_without_curves_are_readable(n, tmp_path, figures):
     plot_utils.reproducibility(make_result("relu", n, "published"), tmp_path)
     check_readable(figures[0])
+    matrices = [ax for ax in figures[0].axes if ax.get_xlabel() == "trial"]
+    assert [len(ax.texts) for ax in matrices] == [n * (n - 1) // 2] * 2  # a number for each pair
 
 
 def test_the_published_protocol_has_no_curves_of_pairs_and_the_figures_say_so(tmp_path, figures):
@@ -154,6 +160,7 @@ def make_comparisons(names):
     for (i, name), measure in itertools.product(enumerate(names), measures):
         row = {"activation": name, "measure": measure, "margin": 0.01, "p_adjusted": 0.0004 * 10 ** (i % 4)}
         row |= {"difference": 0.01 * (i % 5 - 2), "low": 0.01 * (i % 5) - 0.03, "high": 0.01 * (i % 5)}
+        row |= {"equivalence_p": 0.021}
         yield row | {"verdict": verdicts[i % 4]}
 
 
@@ -164,7 +171,10 @@ def test_the_forest_says_every_verdict_in_words(names, tmp_path, figures):
     path = plot_utils.forest(rows, tmp_path, "charlm", "cpu", LINE)
     check_png(path, tmp_path, "charlm_cpu_forest.png")
     if len(names) <= 8:
-        assert all(row["verdict"] in words(figures[0]) for row in rows) and "p < 0.001" in words(figures[0])
+        assert all(row["verdict"] in words(figures[0]) for row in rows) and "(p < 0.001)" in words(figures[0])
+        shown = [text for text, _, _ in figures[0].drawn_texts if text.startswith("equivalent")]
+        assert all(text == "equivalent within the margin  (TOST p = 0.021)" for text in shown)
+        assert len(shown) == sum(row["verdict"].startswith("equivalent") for row in rows)
     else:
         assert words(figures[0]).count("undecided (1234)") == 20 and words(figures[0]).count("equivalent") == 20
     assert LINE.split("·")[0] in words(figures[0])
@@ -176,7 +186,8 @@ def test_nothing_to_compare_is_said(tmp_path, figures):
     plot_utils.pd_at_equal_loss([], tmp_path, "charlm", "cpu", LINE)
     plot_utils.sources([], tmp_path, "charlm", "cpu", LINE)
     plot_utils.published_against_matched([], tmp_path, "charlm", "cpu", LINE)
-    plot_utils.architecture_heatmap({"charlm": {"relu": None}}, "relative_pd", tmp_path, "cpu", LINE)
+    nothing, relu = {"charlm": {"relu": None}}, {"charlm": "relu"}
+    plot_utils.architecture_heatmap(nothing, "relative_pd", relu, 2, tmp_path, "cpu", LINE)
     plot_utils.pareto([make_result("relu", 1)], {}, tmp_path)
     assert all("n = " in words(figure) for figure in figures) and len(figures) == 6
 
@@ -248,11 +259,41 @@ def test_sensitivity_stands_against_every_size(n_sizes, tmp_path, figures):
 def test_the_heat_map_has_a_number_in_every_cell(names, tmp_path, figures):
     table = {a: {n: 2.6 + 0.01 * i for i, n in enumerate(names)} for a in figure_style.ARCHITECTURES}
     table["convlm"][names[1]] = None
-    path = plot_utils.architecture_heatmap(table, "val_loss", tmp_path, "cpu", LINE)
+    references = dict.fromkeys(table, names[2])
+    path = plot_utils.architecture_heatmap(table, "val_loss", references, 0.4, tmp_path, "cpu", LINE)
     check_png(path, tmp_path, "all_cpu_heatmap_val_loss.png")
     assert [t.get_text() for t in figures[0].axes[0].texts].count("–") == 1
     assert len(figures[0].axes[0].texts) == len(table) * len(names)
     check_readable(figures[0])
+
+
+def test_the_heat_map_is_pale_where_a_difference_is_within_the_margin(tmp_path, figures):
+    """A study whose activations hardly differ must not look like one in which they do."""
+    for gelu in (2.601, 2.7):
+        table = {"charlm": {"relu": 2.6, "gelu": gelu}}
+        plot_utils.architecture_heatmap(table, "val_loss", {"charlm": "relu"}, 0.4, tmp_path, "cpu", LINE)
+    pale, strong = (figure.axes[0].images[0] for figure in figures)
+    assert pale.get_clim() == (-0.4, 0.4) and strong.get_clim()[1] == pytest.approx(100 * 0.1 / 2.6)
+    np.testing.assert_allclose(pale.get_array()[0], [0, 100 * 0.001 / 2.6], atol=1e-9)
+
+
+def test_an_interval_is_drawn_and_printed_only_as_far_as_the_measure_can_be():
+    result = copy.deepcopy(make_result("relu", 3))
+    for k, pair in enumerate(result["pairs"]):
+        pair["edit_distance"] = 0.1 * k
+        for point in pair["history"]:
+            point["top1_disagreement"] = 1 - 0.02 * k
+    result = summarized(result)
+    assert result["summary"]["edit_distance"]["ci95"][0] < 0  # the file keeps what was computed
+    _, low, high = figure_style.value_of(result, "edit_distance")
+    assert low == 0 and high == result["summary"]["edit_distance"]["ci95"][1]
+    estimates = figure_style.pair_curves(result, "top1_disagreement")[2]
+    assert all(estimate.high == 1 and 0 < estimate.low < estimate.mean for estimate in estimates)
+    shown = analysis.estimate(analysis.Cell(result), "edit_distance")
+    assert (shown.low, shown.high) == (low, high)
+    assert report.plus_minus(shown, 2) == f"0.10 [0.00, {high:.2f}]"  # half a width would say less than nothing
+    losses = figure_style.mean_curve(np.array([[0.1], [3.0]]), "val_loss")
+    assert losses[0].low == 0 and losses[0].high > 3
 
 
 def test_the_reports_pd_stands_beside_the_matched_one_on_one_scale(tmp_path, figures):

@@ -115,7 +115,7 @@ def test_studies_that_differ_in_more_than_size_are_refused_by_name():
 
 def test_the_same_size_twice_is_refused():
     studies = make_sweep(FALLING)
-    with pytest.raises(UserError, match="studies of the same size; give one of them"):
+    with pytest.raises(UserError, match="studies of the same identity; give one of them"):
         report_scales.build([studies[0], studies[0]], None)
 
 

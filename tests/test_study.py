@@ -125,6 +125,15 @@ def test_another_seed_is_another_study_with_other_numbers(command, undisturbed, 
     assert studies.difference(undisturbed["matched"], tmp_path) is not None
 
 
+def test_the_pairs_of_an_activation_are_compared_before_the_next_one_is_trained(tiny_corpus_file, tmp_path):
+    """A study that is killed later keeps them."""
+    options = ("--activations=relu,gelu", "--trials=2", "--workers=1")
+    assert run(tmp_path, tiny_corpus_file, *options, trace=tmp_path / "trace").status == 0
+    written = re.findall(r"rename \S*?\.(trial_\d\.pt|charlm_\w+\.json)", (tmp_path / "trace").read_text())
+    one = ["trial_1.pt", "charlm_relu.json", "trial_2.pt", "charlm_relu.json", "charlm_relu.json"]  # the last: its pair
+    assert written == [*one, *(name.replace("relu", "gelu") for name in one)]
+
+
 # --- killed -----------------------------------------------------------------------------------------------------------
 
 
