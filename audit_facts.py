@@ -359,8 +359,12 @@ def sensitivity(evidence, reported, role, measure, claimed) -> Answer:
     name = architecture_label(cells[0].architecture)
     kind = result.verdict.partition(",")[0]
     p = "no p" if result.p is None else f"p = {result.p:.2g}"
-    ours = f"{name}: {p}, range {result.range_over_minimum:.2%}, n = {result.between_sd.n}"
-    why = f"{name} is {kind} in {analysis.MEASURES[measure].label.lower()} ({result.reason})"
+    size = f"{cells[0].result['n_parameters']:,} parameters, {cells[0].result['identity']['config']['max_iters']:,} updates"
+    spread = f"between-activation SD {with_interval(result.between_sd)}"
+    ours = f"{name} ({size}): {spread}, {p}, range {result.range_over_minimum:.2%}"
+    why = f"{name} is {kind} in {analysis.MEASURES[measure].label.lower()}"
+    if kind != "sensitive":
+        why += f" ({result.reason})"
     if kind == "undecided":
         return Answer("undecided", ours, f"{why}{needed_text(result.trials_needed)}.", result.trials_needed)
     if kind == claimed:

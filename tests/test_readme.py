@@ -58,6 +58,25 @@ def test_the_table_of_the_published_protocol_is_that_of_its_pair_and_of_the_ten_
         assert float(reported) == claims["tables"]["relative_pd"][name]
 
 
+def test_the_table_of_architectures_is_that_of_its_study():
+    import analysis
+    import analyze_results
+
+    study = analyze_results.read_study(REFERENCE / "architectures")
+    rows = table("architectures")
+    assert [row[0] for row in rows] == [cells[0].architecture_label for cells in study.architectures.values()]
+    for (_, parameters, *cells), members in zip(rows, study.architectures.values()):
+        assert parameters == f"{members[0].result['n_parameters']:,}"
+        assert {len(cell.trials) for cell in members} == {5}
+        found = analysis.activation_sensitivity(members, analysis.Margins())
+        expected = []
+        for name in ("val_loss", "relative_pd"):
+            spread = found[name].between_sd
+            expected.append(f"{spread.mean:.4f} [{spread.low:.4f}, {spread.high:.4f}]")
+            expected += [f"{found[name].p:.2g}", found[name].verdict.partition(",")[0]]
+        assert cells == expected
+
+
 def test_the_audits_summary_is_that_of_its_document():
     document = (ROOT / "docs" / "audit.md").read_text(encoding="utf-8")
     counts = re.search(r"(\d+) checkable claims: (.*)\.\n", document)
