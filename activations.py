@@ -61,7 +61,7 @@ class _Smelu(torch.autograd.Function):
 
     (x + beta)^2 / (4 beta) is never less than x, so y is exactly x from beta on, and exactly 0 up to -beta.
     The input is saved, not d: computing d again costs less than writing it to memory. 16-bit numbers are
-    widened meanwhile.
+    widened meanwhile. It acts on each number alone, so under torch.vmap it is what it is without.
     """
 
     @staticmethod
@@ -70,18 +70,25 @@ class _Smelu(torch.autograd.Function):
         return torch.add(wide.new_full((), 0.5), wide, alpha=0.5 / beta).clamp_(0, 1)
 
     @staticmethod
-    def forward(ctx, x, beta):
-        ctx.save_for_backward(x)
-        ctx.beta = beta
+    def forward(x, beta):
         y = _Smelu.slope(x, beta)
         y.mul_(y).mul_(beta)
         return torch.maximum(y, x, out=y).to(x.dtype)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        x, ctx.beta = inputs
+        ctx.save_for_backward(x)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad):
         (x,) = ctx.saved_tensors
         return _Smelu.slope(x, ctx.beta).mul_(grad).to(x.dtype), None
+
+    @staticmethod
+    def vmap(info, in_dims, x, beta):
+        return _Smelu.apply(x, beta), in_dims[0]
 
 
 class SmeLU(nn.Module):

@@ -71,24 +71,23 @@ class Workload:
         seeds = stream_seeds(0, 1, ("init", "data", "dropout"))
         self.config, self.device = config, device
         self.model = build(Trial("charlm", activation, config, 1, 0, seeds, device), vocabulary_size)
-        self.optimizer = make_optimizer(self.model, config)
+        self.optimizer = make_optimizer(self.model.parameters(), config)
         shape = (config.batch_size, config.block_size + 1)
         tokens = torch.randint(vocabulary_size, shape, generator=torch.Generator().manual_seed(0)).to(device)
         self.x, self.y = tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
         self.number = 0
 
     def step(self):
-        from torch.nn import functional as F
-
         from evaluate import autocast
         from model import address_dropout
+        from train import loss_of
 
         self.number += 1
         self.model.train()
         address_dropout(self.model, 0, self.number)
         with autocast(self.config, self.device):
             logits = self.model(self.x)
-        loss = F.cross_entropy(logits.float().flatten(0, 1), self.y.flatten())
+        loss = loss_of(logits, self.y)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()

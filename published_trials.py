@@ -28,7 +28,7 @@ def run_trial(trial, corpus, partial_path=None, report=None, should_stop=None) -
         nonlocal last_report, last_save
         now = time.perf_counter()
         if report and now - last_report > train.REPORT_EVERY_S:
-            report({"step": step, "loss": loss})
+            report({"trial": trial.number, "step": step, "loss": loss})
             last_report = now
         stop = should_stop is not None and should_stop()
         if stop or now - last_save > train.SAVE_EVERY_S:
