@@ -91,6 +91,13 @@ class _Smelu(torch.autograd.Function):
         return _Smelu.apply(x, beta), in_dims[0]
 
 
+def _smelu(x, beta):
+    """SmeLU; in plain operations for torch.compile, which fuses them, and may drop the rule for vmap above."""
+    if torch.compiler.is_compiling():
+        return torch.maximum(beta * (0.5 + x / (2 * beta)).clamp(0, 1).square(), x)
+    return _Smelu.apply(x, beta)
+
+
 class SmeLU(nn.Module):
     """Smooth ReLU (Shamir, Lin, Coviello 2020, arXiv 2010.09931): ReLU with a parabola from -beta to beta."""
 
@@ -99,7 +106,7 @@ class SmeLU(nn.Module):
         self.beta = beta
 
     def forward(self, x):
-        return _Smelu.apply(x, self.beta)
+        return _smelu(x, self.beta)
 
     def extra_repr(self):
         return f"beta={self.beta}"
@@ -120,7 +127,7 @@ class GeneralizedSmeLU(nn.Module):
 
     def forward(self, x):
         half_width, shift = (self.alpha + self.beta) / 2, (self.alpha - self.beta) / 2
-        bend = (self.right_slope - self.left_slope) * _Smelu.apply(x + shift, half_width)
+        bend = (self.right_slope - self.left_slope) * _smelu(x + shift, half_width)
         return bend + self.left_slope * (x + self.alpha) + self.offset
 
     def extra_repr(self):

@@ -5,7 +5,8 @@ rounds otherwise than that of a trial alone, and otherwise for another N. Trial 
 (k - 1) // N. Where a study does not fill its last pack, the slots that are left train the trials that would come next,
 and nobody asks for their outcomes; so a trial has the same companions, and the same bits, however many trials the study
 has. Each draw comes from its own trial's address, as everywhere, and no operation mixes slots: a trial that diverges
-leaves its companions alone.
+leaves its companions alone. torch.compile takes the same path: a trial alone whose step is compiled is a stack of one,
+since masks that are drawn ahead leave a step that can be compiled whole.
 
 Shapes: N slots, B sequences, T characters, V characters in the vocabulary. Parameters have a leading dimension N.
 A module of its own because train.py's loop needs to know none of this: it trains an `Alone` or a `Stack`.
@@ -64,6 +65,9 @@ class Stack:
         self.single = models[0]  # takes the weights of any slot, to be evaluated as an ordinary model
         self.base = stateless(models[0])
         self.shapes = mask_shapes(self.base, self.config)
+        self.losses = stacked_losses
+        if trials[0].compiled:  # deterministic, since prepare_torch asks all of PyTorch to be
+            self.losses = torch.compile(stacked_losses, fullgraph=True, dynamic=False)
         self.optimizer = train.make_optimizer(self.parameters.values(), self.config)
 
     @torch.no_grad()
@@ -79,7 +83,7 @@ class Stack:
         index = train.without_waiting(starts, self.device)[..., None] + self.offsets  # (N, B, T)
         given = draw_masks(self.base, self.shapes, self.trials, step)
         x, y = self.tokens[index], self.tokens[index + 1]
-        losses = stacked_losses(self.base, self.config, self.device, self.parameters, self.buffers, given, x, y)
+        losses = self.losses(self.base, self.config, self.device, self.parameters, self.buffers, given, x, y)
         self.optimizer.zero_grad(set_to_none=True)
         losses.sum().backward()  # no slot's weights are in another's loss, so each gets its own gradient
         self.optimizer.step()
@@ -179,13 +183,17 @@ def check(architecture, activation, config, vocabulary_size) -> int:
     name = f"{architecture} with {activation}"
     model = build_model(architecture, activation, config, vocabulary_size)
     if recurrent := [type(module).__name__ for module in model.modules() if isinstance(module, nn.RNNBase)]:
-        raise UserError(f"{name} cannot be packed: PyTorch runs its {recurrent[0]} one model at a time")
+        raise UserError(
+            f"{name} cannot be packed or compiled: PyTorch runs its {recurrent[0]} as a whole; leave out"
+            " --pack, and give --compile off"
+        )
     base = stateless(model)
     try:
         shapes = mask_shapes(base, config)
         kept = _bytes_kept(base, config, shapes)
     except RuntimeError as error:  # PyTorch's words for an operation that vmap does not have
-        raise UserError(f"{name} cannot be packed: {str(error).strip().splitlines()[0]}") from error
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"{name} cannot be packed or compiled (--pack, --compile): {reason}") from error
     n_parameters = sum(parameter.numel() for parameter in model.parameters())
     masks = sum(shape.numel() for shape in shapes.values())
     return 16 * n_parameters + masks + kept // (2 if config.dtype == "bfloat16" else 1)

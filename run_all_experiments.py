@@ -61,6 +61,7 @@ def parser():
         help="train N trials of an activation as one batched model, for a large GPU; part of the study's identity, since"
         " it rounds otherwise (default: each trial alone; packed.py says how)",
     )
+    cli.add_compile_option(p)
     cli.add_file_options(p)
     p.add_argument(
         "--scale",
@@ -163,7 +164,7 @@ def make_plan(args):
     experiments, notes = chosen_experiments(args)
     results = args.results_dir or Path("results") / default_subfolder(args.protocol, vary)
     folders = folders_of(args, results)
-    trials = {"n_trials": args.trials, "pack": args.pack}
+    trials = {"n_trials": args.trials, "pack": args.pack, "compiled": cli.choose_compiled(args, device)}
     plan = Plan(
         config, device, args.protocol, args.seed_base, vary, experiments=tuple(experiments), **trials, **folders
     )
@@ -200,6 +201,8 @@ def refuse_ignored_options(args):
     """An option that the published protocol would ignore is a mistake, not a wish."""
     if args.pack is not None:
         raise UserError("--pack has no meaning under the published protocol, whose trials are trained one by one")
+    if args.compile == "on":
+        raise UserError("--compile on has no meaning under the published protocol, which runs as the report's did")
     if args.vary is not None:
         raise UserError("--vary has no meaning under the published protocol, where one generator feeds everything")
     if args.curve_windows is not None:
@@ -230,8 +233,8 @@ def model_facts(plan, vocabulary_size) -> dict:
 
 
 def check_packs(plan, vocabulary_size) -> None:
-    """A UserError where a model cannot be packed, or a pack does not fit into the GPU's memory."""
-    if plan.pack is None:
+    """A UserError where a model cannot be packed or compiled, or a pack does not fit into the GPU's memory."""
+    if not (plan.pack or plan.compiled):
         return
     import torch
 
@@ -241,7 +244,7 @@ def check_packs(plan, vocabulary_size) -> None:
         slot_bytes = packed.check(architecture, activation, plan.config, vocabulary_size)
         if plan.device == "cuda":
             memory = torch.cuda.get_device_properties(0).total_memory
-            packed.check_fits(plan.pack, slot_bytes, memory, f"{architecture} with {activation}")
+            packed.check_fits(plan.pack or 1, slot_bytes, memory, f"{architecture} with {activation}")
 
 
 def estimate(plan, corpus, n_trials, workers) -> tuple[float, float]:
@@ -444,7 +447,9 @@ def describe(plan, corpus) -> str:
     return (
         f"study in {plan.results_dir}: {', '.join(architectures)} with {', '.join(activations)}, "
         f"{plan.n_trials} trials each, {plan.protocol} protocol, corpus {corpus.label}, {plan.device}, "
-        f"{plan.config.max_iters} steps" + (f", packs of {plan.pack}" if plan.pack else "")
+        f"{plan.config.max_iters} steps"
+        + (f", packs of {plan.pack}" if plan.pack else "")
+        + (", compiled" if plan.compiled else "")
     )
 
 

@@ -30,7 +30,7 @@ WINDOW_LOSS = "trial_{}_loss"
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run of the study is asked to do. `experiments` lists (architecture, activation); `pack` as in a Trial."""
+    """What a run of the study is asked to do. `experiments` lists (architecture, activation); `pack`, `compiled` as in a Trial."""
 
     config: Config
     device: str
@@ -43,6 +43,7 @@ class Plan:
     checkpoints_dir: Path
     plots_dir: Path
     pack: int | None = None
+    compiled: bool = False
 
     def identity(self, corpus) -> dict:
         """What makes this another study than the next one."""
@@ -54,14 +55,15 @@ class Plan:
             "vary": list(self.vary),
             "config": self.config.as_dict(),
             "numerics_version": NUMERICS_VERSION,
-            **arithmetic(self.pack),
+            **arithmetic(self.pack, self.compiled),
         }
 
     def trial(self, architecture, activation, number) -> Trial:
         """The identity of one trial."""
         seeds = stream_seeds(self.seed_base, number, self.vary)
         seed = self.seed_base + number - 1
-        return Trial(architecture, activation, self.config, number, seed, seeds, self.device, self.protocol, self.pack)
+        how = (self.device, self.protocol, self.pack, self.compiled)
+        return Trial(architecture, activation, self.config, number, seed, seeds, *how)
 
 
 class Experiment:

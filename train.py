@@ -28,6 +28,7 @@ class Trial:
 
     seeds: the seed of each stream (init, data, dropout), and of the flipped bit or None.
     pack: how many trials are trained together as one batched model (packed.py); None: each alone.
+    compiled: whether torch.compile makes the training step.
     """
 
     architecture: str
@@ -39,15 +40,16 @@ class Trial:
     device: str = "cpu"
     protocol: str = "matched"
     pack: int | None = None
+    compiled: bool = False
 
     @property
     def name(self):
         return f"{self.architecture}_{self.activation}"
 
 
-def arithmetic(pack) -> dict:
-    """What an identity says of trials that are computed in another way than each alone; {} where they are not."""
-    return {} if pack is None else {"pack": pack}
+def arithmetic(pack, compiled) -> dict:
+    """What an identity says of trials whose step rounds otherwise than that of an ordinary one; {} where none does."""
+    return ({"pack": pack} if pack else {}) | ({"compiled": True} if compiled else {})
 
 
 def stream_seeds(seed_base: int, number: int, vary) -> dict[str, int | None]:
@@ -111,7 +113,7 @@ def environment_of(trial) -> dict:
     """What a trial runs on: versions, hardware and threads."""
     from provenance import environment
 
-    return environment(trial.device, trial.config.threads_per_trial)
+    return environment(trial.device, trial.config.threads_per_trial, trial.compiled)
 
 
 def run_trial(trial: Trial, corpus, partial_path=None, report=None, should_stop=None) -> dict:
@@ -381,7 +383,7 @@ def partial_identity(trial, corpus):
         "device": trial.device,
         "corpus_sha256": corpus.text_sha256,
         "numerics_version": randomness.NUMERICS_VERSION,
-        **arithmetic(trial.pack),
+        **arithmetic(trial.pack, trial.compiled),
     }
 
 
@@ -444,6 +446,7 @@ def parser():
     p.add_argument("--prompt", default="\n", help="what the sampled text begins with (default: a new line)")
     p.add_argument("--length", type=int, default=500, help="characters to sample (default: %(default)s)")
     p.add_argument("--temperature", type=float, default=1.0, help="0 takes the likeliest (default: %(default)s)")
+    cli.add_compile_option(p)
     cli.add_config_options(p)
     return p
 
@@ -490,9 +493,15 @@ def train_one(args, own) -> int:
     architecture = args.architecture or own.get("architecture", "charlm")
     activation = resolve(args.activation or own.get("activation", "relu"))
     seeds = stream_seeds(args.seed, 1, ("init", "data", "dropout"))
-    trial = Trial(architecture, activation, config, 1, args.seed, seeds, device)
+    trial = Trial(
+        architecture, activation, config, 1, args.seed, seeds, device, compiled=cli.choose_compiled(args, device)
+    )
     cli.check_user_files(own, [(architecture, activation)], config)
     build(trial, corpus.vocabulary_size)  # complains before any work begins
+    if trial.compiled:
+        import packed
+
+        packed.check(architecture, activation, config, corpus.vocabulary_size)
     output = args.output or Path("checkpoints/single") / f"{trial.name}_seed_{args.seed}.pt"
     if output.exists():
         raise UserError(f"{output} exists already; move it away or choose another --output")
@@ -504,7 +513,7 @@ def train_one(args, own) -> int:
                 bar.update(event["step"] - bar.n)
                 bar.set_postfix(loss=f"{event['loss']:.4f}")
 
-        outcome = run_trial(trial, corpus, report=show)
+        outcome = run_protocol(trial, corpus, report=show)
         bar.update(config.max_iters - bar.n)
     record = outcome["record"]
     for point in record["history"]:
@@ -539,7 +548,7 @@ def checkpoint_content(trial: Trial, corpus, outcome) -> dict:
         "trial": trial.number,
         "seeds": trial.seeds,
         "numerics_version": randomness.NUMERICS_VERSION,
-        **arithmetic(trial.pack),
+        **arithmetic(trial.pack, trial.compiled),
         "weights_sha256": outcome["record"]["weights_sha256"],
         "curve": outcome["curve"],
     }
@@ -628,11 +637,15 @@ def train_again(trial, identity, corpus) -> dict:
 
 
 def run_protocol(trial, corpus, **hooks) -> dict:
-    """`run_trial`, or its counterpart under the published protocol."""
+    """`run_trial`, or its counterpart under the published protocol, or where the step is compiled."""
     if trial.protocol == "published":
         import published_trials
 
         return published_trials.run_trial(trial, corpus, **hooks)
+    if trial.compiled:
+        import packed
+
+        return packed.run_pack((trial,), (trial,), corpus, **hooks)[0]
     return run_trial(trial, corpus, **hooks)
 
 
@@ -649,6 +662,7 @@ def trial_of_result(result, record) -> Trial:
         device=identity["device"],
         protocol=identity["protocol"],
         pack=identity.get("pack"),
+        compiled=identity.get("compiled", False),
     )
 
 
