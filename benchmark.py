@@ -77,7 +77,7 @@ class Workload:
         trials = packed.pack_of(trial, 0, ("init", "data", "dropout")) if pack else (trial,)
         text = np.random.default_rng(0).integers(vocabulary_size, size=10**6).astype(np.uint8)
         corpus = SimpleNamespace(train=text, vocabulary_size=vocabulary_size)
-        self.config, self.device, self.trials = config, device, len(trials)
+        self.config, self.device = config, device
         self.learner = (packed.Stack if pack or compiled else train.Alone)(trials, corpus)
         windows = torch.from_numpy(text[: config.batch_size * (config.block_size + 1)].astype("int64")).to(device)
         windows = windows.view(config.batch_size, -1)
