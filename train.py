@@ -388,40 +388,26 @@ def partial_identity(trial, corpus):
 
 
 def _save_partial(path, trials, corpus, learner, state, report):
-    from storage import write_checkpoint
-
-    if path is None:
-        return
     import torch
+
+    import storage
 
     members = [
         {**member, "curve": [(step, torch.from_numpy(log_p)) for step, log_p in member["curve"]]}
         for member in state["members"]
     ]
-    identities = [partial_identity(trial, corpus) for trial in trials]
-    try:
-        write_checkpoint(path, {**state, "identity": identities, "learner": learner.state(), "members": members})
-    except RunError as error:  # the trial itself is well; what it has to give is written at its end
-        if report:
-            report({"warning": f"{error}; the trial goes on, but could not resume from here"})
+    content = {**state, "learner": learner.state(), "members": members}
+    storage.save_state(path, [partial_identity(trial, corpus) for trial in trials], content, report)
 
 
 def _load_partial(path, trials, corpus, learner, report):
-    """The state from which trials go on: that of a valid partial checkpoint of these trials, or the beginning."""
-    from storage import read_checkpoint, set_aside
+    """The state from which trials go on: that of these trials at `path`, or the beginning."""
+    import storage
 
     members = [{"history": [], "curve": [], "diverged_at": None, "loss": None} for _ in trials]
     state = {"step": 0, "training_time_s": 0.0, "evaluation_time_s": 0.0, "members": members}
-    if path is None or not Path(path).exists():
-        return state
-    try:
-        content = read_checkpoint(path)
-        if content["identity"] != [partial_identity(trial, corpus) for trial in trials]:
-            return state
-    except RunError as error:
-        aside = set_aside(path)
-        if report:
-            report({"warning": f"{error}; set aside as {aside.name}, and the trial starts from its beginning"})
+    content = storage.load_state(path, [partial_identity(trial, corpus) for trial in trials], report)
+    if content is None:
         return state
     learner.load(content["learner"])
     for member in content["members"]:
