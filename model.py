@@ -87,7 +87,7 @@ class Attention(nn.Module):
         self.projection = nn.Linear(n_embd, n_embd, bias=bias)
         self.weight_dropout = Dropout(dropout)
         self.output_dropout = Dropout(dropout)
-        self.written_out = False  # True: attention in plain operations on a CPU as well, which can be batched
+        self.written_out = False  # True: attention in plain operations on every device; these can be batched
 
     def forward(self, x):  # (B, T, C) -> (B, T, C)
         layers = (self.query, self.key, self.value)

@@ -13,6 +13,7 @@ A module of its own because train.py's loop needs to know none of this: it train
 """
 
 import copy
+import math
 from dataclasses import replace
 from functools import partial
 
@@ -195,7 +196,7 @@ def check(architecture, activation, config, vocabulary_size) -> int:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"{name} cannot be packed or compiled (--pack, --compile): {reason}") from error
     n_parameters = sum(parameter.numel() for parameter in model.parameters())
-    masks = sum(shape.numel() for shape in shapes.values())
+    masks = sum(math.prod(shape) for shape in shapes.values())
     return 16 * n_parameters + masks + kept // (2 if config.dtype == "bfloat16" else 1)
 
 

@@ -1,6 +1,5 @@
 """Claims about packs: a trial that is trained in a batched model is the trial that it would be alone, and as much its own."""
 
-import itertools
 import json
 from types import SimpleNamespace
 
@@ -99,7 +98,7 @@ def test_without_dropout_there_is_no_mask_to_draw(corpus, in_float64):
 def test_the_slot_of_a_trial_does_not_matter(corpus, in_float64):
     trials = a_pack(3)
     expected = {trial.number: o["weights"] for trial, o in zip(trials, packed.run_pack(trials, trials, corpus))}
-    for order in itertools.permutations(trials):
+    for order in (trials[::-1], trials[1:] + trials[:1]):
         for trial, outcome in zip(order, packed.run_pack(order, trials, corpus)):
             assert outcome["record"]["trial"] == trial.number
             assert farthest(outcome["weights"], expected[trial.number]) < 1e-10
