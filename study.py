@@ -450,27 +450,26 @@ def remove_unfinished_files(plan, experiments) -> None:
             path.unlink()
 
 
-def _finish(experiment, task, payload, progress) -> list[int]:
-    """Stores what a task gave; returns the trials that can now be compared."""
+def _finish(experiment, task, payload, progress):
+    """Stores what a task gave; yields each trial that can now be compared with those before it."""
     if trials := trials_of(task):
-        outcomes = payload if task.function == "pack" else [payload]
-        for trial, outcome in zip(trials, outcomes):
+        for trial, outcome in zip(trials, payload if task.function == "pack" else [payload]):
             experiment.add_trial(trial, outcome)
             progress.trial_done(experiment.name, outcome["record"])
+            if outcome["record"]["status"] == "complete":
+                yield trial.number
         Path(task.arguments["partial_path"]).unlink(missing_ok=True)
-        return [trial.number for trial, outcome in zip(trials, outcomes) if outcome["record"]["status"] == "complete"]
-    if task.function == "predict":
+    elif task.function == "predict":
         number = int(task.name.rsplit(" ", 1)[1])
         experiment.write_predictions(number, payload)
-        return [number]
-    if task.function == "published_pairs":
+        yield number
+    elif task.function == "published_pairs":
         experiment.published_pairs = payload
         experiment.save()
-        return []
-    experiment.add_pairs(payload)
-    if len(experiment.complete_trials()) == experiment.plan.n_trials and not experiment.missing_pairs():
-        experiment.forget_predictions()
-    return []
+    else:
+        experiment.add_pairs(payload)
+        if len(experiment.complete_trials()) == experiment.plan.n_trials and not experiment.missing_pairs():
+            experiment.forget_predictions()
 
 
 def _submit_published(experiment, submit):
