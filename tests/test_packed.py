@@ -10,13 +10,13 @@ import torch
 from test_gpu_path import Reads
 from test_train import SIZES, assert_same, stop_after
 
+import architectures
 import packed
 import run_all_experiments
 import storage
 import study as study_module
 import train
 from activations import ACTIVATIONS
-from architectures import ARCHITECTURES
 from config import Config
 from config_cpu import ConfigCPU
 from corpus import load_corpus
@@ -59,7 +59,7 @@ def farthest(weights, others):
 # --- the same training ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("architecture", [name for name in ARCHITECTURES if name not in RECURRENT])
+@pytest.mark.parametrize("architecture", [name for name in architectures.ARCHITECTURES if name not in RECURRENT])
 @pytest.mark.parametrize("activation", ["relu", "smelu_1", "prelu", "swiglu"])
 def test_the_trials_of_a_pack_are_those_trained_alone(architecture, activation, corpus, in_float64):
     if architecture == "rnn" and ACTIVATIONS[activation].gated:
@@ -327,8 +327,14 @@ def test_a_pack_that_fails_fails_its_trials_and_the_next_run_tries_them_again(co
     ("options", "words"),
     [
         (["--pack", "1"], "--pack must be at least 2, but it is 1"),
-        (["--pack", "4", "--architectures", "tinylstm"], "tinylstm with relu cannot be packed: PyTorch runs its LSTM"),
-        (["--pack", "4", "--architectures", "charlm", "gru"], "gru with relu cannot be packed: PyTorch runs its GRU"),
+        (
+            ["--pack", "4", "--architectures", "tinylstm"],
+            "tinylstm with relu cannot be packed or compiled: PyTorch runs its LSTM",
+        ),
+        (
+            ["--pack", "4", "--architectures", "charlm", "gru"],
+            "gru with relu cannot be packed or compiled: PyTorch runs its GRU",
+        ),
         (["--pack", "4", "--engine", "ray"], "--pack runs on this machine only"),
     ],
 )
@@ -361,12 +367,15 @@ class Branching(torch.nn.Module):
 """
 
 
-def test_a_readers_model_that_cannot_be_batched_is_refused_in_one_sentence(tmp_path, tiny_corpus_file):
+def test_a_readers_model_that_cannot_be_batched_is_refused_in_one_sentence(tmp_path, monkeypatch):
     (tmp_path / "branching.py").write_text(BRANCHING)
-    options = ("--architecture-file", "branching.py", "--activations", "relu", "--pack", "2", "--corpus")
-    run = studies.run("run_all_experiments.py", *studies.TINY, *options, tiny_corpus_file, folder=tmp_path)
-    assert run.status == 2 and run.err.startswith("error: branching with relu cannot be packed: "), run.err
-    assert run.err.count("\n") == 1
+    monkeypatch.setattr(architectures, "ARCHITECTURES", architectures.ARCHITECTURES.copy())
+    architectures.load_architecture_file(tmp_path / "branching.py")
+    with pytest.raises(
+        UserError, match=r"^branching with relu cannot be packed or compiled \(--pack, --compile\): "
+    ) as e:
+        packed.check("branching", "relu", ConfigCPU(**SIZES), 65)
+    assert "\n" not in str(e.value)
 
 
 def test_the_memory_of_a_slot_grows_with_model_batch_and_precision():
