@@ -61,7 +61,7 @@ class _Smelu(torch.autograd.Function):
 
     (x + beta)^2 / (4 beta) is never less than x, so y is exactly x from beta on, and exactly 0 up to -beta.
     The input is saved, not d: computing d again costs less than writing it to memory. 16-bit numbers are
-    widened meanwhile.
+    widened meanwhile. It acts on each number alone, so under torch.vmap it is what it is without.
     """
 
     @staticmethod
@@ -70,18 +70,32 @@ class _Smelu(torch.autograd.Function):
         return torch.add(wide.new_full((), 0.5), wide, alpha=0.5 / beta).clamp_(0, 1)
 
     @staticmethod
-    def forward(ctx, x, beta):
-        ctx.save_for_backward(x)
-        ctx.beta = beta
+    def forward(x, beta):
         y = _Smelu.slope(x, beta)
         y.mul_(y).mul_(beta)
         return torch.maximum(y, x, out=y).to(x.dtype)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        x, ctx.beta = inputs
+        ctx.save_for_backward(x)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad):
         (x,) = ctx.saved_tensors
         return _Smelu.slope(x, ctx.beta).mul_(grad).to(x.dtype), None
+
+    @staticmethod
+    def vmap(info, in_dims, x, beta):
+        return _Smelu.apply(x, beta), in_dims[0]
+
+
+def _smelu(x, beta):
+    """SmeLU; in plain operations for torch.compile, which fuses them, and may drop the rule for vmap above."""
+    if torch.compiler.is_compiling():
+        return torch.maximum(beta * (0.5 + x / (2 * beta)).clamp(0, 1).square(), x)
+    return _Smelu.apply(x, beta)
 
 
 class SmeLU(nn.Module):
@@ -92,7 +106,7 @@ class SmeLU(nn.Module):
         self.beta = beta
 
     def forward(self, x):
-        return _Smelu.apply(x, self.beta)
+        return _smelu(x, self.beta)
 
     def extra_repr(self):
         return f"beta={self.beta}"
@@ -113,7 +127,7 @@ class GeneralizedSmeLU(nn.Module):
 
     def forward(self, x):
         half_width, shift = (self.alpha + self.beta) / 2, (self.alpha - self.beta) / 2
-        bend = (self.right_slope - self.left_slope) * _Smelu.apply(x + shift, half_width)
+        bend = (self.right_slope - self.left_slope) * _smelu(x + shift, half_width)
         return bend + self.left_slope * (x + self.alpha) + self.offset
 
     def extra_repr(self):

@@ -90,7 +90,7 @@ def _fast_step(activation, config, tokens):
 
     trial = train.Trial("charlm", activation, config, 1, 42, train.stream_seeds(42, 1, ("init", "data", "dropout")))
     model = train.build(trial, VOCABULARY_SIZE).train()
-    optimizer, numbers = train.make_optimizer(model, config), itertools.count()
+    optimizer, numbers = train.make_optimizer(model.parameters(), config), itertools.count()
 
     def step():
         number = next(numbers)

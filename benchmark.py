@@ -12,7 +12,8 @@ start     seconds to --help, and the memory of a worker
 study     5 activations x 2 trials by the report's protocol, as its script ran it (one process, all cores, one context
           at a time), against run_all_experiments.py with its default settings: whole processes, both cold
 cuda      a step of the full-size model on a GPU, in bfloat16 and float32, its tokens per second and its share of the
-          measured peak, evaluation, memory; and trials per hour by the number of processes that share the GPU
+          measured peak, evaluation, memory; and trials per hour by the size of a pack, compiled and not, and by the
+          number of processes that share the GPU
 
 Floating-point operations of a step: three times the forward pass, with full T x T attention and the head, without
 embeddings. Medians over repeats; the spread is the range from the lower to the upper quartile.
@@ -27,6 +28,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 
@@ -38,6 +40,7 @@ ROOT = Path(__file__).resolve().parent
 PARTS = ("step", "workers", "dtype", "start")
 PEAK_SIZES = (1024, 2048, 4096)
 PROCESSES = (1, 2, 4, 8, 16)  # that share one GPU
+PACKS = (2, 4, 8, 16)
 
 
 def forward_flops(config, vocabulary_size: int) -> float:
@@ -60,50 +63,46 @@ def seconds(function) -> float:
 
 
 class Workload:
-    """A model with random tokens: a training step and an evaluation, exactly as a trial runs them.
-
-    sequences: how many in a batch; batch_size where None.
-    """
+    """A model on random text: training steps and evaluations, exactly as a trial, or a pack of trials, runs them."""
 
     def __init__(
-        self, config, device="cpu", activation="relu", vocabulary_size=65, architecture="charlm", sequences=None
+        self,
+        config,
+        device="cpu",
+        activation="relu",
+        vocabulary_size=65,
+        architecture="charlm",
+        pack=None,
+        compiled=False,
     ):
         import torch
 
-        from train import Trial, build, make_optimizer, prepare_torch, stream_seeds
+        import packed
+        import train
 
-        prepare_torch(config, device)
-        seeds = stream_seeds(0, 1, ("init", "data", "dropout"))
+        train.prepare_torch(config, device)
+        seeds = train.stream_seeds(0, 1, ("init", "data", "dropout"))
+        trial = train.Trial(architecture, activation, config, 1, 0, seeds, device, pack=pack, compiled=compiled)
+        trials = packed.pack_of(trial, 0, ("init", "data", "dropout")) if pack else (trial,)
+        text = np.random.default_rng(0).integers(vocabulary_size, size=10**6).astype(np.uint8)
+        corpus = SimpleNamespace(train=text, vocabulary_size=vocabulary_size)
         self.config, self.device = config, device
-        self.model = build(Trial(architecture, activation, config, 1, 0, seeds, device), vocabulary_size)
-        self.optimizer = make_optimizer(self.model, config)
-        shape = (sequences or config.batch_size, config.block_size + 1)
-        tokens = torch.randint(vocabulary_size, shape, generator=torch.Generator().manual_seed(0)).to(device)
-        self.x, self.y = tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
+        self.learner = (packed.Stack if pack or compiled else train.Alone)(trials, corpus)
+        windows = torch.from_numpy(text[: config.batch_size * (config.block_size + 1)].astype("int64")).to(device)
+        windows = windows.view(config.batch_size, -1)
+        self.x, self.y = windows[:, :-1].contiguous(), windows[:, 1:].contiguous()
         self.number = 0
 
     def step(self):
-        from torch.nn import functional as F
-
-        from evaluate import autocast
-        from model import address_dropout
-
+        losses = self.learner.update(self.number)
         self.number += 1
-        self.model.train()
-        address_dropout(self.model, 0, self.number)
-        with autocast(self.config, self.device):
-            logits = self.model(self.x)
-        loss = F.cross_entropy(logits.float().flatten(0, 1), self.y.flatten())
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        self.optimizer.step()
         if self.device == "cpu":  # where a trial reads its loss, too
-            loss.item()
+            losses[0].item()
 
     def evaluation(self):
         from evaluate import loss_and_accuracy
 
-        return loss_and_accuracy(self.model, self.x, self.y, self.config)
+        return loss_and_accuracy(self.learner.model(0), self.x, self.y, self.config)
 
 
 def measure_steps(config, repeats, gate=None) -> dict:
@@ -289,13 +288,16 @@ def benchmark_study(repeats) -> dict:
     }
 
 
-def steps_together(config, device, processes, steps) -> list[float] | None:
-    """Seconds that each of several processes on one device took for its steps, all at once; None: they do not fit."""
+def steps_together(config, device, processes, steps, **how) -> list[float] | None:
+    """Seconds that each of several processes on one device took for its steps, all at once; None: they do not fit.
+
+    `how`: pack, compiled.
+    """
     spawn = multiprocessing.get_context("spawn")
     running = []
     for _ in range(processes):
         ours, theirs = spawn.Pipe()
-        process = spawn.Process(target=_steps_in_process, args=(theirs, config, device, steps))
+        process = spawn.Process(target=_steps_in_process, args=(theirs, config, device, steps, how))
         process.start()
         theirs.close()
         running.append((process, ours))
@@ -309,7 +311,7 @@ def steps_together(config, device, processes, steps) -> list[float] | None:
     return None if None in found else found
 
 
-def _steps_in_process(channel, config, device, steps):
+def _steps_in_process(channel, config, device, steps, how):
     """Says whether it is ready, hears whether all others are, says how many seconds it took; None: out of memory."""
     from engines import is_out_of_memory
     from train import wait_for
@@ -328,7 +330,7 @@ def _steps_in_process(channel, config, device, steps):
             if not is_out_of_memory(error):
                 raise
 
-    workload = unless_out_of_memory(lambda: Workload(config, device))
+    workload = unless_out_of_memory(lambda: Workload(config, device, **how))
     channel.send(workload and unless_out_of_memory(lambda: seconds_of(3)))
     if channel.recv():
         channel.send(unless_out_of_memory(lambda: seconds_of(steps)))
@@ -373,7 +375,10 @@ def benchmark_cuda(repeats) -> dict:
         }
         del workload
         torch.cuda.empty_cache()
-    return rows | trials_per_hour("cuda", Config(), PROCESSES)
+    rows |= trials_per_hour("cuda", Config(), PROCESSES)
+    for compiled in (False, True):
+        rows |= trials_per_hour_packed("cuda", Config(), (None, *PACKS) if compiled else PACKS, compiled)
+    return rows
 
 
 def trials_per_hour(device, config, counts, steps=100) -> dict:
@@ -386,6 +391,22 @@ def trials_per_hour(device, config, counts, steps=100) -> dict:
             rows[name] = "out of memory"
             break
         rows[name] = 3600 * count * steps / max(found) / config.max_iters
+    return rows
+
+
+def trials_per_hour_packed(device, config, packs, compiled, steps=50) -> dict:
+    """Whole trials per hour, training steps alone, by the size of a pack in one process; None is a trial alone.
+
+    Ends where a pack does not fit. Compiling happens in the first steps, which are not counted.
+    """
+    rows = {}
+    for pack in packs:
+        found = steps_together(config, device, 1, steps, pack=pack, compiled=compiled)
+        name = f"trials_per_hour_pack_of_{pack or 1}" + ("_compiled" if compiled else "")
+        if found is None:
+            rows[name] = "out of memory"
+            break
+        rows[name] = 3600 * (pack or 1) * steps / found[0] / config.max_iters
     return rows
 
 

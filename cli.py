@@ -5,6 +5,9 @@ only when a device has to be chosen, because `--help` must answer at once.
 """
 
 import argparse
+import importlib.util
+import os
+import shutil
 import sys
 from dataclasses import fields
 from pathlib import Path
@@ -38,6 +41,27 @@ def add_config_options(parser):
             metavar=type(spec.default).__name__.upper(),
             help=f"{spec.metadata['help']} (cpu: {getattr(ConfigCPU, spec.name)}, gpu: {spec.default})",
         )
+
+
+def add_compile_option(parser):
+    """--compile."""
+    parser.add_argument(
+        "--compile",
+        choices=("auto", "on", "off"),
+        default="auto",
+        help="make the training step with torch.compile; part of the identity, since it rounds otherwise (auto: on where"
+        " the device is cuda and there is a compiler, else off)",
+    )
+
+
+def choose_compiled(args, device) -> bool:
+    """Whether the training step is compiled; `auto` where CUDA, Triton and the C compiler that it needs are there."""
+    names = [os.environ.get("CC"), "gcc", "clang"] if device == "cuda" else [os.environ.get("CXX"), "g++"]
+    compiler = any(shutil.which(name) for name in names if name)
+    if args.compile == "on" and not compiler:
+        raise UserError("--compile on needs a C compiler, and there is none here; install one, or leave it out")
+    ready = device == "cuda" and compiler and importlib.util.find_spec("triton") is not None
+    return args.compile == "on" or (args.compile == "auto" and ready)
 
 
 # --- a reader's own architecture or activation ----------------------------------------------------------------------

@@ -103,7 +103,8 @@ def measure(plan, architecture, activation, n_parameters, vocabulary_size) -> tu
 
     One process measures alone; where all cores compute, each is a little slower. On a CPU a large model is measured
     on a few sequences: a full batch of the largest would take minutes. A step of the published protocol is taken to
-    be as long as a matched one, since its arithmetic is the same.
+    be as long as a matched one, since its arithmetic is the same; one of a pack, or compiled, as long as one that is
+    neither, which is rather too long.
     """
     import torch
 
@@ -114,7 +115,7 @@ def measure(plan, architecture, activation, n_parameters, vocabulary_size) -> tu
     config, device = plan.config, plan.device
     few = device == "cpu" and n_parameters > MEASURED_WHOLE
     sequences = min(config.batch_size, 4) if few else config.batch_size
-    workload = Workload(config, device, activation, vocabulary_size, architecture, sequences)
+    workload = Workload(config.replace(batch_size=sequences), device, activation, vocabulary_size, architecture)
     step_s, evaluation_s = timed(workload.step), timed(workload.evaluation)
     del workload
     if device == "cuda":

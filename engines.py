@@ -62,6 +62,15 @@ def run_trial_task(context, report, should_stop, trial, partial_path):
     return train.run_protocol(trial, context.corpus, partial_path=partial_path, report=report, should_stop=should_stop)
 
 
+def run_pack_task(context, report, should_stop, trials, wanted, partial_path):
+    """Trains a pack of trials, and evaluates those that are wanted."""
+    import packed
+
+    return packed.run_pack(
+        trials, wanted, context.corpus, partial_path=partial_path, report=report, should_stop=should_stop
+    )
+
+
 def predict_task(context, report, should_stop, checkpoint, device):
     """Predictions of a trained model, from its checkpoint: on the device of its trial, or the bits would differ."""
     import evaluate
@@ -93,6 +102,7 @@ def published_pairs_task(context, report, should_stop, checkpoints):
 
 FUNCTIONS = {
     "trial": run_trial_task,
+    "pack": run_pack_task,
     "predict": predict_task,
     "compare": compare_task,
     "published_pairs": published_pairs_task,

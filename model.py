@@ -14,7 +14,11 @@ import randomness
 
 
 class Dropout(nn.Module):
-    """Dropout whose mask belongs to an address: (seed, step) set by `address_dropout`, and this module's site."""
+    """Dropout whose mask belongs to an address: (seed, step) set by `address_dropout`, and this module's site.
+
+    Where a mask is handed over as `given` (True: kept), that is used: a model that is batched over trials, each with
+    masks of its own address, cannot draw them inside (packed.py).
+    """
 
     def __init__(self, probability):
         super().__init__()
@@ -23,6 +27,7 @@ class Dropout(nn.Module):
         self.site = None
         self.seed = None
         self.step = None
+        self.register_buffer("given", None, persistent=False)
 
     @property
     def active(self):
@@ -43,6 +48,8 @@ class Dropout(nn.Module):
 
     def mask(self, x_shape, device, dtype):
         """1 where a value is kept, 0 where it is dropped."""
+        if self.given is not None:
+            return self.given.to(dtype)
         kept = torch.empty(x_shape, device=device, dtype=dtype)
         return torch.ge(self.levels(x_shape, device), self.threshold, out=kept)
 
@@ -80,6 +87,7 @@ class Attention(nn.Module):
         self.projection = nn.Linear(n_embd, n_embd, bias=bias)
         self.weight_dropout = Dropout(dropout)
         self.output_dropout = Dropout(dropout)
+        self.written_out = False  # True: attention in plain operations on every device; these can be batched
 
     def forward(self, x):  # (B, T, C) -> (B, T, C)
         layers = (self.query, self.key, self.value)
@@ -91,7 +99,7 @@ class Attention(nn.Module):
         batch, length, _ = qkv.shape
         shape = (batch, self.n_head, length, length)
         drop = self.weight_dropout
-        if qkv.device.type == "cpu" and qkv.dtype != torch.bfloat16:
+        if qkv.device.type == "cpu" and qkv.dtype != torch.bfloat16 and not self.written_out:
             levels = drop.levels(shape, qkv.device) if drop.active else None
             return fused.attention(qkv, self.n_head, levels, drop.threshold, drop.keep if drop.active else 1.0)
         kept = drop.mask(shape, qkv.device, qkv.dtype) if drop.active else None

@@ -63,6 +63,8 @@ class FusedAttention(Attention):
     """Attention by PyTorch's own fused kernel, on every device; it has no dropout on the weights."""
 
     def _attend(self, qkv):  # (B, T, 3C) -> (B, T, C)
+        if self.written_out:
+            return super()._attend(qkv)
         query, key, value = (part.unflatten(-1, (self.n_head, -1)).transpose(1, 2) for part in qkv.chunk(3, dim=-1))
         return F.scaled_dot_product_attention(query, key, value, is_causal=True).transpose(1, 2).flatten(2)
 

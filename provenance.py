@@ -61,7 +61,17 @@ def usable_cpus() -> int:
     return cores
 
 
-def environment(device: str, threads: int) -> dict:
+@functools.cache
+def compiler(device: str) -> str:
+    """What torch.compile makes machine code with: Triton on a GPU, a C++ compiler on a CPU."""
+    if device == "cuda":
+        return f"triton {version('triton')}"
+    from torch._inductor.cpp_builder import get_cpp_compiler
+
+    return subprocess.run([get_cpp_compiler(), "--version"], capture_output=True, text=True).stdout.splitlines()[0]
+
+
+def environment(device: str, threads: int, compiled: bool = False) -> dict:
     """What a trial ran on: enough to tell whether another machine could give the same bits."""
     import torch
 
@@ -74,6 +84,7 @@ def environment(device: str, threads: int) -> dict:
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "gpu": torch.cuda.get_device_name() if device == "cuda" else None,
         "threads": threads,
+        **({"compiler": compiler(device)} if compiled else {}),
     }
 
 

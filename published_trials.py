@@ -5,11 +5,9 @@ what every trial of a study has: a running state on disk, a checkpoint, and the 
 """
 
 import time
-from pathlib import Path
 
 import published_protocol
 from config import Config
-from errors import RunError
 
 
 def run_trial(trial, corpus, partial_path=None, report=None, should_stop=None) -> dict:
@@ -28,7 +26,7 @@ def run_trial(trial, corpus, partial_path=None, report=None, should_stop=None) -
         nonlocal last_report, last_save
         now = time.perf_counter()
         if report and now - last_report > train.REPORT_EVERY_S:
-            report({"step": step, "loss": loss})
+            report({"trial": trial.number, "step": step, "loss": loss})
             last_report = now
         stop = should_stop is not None and should_stop()
         if stop or now - last_save > train.SAVE_EVERY_S:
@@ -81,33 +79,19 @@ def _model(activation, config, vocabulary_size, weights):
 
 
 def _save(path, trial, corpus, snapshot, report):
-    from storage import write_checkpoint
+    import storage
     from train import partial_identity
 
-    if path is None:
-        return
-    try:
-        write_checkpoint(path, {"identity": partial_identity(trial, corpus), "snapshot": snapshot})
-    except RunError as error:
-        if report:
-            report({"warning": f"{error}; the trial goes on, but could not resume from here"})
+    storage.save_state(path, partial_identity(trial, corpus), {"snapshot": snapshot}, report)
 
 
 def _load(path, trial, corpus, report):
     """The snapshot from which the trial goes on, or None."""
-    from storage import read_checkpoint, set_aside
+    import storage
     from train import partial_identity
 
-    if path is None or not Path(path).exists():
-        return None
-    try:
-        content = read_checkpoint(path)
-    except RunError as error:
-        aside = set_aside(path)
-        if report:
-            report({"warning": f"{error}; set aside as {aside.name}, and the trial starts from its beginning"})
-        return None
-    return content["snapshot"] if content["identity"] == partial_identity(trial, corpus) else None
+    content = storage.load_state(path, partial_identity(trial, corpus), report)
+    return content and content["snapshot"]
 
 
 def compare_checkpoints(checkpoints, corpus) -> list[dict]:

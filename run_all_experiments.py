@@ -54,6 +54,14 @@ def parser():
         help="which randomness differs between trials: init, data, dropout (all three by default), bit (one bit of one"
         " initial weight), or none; the other streams keep the seed of trial 1",
     )
+    p.add_argument(
+        "--pack",
+        type=int,
+        metavar="N",
+        help="train N trials of an activation as one batched model, for a large GPU; part of the study's identity, since"
+        " it rounds otherwise (default: each trial alone; packed.py says how)",
+    )
+    cli.add_compile_option(p)
     cli.add_file_options(p)
     p.add_argument(
         "--scale",
@@ -136,11 +144,13 @@ def make_plan(args):
     from study import Plan
 
     vary = chosen_streams(args.vary)
-    for name, value, least in (("--trials", args.trials, 1), ("--workers", args.workers, 1)):
+    for name, value, least in (("--trials", args.trials, 1), ("--workers", args.workers, 1), ("--pack", args.pack, 2)):
         if value is not None and value < least:
             raise UserError(f"{name} must be at least {least}, but it is {value}")
     if not 0 <= args.seed_base <= 2**32 - 1 - args.trials:
         raise UserError(f"--seed-base must be from 0 to 2^32 - 1 - trials, but it is {args.seed_base}")
+    if args.pack and args.engine == "ray":
+        raise UserError("--pack runs on this machine only; leave out --engine ray")
     if args.ray_address and args.engine != "ray":
         raise UserError("--ray-address is for --engine ray; add it, or leave the address out")
     if args.protocol == "published":
@@ -154,7 +164,10 @@ def make_plan(args):
     experiments, notes = chosen_experiments(args)
     results = args.results_dir or Path("results") / default_subfolder(args.protocol, vary)
     folders = folders_of(args, results)
-    plan = Plan(config, device, args.protocol, args.seed_base, vary, args.trials, tuple(experiments), **folders)
+    trials = {"n_trials": args.trials, "pack": args.pack, "compiled": cli.choose_compiled(args, device)}
+    plan = Plan(
+        config, device, args.protocol, args.seed_base, vary, experiments=tuple(experiments), **trials, **folders
+    )
     return plan, notes
 
 
@@ -186,6 +199,10 @@ def at_size(args, plan, size, vocabulary_size):
 
 def refuse_ignored_options(args):
     """An option that the published protocol would ignore is a mistake, not a wish."""
+    if args.pack is not None:
+        raise UserError("--pack has no meaning under the published protocol, whose trials are trained one by one")
+    if args.compile == "on":
+        raise UserError("--compile on has no meaning under the published protocol, which runs as the report's did")
     if args.vary is not None:
         raise UserError("--vary has no meaning under the published protocol, where one generator feeds everything")
     if args.curve_windows is not None:
@@ -213,6 +230,21 @@ def model_facts(plan, vocabulary_size) -> dict:
             "sizes": getattr(model, "sizes", None),
         }
     return facts
+
+
+def check_packs(plan, vocabulary_size) -> None:
+    """A UserError where a model cannot be packed or compiled, or a pack does not fit into the GPU's memory."""
+    if not (plan.pack or plan.compiled):
+        return
+    import torch
+
+    import packed
+
+    for architecture, activation in plan.experiments:
+        slot_bytes = packed.check(architecture, activation, plan.config, vocabulary_size)
+        if plan.device == "cuda":
+            memory = torch.cuda.get_device_properties(0).total_memory
+            packed.check_fits(plan.pack or 1, slot_bytes, memory, f"{architecture} with {activation}")
 
 
 def set_study_aside(plan) -> list[Path]:
@@ -299,6 +331,8 @@ def check_and_carry_out(args, signals) -> int:
     for note in notes:
         print(note)
     studies = [(plan, model_facts(plan, corpus.vocabulary_size)) for plan in plans]
+    for plan in plans:
+        check_packs(plan, corpus.vocabulary_size)
     if args.dry_run or sizes:
         say_cost(args, studies, corpus, workers)
     if args.dry_run:
@@ -358,14 +392,19 @@ def say_cost(args, studies, corpus, workers) -> None:
 def work_left(args, plan, corpus, facts) -> tuple[list[tuple[str, str]], int]:
     """((architecture, kind) of each task that there is to do, the number of pairs to compare) of a study."""
     import storage
-    from study import Experiment
+    from study import Experiment, trials_of
 
     if args.fresh or not (plan.results_dir / storage.STUDY_FILE).exists():
         tasks = [(architecture, "trial") for architecture, _ in plan.experiments for _ in range(plan.n_trials)]
         return tasks, len(plan.experiments) * math.comb(plan.n_trials, 2)
     storage.open_study(plan.results_dir, plan.identity(corpus), {})
     experiments = [Experiment(plan, corpus, *key, facts[key]) for key in plan.experiments]
-    tasks = [(experiment.architecture, task.function) for experiment in experiments for task in experiment.tasks()]
+    tasks = [
+        (experiment.architecture, "trial" if trials_of(task) else task.function)
+        for experiment in experiments
+        for task in experiment.tasks()
+        for _ in trials_of(task) or (task,)
+    ]
     return tasks, sum(len(experiment.pairs_to_come()) for experiment in experiments)
 
 
@@ -377,6 +416,8 @@ def describe(plan, corpus) -> str:
         f"study in {plan.results_dir}: {', '.join(architectures)} with {', '.join(activations)}, "
         f"{plan.n_trials} trials each, {plan.protocol} protocol, corpus {corpus.label}, {plan.device}, "
         f"{plan.config.max_iters} steps"
+        + (f", packs of {plan.pack}" if plan.pack else "")
+        + (", compiled" if plan.compiled else "")
     )
 
 
@@ -402,7 +443,7 @@ def carry_out(args, plan, corpus, facts, workers, user_files, signals) -> int:
         others = study.other_results(plan, experiments)
         tasks = [(experiment, task) for experiment in experiments for task in experiment.tasks()]
         study.remove_leftovers(plan, experiments, tasks)
-        n_to_train = sum(task.function == "trial" for _, task in tasks)
+        n_to_train = sum(len(study.trials_of(task)) for _, task in tasks)
         print(describe(plan, corpus), flush=True)
         warn_if_single(plan)
         done = plan.n_trials * len(experiments) - n_to_train

@@ -241,6 +241,36 @@ def read_checkpoint(path: Path) -> dict:
     return content
 
 
+def save_state(path: Path | None, identity, content: dict, report) -> None:
+    """Writes what a running trial needs to go on from here; a path of None writes nothing.
+
+    Args:
+      identity: of the trial, or of those that are trained together; only an equal one goes on from this state.
+      report: told of a disk that is full, which is no reason to end the trial: what it gives is written at its end.
+    """
+    if path is None:
+        return
+    try:
+        write_checkpoint(path, {**content, "identity": identity})
+    except RunError as error:
+        if report:
+            report({"warning": f"{error}; the trial goes on, but could not resume from here"})
+
+
+def load_state(path: Path | None, identity, report) -> dict | None:
+    """What `save_state` wrote for this identity; None where there is none, another's, or a damaged one (set aside)."""
+    if path is None or not Path(path).exists():
+        return None
+    try:
+        content = read_checkpoint(path)
+    except RunError as error:
+        aside = set_aside(path)
+        if report:
+            report({"warning": f"{error}; set aside as {aside.name}, and the trial starts from its beginning"})
+        return None
+    return content if content["identity"] == identity else None
+
+
 # --- a study's folder -----------------------------------------------------------------------------------------------
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+import packed
 import significance
 import storage
 from config import Config
@@ -21,7 +22,7 @@ from engines import Task
 from errors import RunError
 from provenance import program
 from randomness import NUMERICS_VERSION
-from train import Trial, checkpoint_content, stream_seeds
+from train import Trial, arithmetic, checkpoint_content, stream_seeds
 
 TRIAL_SUMMARY = ("train_loss", "val_loss", "train_accuracy", "val_accuracy")
 PER_WINDOW = "pair_{}_{}_{}"  # names of the arrays beside a result
@@ -30,7 +31,7 @@ WINDOW_LOSS = "trial_{}_loss"
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run of the study is asked to do. `experiments` lists (architecture, activation)."""
+    """What a run of the study is asked to do. `experiments` lists (architecture, activation); `pack`, `compiled` as in a Trial."""
 
     config: Config
     device: str
@@ -42,6 +43,8 @@ class Plan:
     results_dir: Path
     checkpoints_dir: Path
     plots_dir: Path
+    pack: int | None = None
+    compiled: bool = False
 
     def identity(self, corpus) -> dict:
         """What makes this another study than the next one."""
@@ -53,13 +56,15 @@ class Plan:
             "vary": list(self.vary),
             "config": self.config.as_dict(),
             "numerics_version": NUMERICS_VERSION,
+            **arithmetic(self.pack, self.compiled),
         }
 
     def trial(self, architecture, activation, number) -> Trial:
         """The identity of one trial."""
         seeds = stream_seeds(self.seed_base, number, self.vary)
         seed = self.seed_base + number - 1
-        return Trial(architecture, activation, self.config, number, seed, seeds, self.device, self.protocol)
+        how = (self.device, self.protocol, self.pack, self.compiled)
+        return Trial(architecture, activation, self.config, number, seed, seeds, *how)
 
 
 class Experiment:
@@ -103,7 +108,11 @@ class Experiment:
         return self.folder / f"trial_{number}.pt"
 
     def partial_path(self, number):
-        return self.folder / f"trial_{number}.partial.pt"
+        """Where a running trial, or the running pack that it belongs to, saves itself."""
+        if self.plan.pack is None:
+            return self.folder / f"trial_{number}.partial.pt"
+        first = number - (number - 1) % self.plan.pack
+        return self.folder / f"trial_{first}_to_{first + self.plan.pack - 1}.partial.pt"
 
     def predictions_path(self, number):
         return self.folder / f"trial_{number}.{self.records[number]['weights_sha256'][:16]}.npy"
@@ -147,14 +156,14 @@ class Experiment:
 
     def tasks(self):
         """The work that is missing: trials to train, and trained ones whose predictions a pair needs."""
-        needed = self.needed_predictions()
+        needed, to_train = self.needed_predictions(), []
         for number in range(1, self.plan.n_trials + 1):
             record = self.records.get(number)
             sound = record is not None and (record["status"] == "diverged" or WINDOW_LOSS.format(number) in self.arrays)
             complete = sound and record["status"] == "complete"
             lost = complete and not self.checkpoint_path(number).exists()
             if not sound or (lost and (number in needed or self.set_aside_before(number))):
-                yield self.trial_task(number)
+                to_train.append(self.plan.trial(self.architecture, self.activation, number))
             elif number in needed:
                 if self.predictions_path(number).exists():
                     self.ready.add(number)
@@ -164,11 +173,17 @@ class Experiment:
                         "predict",
                         {"checkpoint": str(self.checkpoint_path(number)), "device": self.plan.device},
                     )
+        for path, trials in itertools.groupby(to_train, lambda trial: str(self.partial_path(trial.number))):
+            yield self.training_task(path, tuple(trials))
 
-    def trial_task(self, number):
-        trial = self.plan.trial(self.architecture, self.activation, number)
-        arguments = {"trial": trial, "partial_path": str(self.partial_path(number))}
-        return Task(f"{self.name} trial {number}", "trial", arguments)
+    def training_task(self, partial_path, trials):
+        """The task that trains one trial, or those of a pack that are missing."""
+        numbers = ", ".join(str(trial.number) for trial in trials)
+        if self.plan.pack is None:
+            return Task(f"{self.name} trial {numbers}", "trial", {"trial": trials[0], "partial_path": partial_path})
+        pack = packed.pack_of(trials[0], self.plan.seed_base, self.plan.vary)
+        arguments = {"trials": pack, "wanted": trials, "partial_path": partial_path}
+        return Task(f"{self.name} pack of trials {numbers}", "pack", arguments)
 
     def add_trial(self, trial, outcome):
         """Writes a trained trial: checkpoint, predictions, result, in this order: a result never promises more."""
@@ -189,7 +204,6 @@ class Experiment:
             self.write_predictions(number, outcome["log_probabilities"])
         self.records[number] = record
         self.save()
-        self.partial_path(number).unlink(missing_ok=True)
 
     def keep_another_checkpoint(self, number, weights_sha256):
         """Sets aside what lies in the place of a trial's checkpoint, where it is not that trial's model."""
@@ -400,8 +414,8 @@ def run(plan, corpus, experiments, others, tasks, engine, progress, interrupted,
             elif kind == "failed":
                 all_well = False
                 progress.say(f"{task.name} FAILED: {payload}")
-                if task.function == "trial":
-                    progress.trial_done(experiment.name, experiment.add_failure(task.arguments["trial"], payload))
+                for trial in trials_of(task):
+                    progress.trial_done(experiment.name, experiment.add_failure(trial, payload))
             elif kind == "done":
                 for number in _finish(experiment, task, payload, progress):
                     submit(experiment, experiment.comparison(number), first=True)
@@ -422,14 +436,21 @@ def run(plan, corpus, experiments, others, tasks, engine, progress, interrupted,
 def _show(progress, experiment, task, event):
     if "warning" in event:
         progress.say(f"{task.name}: {event['warning']}")
-    if "step" in event:
-        progress.step(experiment.name, task.arguments["trial"].number, event["step"], event["loss"])
+    if "step" in event and event["trial"] in [trial.number for trial in trials_of(task)]:
+        progress.step(experiment.name, event["trial"], event["step"], event["loss"])
+
+
+def trials_of(task) -> tuple:
+    """The trials that a task trains and whose outcomes it gives; none where it does something else."""
+    if task.function == "pack":
+        return task.arguments["wanted"]
+    return (task.arguments["trial"],) if task.function == "trial" else ()
 
 
 def remove_leftovers(plan, experiments, tasks) -> None:
     """Removes what a killed run left: half-written files, and the states of trials that need no more training."""
     remove_unfinished_files(plan, experiments)
-    to_train = {task.arguments["partial_path"] for _, task in tasks if task.function == "trial"}
+    to_train = {task.arguments["partial_path"] for _, task in tasks if trials_of(task)}
     for experiment in experiments:
         for number in experiment.records:
             if str(experiment.partial_path(number)) not in to_train:
@@ -443,25 +464,26 @@ def remove_unfinished_files(plan, experiments) -> None:
             path.unlink()
 
 
-def _finish(experiment, task, payload, progress) -> list[int]:
-    """Stores what a task gave; returns the trials that can now be compared."""
-    if task.function == "trial":
-        trial = task.arguments["trial"]
-        experiment.add_trial(trial, payload)
-        progress.trial_done(experiment.name, payload["record"])
-        return [trial.number] if payload["record"]["status"] == "complete" else []
-    if task.function == "predict":
+def _finish(experiment, task, payload, progress):
+    """Stores what a task gave; yields each trial that can now be compared with those before it."""
+    if trials := trials_of(task):
+        for trial, outcome in zip(trials, payload if task.function == "pack" else [payload]):
+            experiment.add_trial(trial, outcome)
+            progress.trial_done(experiment.name, outcome["record"])
+            if outcome["record"]["status"] == "complete":
+                yield trial.number
+        Path(task.arguments["partial_path"]).unlink(missing_ok=True)
+    elif task.function == "predict":
         number = int(task.name.rsplit(" ", 1)[1])
         experiment.write_predictions(number, payload)
-        return [number]
-    if task.function == "published_pairs":
+        yield number
+    elif task.function == "published_pairs":
         experiment.published_pairs = payload
         experiment.save()
-        return []
-    experiment.add_pairs(payload)
-    if len(experiment.complete_trials()) == experiment.plan.n_trials and not experiment.missing_pairs():
-        experiment.forget_predictions()
-    return []
+    else:
+        experiment.add_pairs(payload)
+        if len(experiment.complete_trials()) == experiment.plan.n_trials and not experiment.missing_pairs():
+            experiment.forget_predictions()
 
 
 def _submit_published(experiment, submit):

@@ -27,6 +27,8 @@ class Trial:
     """The identity of a trial, but for the corpus.
 
     seeds: the seed of each stream (init, data, dropout), and of the flipped bit or None.
+    pack: how many trials are trained together as one batched model (packed.py); None: each alone.
+    compiled: whether torch.compile makes the training step.
     """
 
     architecture: str
@@ -37,10 +39,17 @@ class Trial:
     seeds: dict[str, int | None]
     device: str = "cpu"
     protocol: str = "matched"
+    pack: int | None = None
+    compiled: bool = False
 
     @property
     def name(self):
         return f"{self.architecture}_{self.activation}"
+
+
+def arithmetic(pack, compiled) -> dict:
+    """What an identity says of trials whose step rounds otherwise than that of an ordinary one; {} where none does."""
+    return ({"pack": pack} if pack else {}) | ({"compiled": True} if compiled else {})
 
 
 def stream_seeds(seed_base: int, number: int, vary) -> dict[str, int | None]:
@@ -84,18 +93,27 @@ def build(trial: Trial, vocabulary_size: int):
     return model.to(trial.device)
 
 
-def make_optimizer(model, config):
+def make_optimizer(parameters, config):
     """AdamW with PyTorch's other defaults."""
     import torch
 
-    return torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
+    return torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
+
+
+def loss_of(logits, targets):
+    """Mean cross-entropy in nats, computed in float32 at least; logits (B, T, V), targets (B, T)."""
+    import torch
+    from torch.nn import functional as F
+
+    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return F.cross_entropy(wide.flatten(0, 1), targets.flatten())
 
 
 def environment_of(trial) -> dict:
     """What a trial runs on: versions, hardware and threads."""
     from provenance import environment
 
-    return environment(trial.device, trial.config.threads_per_trial)
+    return environment(trial.device, trial.config.threads_per_trial, trial.compiled)
 
 
 def run_trial(trial: Trial, corpus, partial_path=None, report=None, should_stop=None) -> dict:
@@ -105,24 +123,106 @@ def run_trial(trial: Trial, corpus, partial_path=None, report=None, should_stop=
       trial: what to train.
       corpus: a corpus.Corpus.
       partial_path: where the running trial saves itself, and from where it goes on; None saves nothing.
-      report: called as report({step, loss, ...}) now and then.
+      report: called as report({trial, step, loss, ...}) now and then.
       should_stop: called after each step; when it returns true, the trial saves itself and raises Interrupted.
 
     Returns:
       {record: the trial's entry in a result, weights: name -> tensor (CPU), curve: list of (step, (Wc, T, V)
       log-probabilities), log_probabilities (W, T, V), window_loss (W,)}; all but the record are None when it diverged.
     """
+    return run_together(Alone, (trial,), (trial,), corpus, partial_path, report, should_stop)[0]
+
+
+def run_together(make_learner, trials, wanted, corpus, partial_path=None, report=None, should_stop=None) -> list[dict]:
+    """Trains trials step by step together, and evaluates those that are wanted; one of them is a trial alone.
+
+    Args:
+      make_learner: Alone, or packed.Stack: (trials, corpus) -> what the training loop trains.
+      trials: of one architecture, activation, configuration and device.
+      wanted: those of them whose outcomes are asked for.
+      corpus, partial_path, report, should_stop: as for `run_trial`; the state at partial_path is that of all trials.
+
+    Returns:
+      What `run_trial` gives, for each wanted trial. A trial's time is its share of the time of all.
+    """
+    import evaluate
+
+    config, device = trials[0].config, trials[0].device
+    prepare_torch(config, device)
+    data = evaluate.evaluation_data(corpus, config, device)
+    learner = make_learner(trials, corpus)
+    state = _load_partial(partial_path, trials, corpus, learner, report)
+    _train(trials, corpus, data, learner, state, partial_path, report, should_stop)
+    return [
+        _outcome(trial, corpus, data, learner.model(slot), state, state["members"][slot])
+        for slot, trial in enumerate(trials)
+        if trial in wanted
+    ]
+
+
+class Alone:
+    """What the training loop trains where a trial is trained alone; packed.Stack is its counterpart for several."""
+
+    def __init__(self, trials, corpus):
+        (self.trial,) = trials
+        self.tokens, self.offsets = training_text(self.trial, corpus)
+        self._model = build(self.trial, corpus.vocabulary_size).train()
+        self.optimizer = make_optimizer(self._model.parameters(), self.trial.config)
+
+    def model(self, slot):
+        """The model of the trial in a slot."""
+        return self._model
+
+    def update(self, step):
+        """One step of training; returns each trial's loss before it."""
+        import evaluate
+        from model import address_dropout
+
+        trial = self.trial
+        index = without_waiting(batch_starts(trial, step, self.tokens), trial.device)[:, None] + self.offsets
+        address_dropout(self._model, trial.seeds["dropout"], step)
+        with evaluate.autocast(trial.config, trial.device):
+            logits = self._model(self.tokens[index])
+        loss = loss_of(logits, self.tokens[index + 1])
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+        return (loss.detach(),)
+
+    def state(self):
+        """What the learner needs to go on from here."""
+        return {"model": self._model.state_dict(), "optimizer": self.optimizer.state_dict()}
+
+    def load(self, state):
+        """Goes on from what `state` gave."""
+        self._model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+
+
+def training_text(trial, corpus):
+    """(the training split's characters, the offsets 0 to T - 1), int64, on the trial's device."""
+    import torch
+
+    tokens = torch.from_numpy(corpus.train.astype("int64")).to(trial.device)
+    return tokens, torch.arange(trial.config.block_size, device=trial.device)
+
+
+def batch_starts(trial, step, tokens):
+    """(B,) int64 on the CPU: where the sequences of a trial's batch start."""
+    import corpus as text
+
+    generator = randomness.generator(trial.seeds["data"], "data", step)
+    return text.batch_starts(generator, len(tokens), trial.config.block_size, trial.config.batch_size)
+
+
+def _outcome(trial, corpus, data, model, state, member):
+    """What `run_trial` returns, of a trial whose training has ended."""
     import torch
 
     import evaluate
 
-    config = trial.config
-    prepare_torch(config, trial.device)
-    data = evaluate.evaluation_data(corpus, config, trial.device)
-    model = build(trial, corpus.vocabulary_size)
-    optimizer = make_optimizer(model, config)
-    state = _load_partial(partial_path, trial, corpus, model, optimizer, report)
-    diverged = _train(trial, corpus, data, model, optimizer, state, partial_path, report, should_stop)
+    together = len(state["members"])
+    diverged = member["diverged_at"] is not None
     record = {
         "trial": trial.number,
         "seed": trial.seed,
@@ -132,20 +232,20 @@ def run_trial(trial: Trial, corpus, partial_path=None, report=None, should_stop=
         "val_loss": None,
         "train_accuracy": None,
         "val_accuracy": None,
-        "training_time_s": state["training_time_s"],
-        "evaluation_time_s": state["evaluation_time_s"],
-        "history": state["history"],
+        "training_time_s": state["training_time_s"] / together,
+        "evaluation_time_s": state["evaluation_time_s"] / together,
+        "history": member["history"],
         "checkpoint": None,
         "weights_sha256": None,
         "environment": environment_of(trial),
     }
     outcome = {"record": record, "weights": None, "curve": None, "log_probabilities": None, "window_loss": None}
     if diverged:
-        record["reason"] = f"the loss was no longer finite at step {state['step']}"
+        record["reason"] = f"the loss was no longer finite at step {member['diverged_at']}"
         return outcome
     started = time.perf_counter()
-    final = evaluate.final_evaluation(model, data, config)
-    record["continuations"] = evaluate.continuation_texts(model, data, corpus, config)
+    final = evaluate.final_evaluation(model, data, trial.config)
+    record["continuations"] = evaluate.continuation_texts(model, data, corpus, trial.config)
     record["evaluation_time_s"] += time.perf_counter() - started
     record |= {name: final[name] for name in ("train_loss", "val_loss", "train_accuracy", "val_accuracy")}
     if learned := learned_activation_parameters(model):
@@ -159,71 +259,82 @@ def run_trial(trial: Trial, corpus, partial_path=None, report=None, should_stop=
         return outcome
     return outcome | {
         "weights": weights,
-        "curve": [(step, torch.from_numpy(log_p)) for step, log_p in state["curve"]],
+        "curve": [(step, torch.from_numpy(log_p)) for step, log_p in member["curve"]],
         "log_probabilities": final["log_probabilities"],
         "window_loss": final["window_loss"],
     }
 
 
-def _train(trial, corpus, data, model, optimizer, state, partial_path, report, should_stop):
-    """The training loop: from state['step'] to max_iters. Returns whether the loss stopped being finite."""
-    import torch
-    from torch.nn import functional as F
-
-    import corpus as text
-    import evaluate
-    from model import address_dropout
-
-    config = trial.config
-    tokens = torch.from_numpy(corpus.train.astype("int64")).to(trial.device)
-    offsets = torch.arange(config.block_size, device=trial.device)
+def _train(trials, corpus, data, learner, state, partial_path, report, should_stop):
+    """The training loop: from state["step"] to max_iters, or until no trial has a finite loss."""
+    config, device, members = trials[0].config, trials[0].device, state["members"]
     # Reading a loss makes the program wait for a GPU; there, the points of the curves notice and report.
-    reads_each_loss = trial.device == "cpu"
+    reads_each_loss = device == "cpu"
     reported = saved = time.perf_counter()
-    model.train()
     for step in range(state["step"], config.max_iters + 1):
         if step % config.eval_interval == 0 or step == config.max_iters:
-            if not state["history"] or state["history"][-1]["step"] < step:
-                state["training_time_s"] += wait_for(trial.device)
-                started = time.perf_counter()
-                train_loss, val_loss, log_p = evaluate.curve_point(model, data, config)
-                if not (math.isfinite(train_loss) and math.isfinite(val_loss)):
-                    return True
-                state["history"].append({"step": step, "train_loss": train_loss, "val_loss": val_loss})
-                state["curve"].append((step, log_p))
-                state["evaluation_time_s"] += time.perf_counter() - started
-                if 0 < step < config.max_iters:
-                    _save_partial(partial_path, trial, corpus, model, optimizer, state, report)
-                    saved = time.perf_counter()
-            if step == config.max_iters:
-                return False
+            if _add_points(step, learner, data, state, config, device) and 0 < step < config.max_iters:
+                _save_partial(partial_path, trials, corpus, learner, state, report)
+                saved = time.perf_counter()
+            if step == config.max_iters or not _finite(members):
+                return
         started = time.perf_counter()
-        generator = randomness.generator(trial.seeds["data"], "data", step)
-        starts = text.batch_starts(generator, len(tokens), config.block_size, config.batch_size)
-        index = without_waiting(starts, trial.device)[:, None] + offsets
-        address_dropout(model, trial.seeds["dropout"], step)
-        with evaluate.autocast(config, trial.device):
-            logits = model(tokens[index])
-        loss = F.cross_entropy(logits.float().flatten(0, 1), tokens[index + 1].flatten())
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
+        losses = learner.update(step)
         state["step"] = step + 1
         now = time.perf_counter()
         state["training_time_s"] += now - started
-        value = loss.item() if reads_each_loss else state["history"][-1]["train_loss"]
-        if not math.isfinite(value):
-            return True
+        if reads_each_loss:
+            for member, loss in zip(members, losses):
+                _note_loss(member, loss.item(), state["step"])
+        if not _finite(members):
+            return
         if report and now - reported > REPORT_EVERY_S:
-            report({"step": step + 1, "loss": value})
+            for trial, member in zip(trials, members):
+                report({"trial": trial.number, "step": step + 1, "loss": member["loss"]})
             reported = now
         stop = should_stop is not None and should_stop()
         if stop or now - saved > SAVE_EVERY_S:
-            _save_partial(partial_path, trial, corpus, model, optimizer, state, report)
+            _save_partial(partial_path, trials, corpus, learner, state, report)
             saved = time.perf_counter()
         if stop:
             raise Interrupted
-    return False
+
+
+def _finite(members):
+    """The members whose loss is finite still."""
+    return [member for member in members if member["diverged_at"] is None]
+
+
+def _note_loss(member, loss, step):
+    """Remembers a trial's last loss, and the step at which it stopped being finite."""
+    if member["diverged_at"] is None and not math.isfinite(loss):
+        member["diverged_at"] = step
+    elif member["diverged_at"] is None:
+        member["loss"] = loss
+
+
+def _add_points(step, learner, data, state, config, device):
+    """Measures the point of each curve that has none at this step yet; returns whether there was one to measure."""
+    import evaluate
+
+    slots = [
+        slot
+        for slot, member in enumerate(state["members"])
+        if member["diverged_at"] is None and (not member["history"] or member["history"][-1]["step"] < step)
+    ]
+    if not slots:
+        return False
+    state["training_time_s"] += wait_for(device)
+    started = time.perf_counter()
+    for slot in slots:
+        member = state["members"][slot]
+        train_loss, val_loss, log_p = evaluate.curve_point(learner.model(slot), data, config)
+        _note_loss(member, train_loss if math.isfinite(val_loss) else val_loss, step)
+        if member["diverged_at"] is None:
+            member["history"].append({"step": step, "train_loss": train_loss, "val_loss": val_loss})
+            member["curve"].append((step, log_p))
+    state["evaluation_time_s"] += time.perf_counter() - started
+    return True
 
 
 def without_waiting(values, device):
@@ -272,51 +383,36 @@ def partial_identity(trial, corpus):
         "device": trial.device,
         "corpus_sha256": corpus.text_sha256,
         "numerics_version": randomness.NUMERICS_VERSION,
+        **arithmetic(trial.pack, trial.compiled),
     }
 
 
-def _save_partial(path, trial, corpus, model, optimizer, state, report):
-    from storage import write_checkpoint
-
-    if path is None:
-        return
+def _save_partial(path, trials, corpus, learner, state, report):
     import torch
 
-    content = {
-        "identity": partial_identity(trial, corpus),
-        "model": model.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        **{name: state[name] for name in ("step", "history", "training_time_s", "evaluation_time_s")},
-        "curve": [(step, torch.from_numpy(log_p)) for step, log_p in state["curve"]],
-    }
-    try:
-        write_checkpoint(path, content)
-    except RunError as error:  # the trial itself is well; what it has to give is written at its end
-        if report:
-            report({"warning": f"{error}; the trial goes on, but could not resume from here"})
+    import storage
+
+    members = [
+        {**member, "curve": [(step, torch.from_numpy(log_p)) for step, log_p in member["curve"]]}
+        for member in state["members"]
+    ]
+    content = {**state, "learner": learner.state(), "members": members}
+    storage.save_state(path, [partial_identity(trial, corpus) for trial in trials], content, report)
 
 
-def _load_partial(path, trial, corpus, model, optimizer, report):
-    """The state from which the trial goes on: that of a valid partial checkpoint of this trial, or the beginning."""
-    from storage import read_checkpoint, set_aside
+def _load_partial(path, trials, corpus, learner, report):
+    """The state from which trials go on: that of these trials at `path`, or the beginning."""
+    import storage
 
-    state = {"step": 0, "history": [], "curve": [], "training_time_s": 0.0, "evaluation_time_s": 0.0}
-    if path is None or not Path(path).exists():
+    members = [{"history": [], "curve": [], "diverged_at": None, "loss": None} for _ in trials]
+    state = {"step": 0, "training_time_s": 0.0, "evaluation_time_s": 0.0, "members": members}
+    content = storage.load_state(path, [partial_identity(trial, corpus) for trial in trials], report)
+    if content is None:
         return state
-    try:
-        content = read_checkpoint(path)
-        if content["identity"] != partial_identity(trial, corpus):
-            return state
-    except RunError as error:
-        aside = set_aside(path)
-        if report:
-            report({"warning": f"{error}; set aside as {aside.name}, and the trial starts from its beginning"})
-        return state
-    model.load_state_dict(content["model"])
-    optimizer.load_state_dict(content["optimizer"])
-    state.update({name: content[name] for name in state})
-    state["curve"] = [(step, log_p.numpy()) for step, log_p in content["curve"]]
-    return state
+    learner.load(content["learner"])
+    for member in content["members"]:
+        member["curve"] = [(step, log_p.numpy()) for step, log_p in member["curve"]]
+    return {name: content[name] for name in state}
 
 
 # --- the script -----------------------------------------------------------------------------------------------------
@@ -336,6 +432,7 @@ def parser():
     p.add_argument("--prompt", default="\n", help="what the sampled text begins with (default: a new line)")
     p.add_argument("--length", type=int, default=500, help="characters to sample (default: %(default)s)")
     p.add_argument("--temperature", type=float, default=1.0, help="0 takes the likeliest (default: %(default)s)")
+    cli.add_compile_option(p)
     cli.add_config_options(p)
     return p
 
@@ -382,9 +479,15 @@ def train_one(args, own) -> int:
     architecture = args.architecture or own.get("architecture", "charlm")
     activation = resolve(args.activation or own.get("activation", "relu"))
     seeds = stream_seeds(args.seed, 1, ("init", "data", "dropout"))
-    trial = Trial(architecture, activation, config, 1, args.seed, seeds, device)
+    trial = Trial(
+        architecture, activation, config, 1, args.seed, seeds, device, compiled=cli.choose_compiled(args, device)
+    )
     cli.check_user_files(own, [(architecture, activation)], config)
     build(trial, corpus.vocabulary_size)  # complains before any work begins
+    if trial.compiled:
+        import packed
+
+        packed.check(architecture, activation, config, corpus.vocabulary_size)
     output = args.output or Path("checkpoints/single") / f"{trial.name}_seed_{args.seed}.pt"
     if output.exists():
         raise UserError(f"{output} exists already; move it away or choose another --output")
@@ -396,7 +499,7 @@ def train_one(args, own) -> int:
                 bar.update(event["step"] - bar.n)
                 bar.set_postfix(loss=f"{event['loss']:.4f}")
 
-        outcome = run_trial(trial, corpus, report=show)
+        outcome = run_protocol(trial, corpus, report=show)
         bar.update(config.max_iters - bar.n)
     record = outcome["record"]
     for point in record["history"]:
@@ -431,6 +534,7 @@ def checkpoint_content(trial: Trial, corpus, outcome) -> dict:
         "trial": trial.number,
         "seeds": trial.seeds,
         "numerics_version": randomness.NUMERICS_VERSION,
+        **arithmetic(trial.pack, trial.compiled),
         "weights_sha256": outcome["record"]["weights_sha256"],
         "curve": outcome["curve"],
     }
@@ -495,7 +599,7 @@ def verify(args, own) -> int:
     cli.check_device(trial.device)
     corpus = _corpus_of_result(result, args.corpus)
     print(f"training {trial.name}, trial {trial.number} again ({trial.config.max_iters} steps)", flush=True)
-    found = run_protocol(trial, corpus)["record"]
+    found = train_again(trial, result["identity"], corpus)["record"]
     expected = {**expected, "checkpoint": None}
     difference = storage.first_difference(storage.stable(expected), storage.stable(found))
     if difference is None:
@@ -509,12 +613,25 @@ def verify(args, own) -> int:
     return 1
 
 
+def train_again(trial, identity, corpus) -> dict:
+    """The outcome of a study's trial, from the study's identity: a packed one needs its whole pack."""
+    if trial.pack is None:
+        return run_protocol(trial, corpus)
+    import packed
+
+    return packed.run_pack(packed.pack_of(trial, identity["seed_base"], identity["vary"]), (trial,), corpus)[0]
+
+
 def run_protocol(trial, corpus, **hooks) -> dict:
-    """`run_trial`, or its counterpart under the published protocol."""
+    """`run_trial`, or its counterpart under the published protocol, or where the step is compiled."""
     if trial.protocol == "published":
         import published_trials
 
         return published_trials.run_trial(trial, corpus, **hooks)
+    if trial.compiled:
+        import packed
+
+        return packed.run_pack((trial,), (trial,), corpus, **hooks)[0]
     return run_trial(trial, corpus, **hooks)
 
 
@@ -530,6 +647,8 @@ def trial_of_result(result, record) -> Trial:
         seeds=record["seeds"],
         device=identity["device"],
         protocol=identity["protocol"],
+        pack=identity.get("pack"),
+        compiled=identity.get("compiled", False),
     )
 
 

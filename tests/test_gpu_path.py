@@ -260,6 +260,14 @@ def test_the_benchmark_counts_trials_of_all_processes_until_they_do_not_fit(work
         assert all(0 < rate < math.inf for rate in found.values())
 
 
+def test_the_benchmark_counts_the_trials_of_a_pack(monkeypatch):
+    monkeypatch.setattr(multiprocessing, "get_context", lambda method: fork)
+    config = ConfigCPU(**{**studies.SIZES, "max_iters": 60})
+    found = benchmark.trials_per_hour_packed("cpu", config, (2, 3), False, steps=4)
+    assert set(found) == {"trials_per_hour_pack_of_2", "trials_per_hour_pack_of_3"}
+    assert all(0 < rate < math.inf for rate in found.values())
+
+
 # --- docs/gpu.md ----------------------------------------------------------------------------------------------------
 
 

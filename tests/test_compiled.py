@@ -1,0 +1,129 @@
+"""Claims about steps that torch.compile makes: the same training to rounding, the same bits each time, another identity.
+
+On a machine without a GPU the compiler is the C++ one; what Triton makes for a GPU is tested nowhere here.
+"""
+
+import argparse
+import importlib.util
+import json
+import shutil
+from dataclasses import replace
+
+import pytest
+import studies
+import torch
+from test_packed import a_pack, farthest, in_float64  # noqa: F401 - a fixture
+from test_train import assert_same, stop_after
+from torch._inductor.utils import fresh_cache
+
+import cli
+import packed
+import storage
+import train
+from corpus import load_corpus
+from errors import UserError
+
+needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler (g++) here to compile with")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _as_it_was():
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture(scope="module")
+def corpus(tiny_corpus_file):
+    return load_corpus(str(tiny_corpus_file))
+
+
+def compiled_anew(trials, corpus, **hooks):
+    """What a pack gives whose step is compiled from the very beginning, as a new process would."""
+    torch._dynamo.reset()
+    trials = tuple(replace(trial, compiled=True) for trial in trials)
+    with fresh_cache():
+        return packed.run_pack(trials, trials, corpus, **hooks)
+
+
+@needs_compiler
+@pytest.mark.slow
+@pytest.mark.parametrize(("size", "activation"), [(1, "gelu"), (2, "gelu"), (2, "smelu_1"), (2, "swiglu")])
+def test_a_compiled_step_is_the_step(size, activation, corpus, in_float64):  # noqa: F811
+    trials = a_pack(size, activation=activation, max_iters=3)
+    expected = packed.run_pack(trials, trials, corpus)
+    for outcome, plain in zip(compiled_anew(trials, corpus), expected):
+        assert farthest(outcome["weights"], plain["weights"]) < 1e-10
+
+
+@needs_compiler
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_step_that_is_compiled_twice_gives_the_same_bits(dtype, corpus, tmp_path):
+    trials = a_pack(2, dtype=dtype)
+    expected = compiled_anew(trials, corpus)
+    with pytest.raises(train.Interrupted):
+        compiled_anew(trials, corpus, partial_path=tmp_path / "pack.pt", should_stop=stop_after(3))
+    for outcome, before in zip(compiled_anew(trials, corpus, partial_path=tmp_path / "pack.pt"), expected):
+        assert_same(outcome, before)
+
+
+@needs_compiler
+@pytest.mark.slow
+def test_a_compiled_study_says_so_in_its_identity_and_which_compiler_ran(tmp_path, tiny_corpus_file):
+    command = ("run_all_experiments.py", *studies.TINY, "--corpus", tiny_corpus_file, "--activations", "relu")
+    done = studies.run(*command, "--trials", "1", "--compile", "on", folder=tmp_path)
+    assert done.status == 0, done.out + done.err
+    result = storage.read_json(tmp_path / "results" / "charlm_relu.json")
+    assert result["identity"]["compiled"] is True and "pack" not in result["identity"]
+    assert result["trials"][0]["environment"]["compiler"]
+    content = storage.read_checkpoint(tmp_path / "checkpoints" / "charlm_relu" / "trial_1.pt")
+    assert content["compiled"] is True
+    again = studies.run(*command, "--trials", "1", folder=tmp_path)
+    assert again.status == 2 and "compiled: True against missing" in again.err
+    verify = ("--verify", "results/charlm_relu.json", "--corpus", tiny_corpus_file)
+    run = studies.run("train.py", *verify, folder=tmp_path)
+    assert run.status == 0 and "identical: weights_sha256" in run.out, run.out + run.err
+
+
+@pytest.mark.parametrize(
+    ("compile_", "device", "compiler", "triton", "expected"),
+    [
+        ("auto", "cuda", True, True, True),
+        ("auto", "cuda", True, False, False),
+        ("auto", "cuda", False, True, False),
+        ("auto", "cpu", True, True, False),
+        ("on", "cpu", True, False, True),
+        ("off", "cuda", True, True, False),
+    ],
+)
+def test_what_is_compiled_by_default(compile_, device, compiler, triton, expected, monkeypatch):
+    monkeypatch.setattr(shutil, "which", lambda name: "/usr/bin/cc" if compiler else None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: "there" if triton else None)
+    assert cli.choose_compiled(argparse.Namespace(compile=compile_), device) is expected
+
+
+def test_compiling_without_a_compiler_is_the_users_mistake(monkeypatch):
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    with pytest.raises(UserError, match="--compile on needs a C compiler"):
+        cli.choose_compiled(argparse.Namespace(compile="on"), "cpu")
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("run_all_experiments.py --protocol published --compile on", "--compile on has no meaning under the published"),
+        ("run_all_experiments.py --architectures gru --compile on", "gru with smelu_05 cannot be packed or compiled"),
+        ("train.py --architecture tinylstm --compile on", "tinylstm with relu cannot be packed or compiled"),
+        ("train.py --sample x.pt --compile on", "--compile has no effect on --sample"),
+    ],
+)
+def test_what_cannot_be_compiled_is_one_sentence(command, words, tmp_path, tiny_corpus_file):
+    script, *options = command.split()
+    more = () if {"published", "--sample"} & set(options) else (*studies.TINY, "--corpus", tiny_corpus_file)
+    run = studies.run(script, *options, *more, folder=tmp_path)
+    assert run.status == 2 and words in run.err and run.err.count("\n") == 1, run.err
+
+
+def test_an_identity_says_only_what_differs_from_an_ordinary_trial():
+    assert train.arithmetic(None, False) == {}
+    assert json.loads(json.dumps(train.arithmetic(4, True))) == {"pack": 4, "compiled": True}
