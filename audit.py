@@ -136,15 +136,15 @@ def _read_timing(path):
 
 
 def shipped() -> tuple[list[Path], Path | None]:
-    """(the project's own studies of the report's text, its timing file)."""
-    folders = [path.parent for path in sorted(REFERENCE.glob(f"*/{storage.STUDY_FILE}"))]
-    of_report = [
-        folder
-        for folder in folders
-        if storage.read_json(folder / storage.STUDY_FILE)["identity"]["corpus_sha256"] == SHAKESPEARE_SHA256
-    ]
+    """(those of the project's own studies of the report's text that the audit can use, its timing file)."""
+    usable = []
+    for folder in (path.parent for path in sorted(REFERENCE.glob(f"*/{storage.STUDY_FILE}"))):
+        study, results = storage.read_study(folder)
+        of_report = study["identity"]["corpus_sha256"] == SHAKESPEARE_SHA256
+        if of_report and roles_of(study["identity"], results)[0]:
+            usable.append(folder)
     timing = REFERENCE / "timing.json"
-    return of_report, timing if timing.exists() else None
+    return usable, timing if timing.exists() else None
 
 
 def answer(claim: dict, evidence: Evidence) -> Answer:

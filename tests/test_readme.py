@@ -77,6 +77,24 @@ def test_the_table_of_architectures_is_that_of_its_study():
         assert cells == expected
 
 
+def test_the_table_of_sources_is_that_of_its_studies():
+    studies = {
+        "all together": "matched",
+        "initial weights": "vary_init",
+        "order of the data": "vary_data",
+        "dropout": "vary_dropout",
+        "one bit of one weight": "vary_bit",
+    }
+    whole = result("matched", "charlm_relu")["summary"]["relative_pd"]["mean"]
+    rows = table("sources")
+    assert [row[0] for row in rows] == list(studies)
+    for source, n, pd, share, disagreement in rows:
+        summary = result(studies[source], "charlm_relu")["summary"]
+        assert [pd, disagreement] == [interval(summary[name], 4) for name in ("relative_pd", "top1_disagreement")]
+        assert int(n) == summary["relative_pd"]["n"]
+        assert share == ("" if source == "all together" else f"{summary['relative_pd']['mean'] / whole:.1%}")
+
+
 def test_the_audits_summary_is_that_of_its_document():
     document = (ROOT / "docs" / "audit.md").read_text(encoding="utf-8")
     counts = re.search(r"(\d+) checkable claims: (.*)\.\n", document)
