@@ -20,7 +20,10 @@ DEVICES = ("auto", "cpu", "cuda", "mps")
 
 
 class Parser(argparse.ArgumentParser):
-    """An argparse parser whose complaint is one sentence and exit status 2."""
+    """An argparse parser whose complaint is one sentence and exit status 2; options are not to be abbreviated."""
+
+    def __init__(self, **options):
+        super().__init__(allow_abbrev=False, **options)
 
     def error(self, message):
         self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")

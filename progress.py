@@ -50,7 +50,7 @@ class Progress:
     def time_left(self) -> str:
         """An estimate from the trials and shares of trials done so far."""
         worked = self.done + sum(self.fractions.values())
-        if worked < 0.02 or not self.total:
+        if worked < 0.1 or not self.total:  # the start, which comes once, would be taken for the pace
             return "time left unknown yet"
         elapsed = time.monotonic() - self.started
         return f"about {duration(elapsed / worked * max(self.total - worked, 0))} left"

@@ -93,7 +93,7 @@ def chosen_streams(values) -> tuple[str, ...]:
         return ()
     for name in given:
         if name not in SOURCES:
-            raise unknown("stream", name, (*SOURCES, "none"))
+            raise unknown("source of randomness (--vary)", name, (*SOURCES, "none"))
     return tuple(name for name in SOURCES if name in given)
 
 

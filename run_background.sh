@@ -74,7 +74,9 @@ for option in "$@"; do
         -h | --help | --dry-run) exec venv/bin/python run_all_experiments.py "$@" ;;
     esac
 done
-venv/bin/python run_all_experiments.py --dry-run "$@"
+said=$(venv/bin/python run_all_experiments.py --dry-run "$@")
+echo "$said"
+results=$(echo "$said" | sed -n 's/^study in \(.*\): .* with .* trials each, .*/\1/p' | head -n 1)
 
 wait_for_other_starts
 refuse_second_run
@@ -98,4 +100,4 @@ echo
 echo "The run has started (process $pid)."
 echo "  follow it:    tail -f $log"
 echo "  stop it:      kill \$(cat experiment.pid)    (the same command again goes on where it stopped)"
-echo "  its results:  venv/bin/python analyze_results.py, also halfway"
+echo "  its results:  venv/bin/python analyze_results.py $results    (also halfway)"

@@ -38,9 +38,11 @@ venv_works() {
         { [ -z "${PYTHON:-}" ] || [ "$(version_of "$PYTHON")" = "$(version_of venv/bin/python)" ]; }
 }
 
-# What an installation depends on. It is stored as the last step of one, so that an interrupted one is not taken as done.
+# What an installation of $1 depends on: for the tests, every file that theirs includes. It is stored as the last step of
+# an installation, so that an interrupted one is not taken as done.
 fingerprint() {
-    venv/bin/python - requirements*.txt <<'END'
+    if [ "$1" = requirements.txt ]; then set -- requirements.txt; else set -- requirements*.txt; fi
+    venv/bin/python - "$@" <<'END'
 import hashlib, pathlib, platform, sys
 texts = b"".join(pathlib.Path(name).read_bytes() for name in sys.argv[1:])
 print(platform.python_version(), hashlib.sha256(texts).hexdigest())
@@ -49,7 +51,7 @@ END
 
 up_to_date() {
     venv_works && [ -f "venv/.installed-$requirements" ] &&
-        [ "$(cat "venv/.installed-$requirements")" = "$(fingerprint)" ]
+        [ "$(cat "venv/.installed-$requirements")" = "$(fingerprint "$requirements")" ]
 }
 
 # The lock is the system's own: it ends with the process that holds it, however that ends.
@@ -81,9 +83,10 @@ install() {
     echo "setup.sh: installing $requirements (PyTorch is large: this can take minutes)"
     venv/bin/python -m pip install --no-input --disable-pip-version-check -r "$requirements" ||
         stop "pip could not install $requirements (its message is above); PYTHON=... chooses another Python" 1
-    fingerprint >venv/.installing
-    cp venv/.installing venv/.installed-requirements.txt
-    mv venv/.installing "venv/.installed-$requirements"
+    for done in requirements.txt "$requirements"; do
+        fingerprint "$done" >venv/.installing
+        mv venv/.installing "venv/.installed-$done"
+    done
 }
 
 requirements="requirements.txt"

@@ -52,6 +52,8 @@ TEXTS = {"short.txt": b"too short", "latin.txt": "caf\xe9 ".encode("latin-1") * 
 MISTAKES = [
     (["--activations=gelo"], "unknown activation 'gelo'; did you mean 'gelu'? known: "),
     (["--activations", "relu,swich"], "unknown activation 'swich'; did you mean 'swish'?"),
+    (["--max-iter=20"], "unrecognized arguments: --max-iter=20"),
+    (["--vary=int"], "unknown source of randomness (--vary) 'int'; did you mean 'init'? known: init, data, dropout, bit"),
     (["--architectures=charml"], "unknown architecture 'charml'; did you mean 'charlm'? known: charlm, "),
     (["--corpus=shakespare"], "unknown corpus 'shakespare'; did you mean 'shakespeare'? known: auto, shakespeare, pydoc"),
     (["--corpus=nosuchfile"], "corpus file nosuchfile does not exist; by name there are: auto, shakespeare, pydoc"),
@@ -76,7 +78,6 @@ MISTAKES = [
     (["--weight-decay=nan"], "weight_decay must not be negative, but it is nan"),
     (["--n-layer=two"], "invalid int value: 'two'"),
     (["--dtype=float16"], "unknown dtype 'float16'; did you mean 'bfloat16'? known: float32, bfloat16"),
-    (["--vary=inti"], "unknown stream 'inti'; did you mean 'init'? known: init, data, dropout, bit, none"),
     (["--eval-iters=5"], "--eval-iters has no effect under the matched protocol"),
     (["--ray-address=auto"], "--ray-address is for --engine ray"),
     (["--no-such-option"], "unrecognized arguments: --no-such-option"),

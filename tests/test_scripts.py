@@ -22,6 +22,7 @@ if "--bad" in sys.argv:
     sys.exit(2)
 if "--dry-run" in sys.argv or "--help" in sys.argv:
     print("checked", sys.argv[1:])
+    print("study in results/a study: charlm with relu, 3 trials each, matched protocol")
     sys.exit(0)
 if "--fails" in sys.argv:
     print("the disk is full")
@@ -119,6 +120,7 @@ def test_a_start_checks_the_options_and_names_log_and_process(study):
     assert re.fullmatch(r"experiments_\d{8}_\d{6}\.log", log.name)
     assert f"tail -f {log.name}" in done.stdout
     assert "kill $(cat experiment.pid)" in done.stdout
+    assert "analyze_results.py results/a study " in done.stdout
     assert wait_until(lambda: "hangups" in log.read_text())
     assert log.read_text().splitlines()[-2:] == [
         "working ['--trials', '3', '--corpus', 'a file.txt'] 1 True",
@@ -302,6 +304,10 @@ def test_setup_does_nothing_twice_and_installs_again_when_requirements_change(do
     assert second.returncode == 0
     assert second.stdout.count("\n") == 1
     assert "installing" not in second.stdout
+
+    with (setup.folder / "requirements-dev.txt").open("a") as file:
+        file.write("# what the tests need does not matter to the programs\n")
+    assert "installing" not in setup.run().stdout
 
     setup.require("./numbers_demo-2-py3-none-any.whl")
     third = setup.run()
