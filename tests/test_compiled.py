@@ -47,7 +47,7 @@ def compiled_anew(trials, corpus, **hooks):
 
 @needs_compiler
 @pytest.mark.slow
-@pytest.mark.parametrize(("size", "activation"), [(1, "gelu"), (2, "gelu"), (2, "smelu_1"), (2, "swiglu")])
+@pytest.mark.parametrize(("size", "activation"), [(1, "smelu_1"), (2, "gelu")])
 def test_a_compiled_step_is_the_step(size, activation, corpus, in_float64):  # noqa: F811
     trials = a_pack(size, activation=activation, max_iters=3)
     expected = packed.run_pack(trials, trials, corpus)
@@ -57,9 +57,8 @@ def test_a_compiled_step_is_the_step(size, activation, corpus, in_float64):  # n
 
 @needs_compiler
 @pytest.mark.slow
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_a_step_that_is_compiled_twice_gives_the_same_bits(dtype, corpus, tmp_path):
-    trials = a_pack(2, dtype=dtype)
+def test_a_step_that_is_compiled_twice_gives_the_same_bits(corpus, tmp_path):
+    trials = a_pack(2)
     expected = compiled_anew(trials, corpus)
     with pytest.raises(train.Interrupted):
         compiled_anew(trials, corpus, partial_path=tmp_path / "pack.pt", should_stop=stop_after(3))
