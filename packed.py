@@ -68,6 +68,7 @@ class Stack:
         self.shapes = mask_shapes(self.base, self.config)
         self.losses = stacked_losses
         if trials[0].compiled:  # deterministic, since prepare_torch asks all of PyTorch to be
+            torch.compiler.reset()  # it would refuse the ninth stack of a process
             self.losses = torch.compile(stacked_losses, fullgraph=True, dynamic=False)
         self.optimizer = train.make_optimizer(self.parameters.values(), self.config)
 

@@ -183,7 +183,7 @@ def _add(digest, value):
             import torch
 
             array = array.view(torch.int16)
-        header, data = f"{value.dtype}{tuple(value.shape)}", memoryview(array.numpy()).cast("B")
+        header, data = f"{value.dtype}{tuple(value.shape)}", array.numpy().reshape(-1).view(np.uint8)
     elif isinstance(value, np.ndarray):
         header, data = f"{value.dtype}{value.shape}", value.tobytes()
     elif isinstance(value, dict):

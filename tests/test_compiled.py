@@ -8,6 +8,7 @@ import importlib.util
 import json
 import shutil
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import studies
@@ -38,8 +39,7 @@ def corpus(tiny_corpus_file):
 
 
 def compiled_anew(trials, corpus, **hooks):
-    """What a pack gives whose step is compiled from the very beginning, as a new process would."""
-    torch._dynamo.reset()
+    """What a pack gives whose step is compiled from the very beginning, as on a machine that has never compiled it."""
     trials = tuple(replace(trial, compiled=True) for trial in trials)
     with fresh_cache():
         return packed.run_pack(trials, trials, corpus, **hooks)
@@ -58,12 +58,22 @@ def test_a_compiled_step_is_the_step(size, activation, corpus, in_float64):  # n
 @needs_compiler
 @pytest.mark.slow
 def test_a_step_that_is_compiled_twice_gives_the_same_bits(corpus, tmp_path):
+    """Before and after an interruption, too."""
     trials = a_pack(2)
     expected = compiled_anew(trials, corpus)
     with pytest.raises(train.Interrupted):
         compiled_anew(trials, corpus, partial_path=tmp_path / "pack.pt", should_stop=stop_after(3))
     for outcome, before in zip(compiled_anew(trials, corpus, partial_path=tmp_path / "pack.pt"), expected):
         assert_same(outcome, before)
+
+
+@pytest.mark.slow
+def test_a_process_can_compile_any_number_of_steps(corpus, monkeypatch):
+    """PyTorch's compiler stops at eight versions of a function; a worker trains more trials than that."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    for _ in range(10):
+        (trial,) = a_pack(1, max_iters=1)
+        packed.Stack((replace(trial, compiled=True),), corpus).update(0)
 
 
 @needs_compiler
