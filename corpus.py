@@ -106,6 +106,21 @@ def load_corpus(name: str = "auto", data_dir="data", progress: bool = True) -> C
     return _corpus_from_file(name)
 
 
+def load_recorded(record: dict, given: str = "auto") -> Corpus:
+    """The corpus that a result was made on; a UserError where it is not to be had.
+
+    Args:
+      record: what the result says of it: {label, sha256, ...}.
+      given: where to take it from, as for `load_corpus`; auto is what its label names.
+    """
+    label, digest = record["label"], record["sha256"]
+    name = given if given != "auto" else ("pydoc" if label.startswith("pydoc-") else label)
+    corpus = load_corpus(name)
+    if corpus.text_sha256 != digest:
+        raise UserError(f"the result was made on {label}, SHA-256 {digest[:12]}..., and {name} is another text")
+    return corpus
+
+
 def make_corpus(label: str, text: str) -> Corpus:
     """A corpus of a text that is already at hand."""
     if not text:

@@ -1,6 +1,6 @@
 """What all figures share: one look, one colour and marker per activation, headers, labels that do not collide.
 
-A module of its own, below plot_utils.py and figures_across.py, so that an activation looks the same in all
+A module of its own, below plot_utils.py and the figures_*.py, so that an activation looks the same in all
 of them. Nothing here touches pyplot's global state: figures are `matplotlib.figure.Figure` objects.
 """
 
@@ -27,6 +27,7 @@ INK, QUIET, FAINT = "#222222", "#666666", "#D9D9D9"
 SHADES = "Blues"  # sequential, and still in order when printed in grey
 DIVERGING = "PuOr_r"  # below and above a reference, for colour-blind readers too
 NATS = "nats per character"
+MOST_BANDS = 8  # with more activations than this in a panel, bands would hide each other
 STYLE = {
     "font.family": "DejaVu Sans",
     "font.size": 8,
@@ -247,6 +248,16 @@ def mean_curve(values: np.ndarray, name: str | None = None) -> list:
 
 
 # --- drawing ------------------------------------------------------------------------------------------------
+
+
+def panel_height(count):
+    """Inches for a panel whose `count` lines are named at their ends."""
+    return max(2.3, 0.14 * count + 0.5)
+
+
+def interval_note(ax):
+    """What the title adds where bands were drawn."""
+    return ", 95 % CI over trials" if ax.collections else ""
 
 
 def draw_mean(ax, x, estimates, style, band=True):

@@ -3,10 +3,9 @@
     training_curves(result, folder)             # one of the report's three figures per activation
     python plot_utils.py activations            # all activations with their derivatives
 
-Per activation here: `training_curves`, `reproducibility` and `summary`. Across activations, architectures and
-protocols in figures_across.py (a module of its own because together they are more than one can read at a
-sitting); they are imported here, so that every figure is found under one name. What they share is in
-figure_style.py. A figure that has nothing to show says so in words.
+Per activation here: `training_curves`, `reproducibility` and `summary`. Across activations in figures_across.py,
+and of what the analysis computed in figures_of_analysis.py; they are imported here, so that every figure is found
+under one name. What they share is in figure_style.py. A figure that has nothing to show says so in words.
 """
 
 from pathlib import Path
@@ -45,14 +44,11 @@ from figure_style import (
     within_range,
     write_in_cell,
 )
-from figures_across import (
-    accuracy_against_reproducibility,
-    all_validation_curves,
+from figures_across import accuracy_against_reproducibility, all_validation_curves, pareto, pd_along_training
+from figures_of_analysis import (
     architecture_heatmap,
     disagreement_passage,
     forest,
-    pareto,
-    pd_along_training,
     pd_at_equal_loss,
     published_against_matched,
     sensitivity_against_size,

@@ -181,7 +181,7 @@ def _comparison_plans(cells, margins, part, folder):
 
 
 def _place(cells):
-    """architecture, device and second line of the title, as the figures of figures_across.py take them."""
+    """architecture, device and second line of the title, as the figures of figures_of_analysis.py take them."""
     return cells[0].architecture, cells[0].result["identity"]["device"], study_line([cell.result for cell in cells])
 
 

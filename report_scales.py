@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-import figures_across
+import figures_of_analysis
 import report
 import storage
 from analysis import MEASURES, Cell, Margins, Study, activation_sensitivity
@@ -185,7 +185,7 @@ def _draw(studies, architecture, rows, plots_dir):
         claims[name] = f"{MEASURES[name].label}: {verdict(trend)}" + (change if trend.mean is not None else "")
     cells = [cell for study in studies for cell in study.architectures.get(architecture, ())]
     line, device = study_line([cell.result for cell in cells]), studies[0].identity["device"]
-    return figures_across.sensitivity_against_size(points, claims, plots_dir, architecture, device, line)
+    return figures_of_analysis.sensitivity_against_size(points, claims, plots_dir, architecture, device, line)
 
 
 def _methods():

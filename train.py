@@ -461,7 +461,9 @@ def main(argv=None) -> int:
     if args.sample:
         return sample(args, own)
     if args.verify:
-        return verify(args, own)
+        import verify
+
+        return verify.verify(args.verify, args.trial, args.corpus, own)
     return train_one(args, own)
 
 
@@ -574,54 +576,6 @@ def sample(args, own) -> int:
     return 0
 
 
-def verify(args, own) -> int:
-    """Trains a trial of a result again. 0: every bit is the same; 1: the first difference is named."""
-    import storage
-    from architectures import check_reader_sources
-
-    if not args.verify.exists():
-        raise UserError(f"there is no result {args.verify}")
-    result = storage.read_json(args.verify)
-    if "trials" not in result or "identity" not in result:
-        raise UserError(f"{args.verify} is not a result of one architecture and activation")
-    numbers = [record["trial"] for record in result["trials"]]
-    if args.trial not in numbers:
-        raise UserError(f"{args.verify} has no trial {args.trial}; it has {', '.join(map(str, numbers))}")
-    expected = result["trials"][numbers.index(args.trial)]
-    if result["numerics_version"] != randomness.NUMERICS_VERSION:
-        raise UserError(
-            f"{args.verify} was made with numerics_version {result['numerics_version']}, and this program has"
-            f" {randomness.NUMERICS_VERSION}; check out commit {result['provenance']['git_commit']}"
-        )
-    check_reader_sources(result)
-    cli.check_own_are_used(own, [(result["architecture"], result["activation"])])
-    trial = trial_of_result(result, expected)
-    cli.check_device(trial.device)
-    corpus = _corpus_of_result(result, args.corpus)
-    print(f"training {trial.name}, trial {trial.number} again ({trial.config.max_iters} steps)", flush=True)
-    found = train_again(trial, result["identity"], corpus)["record"]
-    expected = {**expected, "checkpoint": None}
-    difference = storage.first_difference(storage.stable(expected), storage.stable(found))
-    if difference is None:
-        print(f"identical: weights_sha256 {found['weights_sha256']}, and every loss, accuracy and text")
-        return 0
-    print(f"different: {difference} (stored against now)")
-    here = environment_of(trial)
-    elsewhere = storage.first_difference(expected["environment"], here)
-    if elsewhere:
-        print(f"the environments differ, and bits are promised within one only: {elsewhere}")
-    return 1
-
-
-def train_again(trial, identity, corpus) -> dict:
-    """The outcome of a study's trial, from the study's identity: a packed one needs its whole pack."""
-    if trial.pack is None:
-        return run_protocol(trial, corpus)
-    import packed
-
-    return packed.run_pack(packed.pack_of(trial, identity["seed_base"], identity["vary"]), (trial,), corpus)[0]
-
-
 def run_protocol(trial, corpus, **hooks) -> dict:
     """`run_trial`, or its counterpart under the published protocol, or where the step is compiled."""
     if trial.protocol == "published":
@@ -633,34 +587,6 @@ def run_protocol(trial, corpus, **hooks) -> dict:
 
         return packed.run_pack((trial,), (trial,), corpus, **hooks)[0]
     return run_trial(trial, corpus, **hooks)
-
-
-def trial_of_result(result, record) -> Trial:
-    """The identity of a trial, from the result that lists it."""
-    identity = result["identity"]
-    return Trial(
-        architecture=result["architecture"],
-        activation=result["activation"],
-        config=Config(**identity["config"]),
-        number=record["trial"],
-        seed=record["seed"],
-        seeds=record["seeds"],
-        device=identity["device"],
-        protocol=identity["protocol"],
-        pack=identity.get("pack"),
-        compiled=identity.get("compiled", False),
-    )
-
-
-def _corpus_of_result(result, given):
-    import corpus as text
-
-    label, digest = result["corpus"]["label"], result["corpus"]["sha256"]
-    name = given if given != "auto" else ("pydoc" if label.startswith("pydoc") else label)
-    corpus = text.load_corpus(name)
-    if corpus.text_sha256 != digest:
-        raise UserError(f"the result was made on {label}, SHA-256 {digest[:12]}..., and {name} is another text")
-    return corpus
 
 
 if __name__ == "__main__":

@@ -84,6 +84,15 @@ def corpus(tiny_corpus_file):
 
 
 @pytest.fixture
+def in_float64(monkeypatch):
+    """Models are built in float64, so that two ways of computing differ by little more than nothing."""
+    import train
+
+    real = train.build
+    monkeypatch.setattr(train, "build", lambda *arguments: real(*arguments).double())
+
+
+@pytest.fixture
 def run_script(tmp_path):
     """run_script("train.py", "--help", ..., env={...}, cwd=..., timeout=...) -> subprocess.CompletedProcess.
 

@@ -15,6 +15,11 @@ import tempfile
 import time
 from pathlib import Path
 
+import numpy as np
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import packed
 import storage
 import train
 from config_cpu import ConfigCPU
@@ -51,6 +56,48 @@ def a_trial(number=1, activation="relu", vary=("init", "data", "dropout"), devic
     """A trial of CharLM at these sizes but for some changes, as a study with seed 42 would have it."""
     config = ConfigCPU(**{**SIZES, **changes})
     return train.Trial("charlm", activation, config, number, 41 + number, train.stream_seeds(42, number, vary), device)
+
+
+def a_pack(size=3, architecture="charlm", activation="gelu", vary=("init", "data", "dropout"), device="cpu", **changes):
+    """The trials of a pack at these sizes but for some changes."""
+    config = ConfigCPU(**{**SIZES, "eval_interval": 2, **changes})
+    trial = train.Trial(architecture, activation, config, 1, 42, train.stream_seeds(42, 1, vary), device, pack=size)
+    return packed.pack_of(trial, 42, vary)
+
+
+def assert_same(one, other):
+    """Two outcomes of a trial are identical: weights, predictions, curves, and every number of the record but times."""
+    assert storage.first_difference(storage.stable(one["record"]), storage.stable(other["record"])) is None
+    assert one["weights"].keys() == other["weights"].keys()
+    assert all(torch.equal(tensor, other["weights"][name]) for name, tensor in one["weights"].items())
+    assert np.array_equal(one["log_probabilities"], other["log_probabilities"])
+    assert np.array_equal(one["window_loss"], other["window_loss"])
+    assert [step for step, _ in one["curve"]] == [step for step, _ in other["curve"]]
+    assert all(torch.equal(a, b) for (_, a), (_, b) in zip(one["curve"], other["curve"]))
+
+
+def farthest(weights, others):
+    """The largest difference between two models' weights."""
+    assert weights.keys() == others.keys()
+    return max(float((tensor.double() - others[name].double()).abs().max()) for name, tensor in weights.items())
+
+
+def stop_after(steps):
+    """A should_stop that asks for a stop after so many steps of this run."""
+    done = iter(range(1, 1000))
+    return lambda: next(done) >= steps
+
+
+class Reads(TorchDispatchMode):
+    """Counts the values that are read back from tensors: each makes the program wait for a GPU."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
 
 
 class Run:

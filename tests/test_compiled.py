@@ -13,29 +13,16 @@ from functools import partial
 import pytest
 import studies
 import torch
-from test_packed import a_pack, farthest, in_float64  # noqa: F401 - a fixture
-from test_train import assert_same, stop_after
+from studies import a_pack, assert_same, farthest, stop_after
 from torch._inductor.utils import fresh_cache
 
 import cli
 import packed
 import storage
 import train
-from corpus import load_corpus
 from errors import UserError
 
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler (g++) here to compile with")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _as_it_was():
-    yield
-    torch.use_deterministic_algorithms(False)
-
-
-@pytest.fixture(scope="module")
-def corpus(tiny_corpus_file):
-    return load_corpus(str(tiny_corpus_file))
 
 
 def compiled_anew(trials, corpus, **hooks):
@@ -48,7 +35,7 @@ def compiled_anew(trials, corpus, **hooks):
 @needs_compiler
 @pytest.mark.slow
 @pytest.mark.parametrize(("size", "activation"), [(1, "smelu_1"), (2, "gelu")])
-def test_a_compiled_step_is_the_step(size, activation, corpus, in_float64):  # noqa: F811
+def test_a_compiled_step_is_the_step(size, activation, corpus, in_float64):
     trials = a_pack(size, activation=activation, max_iters=3)
     expected = packed.run_pack(trials, trials, corpus)
     for outcome, plain in zip(compiled_anew(trials, corpus), expected):
@@ -71,9 +58,9 @@ def test_a_step_that_is_compiled_twice_gives_the_same_bits(corpus, tmp_path):
 def test_a_process_can_compile_any_number_of_steps(corpus, monkeypatch):
     """PyTorch's compiler stops at eight versions of a function; a worker trains more trials than that."""
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
-    for _ in range(10):
-        (trial,) = a_pack(1, max_iters=1)
-        packed.Stack((replace(trial, compiled=True),), corpus).update(0)
+    (trial,) = a_pack(1, max_iters=1)
+    losses = {packed.Stack((replace(trial, compiled=True),), corpus).update(0).item() for _ in range(10)}
+    assert losses == {packed.Stack((trial,), corpus).update(0).item()}
 
 
 @needs_compiler

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 import studies
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
+from studies import Reads
 
 import benchmark
+import benchmark_gpu
 import engines
 import evaluate
 import run_all_experiments
@@ -38,18 +39,6 @@ def test_the_loop_of_another_device_is_the_same_training(corpus):
     here, there = (train.run_trial(a_trial(device), corpus) for device in ("cpu", "cpu:0"))
     assert storage.first_difference(storage.stable(here["record"]), storage.stable(there["record"])) is None
     assert np.array_equal(here["log_probabilities"], there["log_probabilities"])
-
-
-class Reads(TorchDispatchMode):
-    """Counts the values that are read back from tensors: each makes the program wait for a GPU."""
-
-    def __init__(self):
-        super().__init__()
-        self.count = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.count += func is torch.ops.aten._local_scalar_dense.default
-        return func(*args, **(kwargs or {}))
 
 
 @pytest.mark.parametrize(("device", "expected"), [("cpu", 6), ("cpu:0", 0)])
@@ -252,7 +241,7 @@ def test_the_benchmark_counts_trials_of_all_processes_until_they_do_not_fit(work
     monkeypatch.setattr(multiprocessing, "get_context", lambda method: fork)  # so that the workload is inherited
     monkeypatch.setattr(benchmark, "Workload", workload)
     config = ConfigCPU(**{**studies.SIZES, "max_iters": 60})
-    found = benchmark.trials_per_hour("cpu", config, (1, 2), steps=4)
+    found = benchmark_gpu.trials_per_hour("cpu", config, (1, 2), steps=4)
     if workload is NoRoom:
         assert found == {"trials_per_hour_1_processes": "out of memory"}
     else:
@@ -263,7 +252,7 @@ def test_the_benchmark_counts_trials_of_all_processes_until_they_do_not_fit(work
 def test_the_benchmark_counts_the_trials_of_a_pack(monkeypatch):
     monkeypatch.setattr(multiprocessing, "get_context", lambda method: fork)
     config = ConfigCPU(**{**studies.SIZES, "max_iters": 60})
-    found = benchmark.trials_per_hour_packed("cpu", config, (2, 3), False, steps=4)
+    found = benchmark_gpu.trials_per_hour_packed("cpu", config, (2, 3), False, steps=4)
     assert set(found) == {"trials_per_hour_pack_of_2", "trials_per_hour_pack_of_3"}
     assert all(0 < rate < math.inf for rate in found.values())
 

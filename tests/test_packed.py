@@ -7,9 +7,7 @@ import numpy as np
 import pytest
 import studies
 import torch
-from studies import SIZES
-from test_gpu_path import Reads
-from test_train import assert_same, stop_after
+from studies import SIZES, Reads, a_pack, assert_same, farthest, stop_after
 
 import architectures
 import packed
@@ -20,41 +18,11 @@ import train
 from activations import ACTIVATIONS
 from config import Config
 from config_cpu import ConfigCPU
-from corpus import load_corpus
 from errors import UserError
 
 STREAMS = ("init", "data", "dropout")
 RECURRENT = {"hybridlm", "tinylstm", "gru", "lstm_attention"}
 REFERENCE = studies.ROOT / "results" / "reference" / "matched"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _as_it_was():
-    yield
-    torch.use_deterministic_algorithms(False)
-
-
-@pytest.fixture(scope="module")
-def corpus(tiny_corpus_file):
-    return load_corpus(str(tiny_corpus_file))
-
-
-@pytest.fixture
-def in_float64(monkeypatch):
-    real = train.build
-    monkeypatch.setattr(train, "build", lambda *arguments: real(*arguments).double())
-
-
-def a_pack(size=3, architecture="charlm", activation="gelu", vary=STREAMS, device="cpu", **changes):
-    config = ConfigCPU(**{**SIZES, "eval_interval": 2, **changes})
-    trial = train.Trial(architecture, activation, config, 1, 42, train.stream_seeds(42, 1, vary), device, pack=size)
-    return packed.pack_of(trial, 42, vary)
-
-
-def farthest(weights, others):
-    """The largest difference between two models' weights."""
-    assert weights.keys() == others.keys()
-    return max(float((tensor.double() - others[name].double()).abs().max()) for name, tensor in weights.items())
 
 
 # --- the same training ------------------------------------------------------------------------------------------------

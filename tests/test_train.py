@@ -11,23 +11,11 @@ import studies
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from studies import TINY, a_trial
+from studies import TINY, a_trial, assert_same, stop_after
 
 import storage
 import train
 from errors import RunError
-
-
-def assert_same(one, other):
-    """Two outcomes of a trial are identical: weights, predictions, curves, and every number of the record but times."""
-    assert storage.first_difference(storage.stable(one["record"]), storage.stable(other["record"])) is None
-    assert one["weights"].keys() == other["weights"].keys()
-    assert all(torch.equal(tensor, other["weights"][name]) for name, tensor in one["weights"].items())
-    assert np.array_equal(one["log_probabilities"], other["log_probabilities"])
-    assert np.array_equal(one["window_loss"], other["window_loss"])
-    assert [step for step, _ in one["curve"]] == [step for step, _ in other["curve"]]
-    assert all(torch.equal(a, b) for (_, a), (_, b) in zip(one["curve"], other["curve"]))
-
 
 # --- a pure function --------------------------------------------------------------------------------------------------
 
@@ -108,12 +96,6 @@ def test_the_final_losses_are_those_of_all_windows_and_the_curve_those_of_some(c
 @pytest.fixture(scope="module")
 def undisturbed(corpus):
     return {dtype: train.run_trial(a_trial(dtype=dtype), corpus) for dtype in ("float32", "bfloat16")}
-
-
-def stop_after(steps):
-    """A should_stop that asks for a stop after so many steps of this run."""
-    done = iter(range(1, 1000))
-    return lambda: next(done) >= steps
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
