@@ -12,7 +12,6 @@ passage. Exit status: 0 done, 1 a damaged file or recomputed numbers that differ
 """
 
 import math
-import sys
 from pathlib import Path
 
 import cli
@@ -84,11 +83,13 @@ def main(argv=None) -> int:
             waiting = f": {GO_ON}" if any(cell.n_missing_pairs for cell in study.cells) else ""
             raise UserError(f"{folder} holds no measured pair of trials that could be measured again{waiting}")
         identical = recompute(cells, checkpoints, say=lambda text: print(text, flush=True))
+    import report
+
     document = build(study, others, margins)
     if not args.no_figures:
         plots = args.plots_dir or sibling(folder, "plots")
         document = report_figures.add_figures(document, study, others, margins, plots, checkpoints)
-    write(document, folder)
+    report.publish(document, folder, REPORT_FILES)
     return 0 if identical else 1
 
 
@@ -166,20 +167,6 @@ def build(study, others, margins):
             sections += [found[0], *found[1:2], facts, *found[2:]]
     sections.append(report_facts.methods(margins))
     return Document(report_facts.title(study), report_facts.subtitle(study), [s for s in sections if s is not None])
-
-
-def write(document, folder: Path) -> None:
-    """Prints the document, and writes it into the study's folder."""
-    import report
-    from storage import write_atomically
-
-    if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors="replace")  # a terminal that knows no β still gets the numbers
-    print(report.render_text(document), flush=True)
-    contents = report.render_markdown(document, folder), report.render_html(document)
-    for name, content in zip(REPORT_FILES, contents):
-        write_atomically(folder / name, content.encode())
-    print(f"written: {folder / REPORT_FILES[0]} and {folder / REPORT_FILES[1]}")
 
 
 if __name__ == "__main__":

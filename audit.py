@@ -13,7 +13,6 @@ the verdicts, 2 a mistake in the command.
 """
 
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -167,9 +166,7 @@ def run(studies: Sequence[Path], timing: Path | None = None, output: Path | None
     """
     evidence, (claims, tables) = gather(studies, timing), read_claims()
     answers = [answer(claim, evidence) for claim in claims]
-    if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors="replace")  # a terminal that knows no β still gets the numbers
-    print(audit_document.terminal_text(evidence, claims, answers, tables), flush=True)
+    cli.say(audit_document.terminal_text(evidence, claims, answers, tables))
     if output is not None:
         text = audit_document.markdown(evidence, claims, answers, tables)
         audit_document.draw_figures(evidence, tables, Path(output).parent / audit_document.FIGURES)

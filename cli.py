@@ -67,6 +67,13 @@ def choose_compiled(args, device) -> bool:
     return args.compile == "on" or (args.compile == "auto" and ready)
 
 
+def say(text):
+    """Prints a text, whatever the terminal: one that knows no β still gets the numbers."""
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="replace")
+    print(text, flush=True)
+
+
 # --- a reader's own architecture or activation ----------------------------------------------------------------------
 
 

@@ -14,6 +14,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import cli
+import storage
+
 TEXT_WIDTH = 100
 # A table with so many columns, no more rows, and a cell of so many characters becomes cards on a phone.
 CARD_COLUMNS, CARD_ROWS, CARD_CELL = 5, 24, 15
@@ -405,3 +408,14 @@ def _inline(text):
     text = re.sub(r"(\[[-+\d][^\]]*\])", r'<span class="ci">\1</span>', text)
     text = re.sub(r"(^|[\s(\[>])-(?=\d)", "\\1\N{MINUS SIGN}", text)
     return text.replace("\n", "<br>")
+
+
+# --- where it goes --------------------------------------------------------------------------------------------------
+
+
+def publish(document: Document, folder: Path, names: tuple[str, str]) -> None:
+    """Prints a document, and writes it into a folder as Markdown and HTML, under these two names."""
+    cli.say(render_text(document))
+    for name, content in zip(names, (render_markdown(document, folder), render_html(document))):
+        storage.write_atomically(folder / name, content.encode())
+    print(f"written: {folder / names[0]} and {folder / names[1]}")

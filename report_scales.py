@@ -211,8 +211,5 @@ def run(studies: Sequence[Study], plots_dir: Path | None, draw: bool) -> int:
     """Prints the document of a sweep, and writes it beside the studies' folders; figures go to their plots/."""
     folder = Path(studies[0].folder).parent
     document = build(studies, (plots_dir or storage.sibling(folder, "plots")) if draw else None)
-    print(report.render_text(document), flush=True)
-    for name, content in zip(FILES, (report.render_markdown(document, folder), report.render_html(document))):
-        storage.write_atomically(folder / name, content.encode())
-    print(f"written: {folder / FILES[0]} and {folder / FILES[1]}")
+    report.publish(document, folder, FILES)
     return 0
