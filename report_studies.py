@@ -11,6 +11,7 @@ import analysis
 import storage
 from analysis import MEASURES, Cell, Study
 from errors import UserError
+from figure_style import architecture_label
 from report import Section, Table, decimals_for, listing, plural, with_interval
 from report_tables import PAIRS_METHOD, counted, shown
 from significance import pair_matrix
@@ -59,7 +60,7 @@ def _claim(sensitivities):
     for name, label in (("val_loss", "validation loss"), ("relative_pd", "relative PD")):
         kinds = {a: found[name].verdict.split(",")[0] for a, found in sensitivities.items() if found}
         counts = [(kind, [a for a in kinds if kinds[a] == kind]) for kind in ("sensitive", "insensitive", "undecided")]
-        texts = [f"**{len(names)} {kind}**" + (f" ({listing(names)})" if names else "") for kind, names in counts]
+        texts = [f"**{len(names)} {kind}**" + (f" ({_named(names)})" if names else "") for kind, names in counts]
         claimed = [a for a in CLAIMED_INSENSITIVE if a in kinds]
         refuted = [a for a in claimed if kinds[a] == "sensitive"]
         confirmed = [a for a in claimed if kinds[a] == "insensitive"]
@@ -67,7 +68,7 @@ def _claim(sensitivities):
         if claimed:
             answer = (
                 f"Of the four that the report calls insensitive, {len(claimed)} {'is' if len(claimed) == 1 else 'are'} here:"
-                f" shown to be insensitive: {listing(confirmed)}; shown to be sensitive: {listing(refuted)}."
+                f" shown to be insensitive: {_named(confirmed)}; shown to be sensitive: {_named(refuted)}."
             )
         paragraphs.append(f"By {label}, of {plural(len(kinds), 'architecture')}: {', '.join(texts)}. {answer}")
     paragraphs.append(
@@ -75,6 +76,10 @@ def _claim(sensitivities):
         " Insensitive means here: every difference between two activations is shown to be within the margin of interest."
     )
     return paragraphs
+
+
+def _named(architectures):
+    return listing([architecture_label(name) for name in architectures])
 
 
 # --- the report's protocol, step by step ----------------------------------------------------------------------------
