@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn.modules.dropout import _DropoutNd
+from torch.overrides import TorchFunctionMode
 
 import activations
 import model as parts
@@ -176,9 +177,17 @@ def solve_width(architecture: str, config: Config, vocabulary_size: int) -> int:
 def count_parameters(architecture, config, vocabulary_size, width=None) -> int:
     """The number of parameters, activations aside, at a width (n_embd where None); makes no numbers."""
     entry = architecture_record(architecture)
-    with torch.device("meta"):
+    with torch.device("meta"), _NothingDrawn():
         made = entry.make(_with_width(entry, config, width or config.n_embd), nn.Identity, vocabulary_size, False)
     return sum(parameter.numel() for parameter in made.parameters())
+
+
+class _NothingDrawn(TorchFunctionMode):
+    """Leaves normal_ out: on the meta device there is nothing to fill, yet PyTorch loads its compiler for it, 2 s long."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        return kwargs["tensor"] if function is nn.init.normal_ else function(*args, **kwargs)
 
 
 @cache

@@ -4,6 +4,8 @@ Evaluation is exact and draws no random number: both models of a pair see the sa
 changes nothing in the training. Shapes: W windows of T characters, V characters in the vocabulary.
 """
 
+import functools
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +20,8 @@ WINDOWS_AT_ONCE = 32  # fixed, since a sum's last bits can depend on how many ro
 
 # Greedy continuations, compared by edit distance: T/2 characters after prompts of T/4 from across the validation split.
 N_PROMPTS = 8
+
+PAIRS_AT_ONCE = 32  # compared in one pass over the windows: some tens share what concerns one trial alone
 
 
 @dataclass(frozen=True)
@@ -163,19 +167,20 @@ def compare_trials(targets, members: dict, pairs: list, last_position: bool = Fa
       A list of {trial_a, trial_b, the metrics by name, history, per_window: name -> (W,)}.
     """
     found = []
-    for a, b in pairs:
-        one, other = members[a], members[b]
-        log_p, log_q = _array(one["predictions"]), _array(other["predictions"])
-        values, per_window = metrics.compare(log_p, log_q, targets)
-        values["edit_distance"] = metrics.edit_distance(one["continuations"], other["continuations"])
-        if last_position:
-            ends = metrics.compare_brief(log_p[:, -1:], log_q[:, -1:])
-            values |= {f"{name}_last_position": value for name, value in ends.items()}
-        history = [
-            {"step": step, **metrics.compare_brief(_array(log_a), _array(log_b))}
-            for (step, log_a), (_, log_b) in zip(_curve(one["curve"]), _curve(other["curve"]))
-        ]
-        found.append({"trial_a": a, "trial_b": b, **values, "history": history, "per_window": per_window})
+    curve = functools.lru_cache(2)(lambda number: _curve(members[number]["curve"]))  # few at a time: they are large
+    for start in range(0, len(pairs), PAIRS_AT_ONCE):
+        part = pairs[start : start + PAIRS_AT_ONCE]
+        models = {k: _array(members[k]["predictions"]) for k in itertools.chain.from_iterable(part)}
+        for (a, b), (values, per_window) in zip(part, metrics.compare_pairs(models, part, targets)):
+            values["edit_distance"] = metrics.edit_distance(members[a]["continuations"], members[b]["continuations"])
+            if last_position:
+                ends = metrics.compare_brief(models[a][:, -1:], models[b][:, -1:])
+                values |= {f"{name}_last_position": value for name, value in ends.items()}
+            history = [
+                {"step": step, **metrics.compare_brief(_array(log_a), _array(log_b))}
+                for (step, log_a), (_, log_b) in zip(curve(a), curve(b))
+            ]
+            found.append({"trial_a": a, "trial_b": b, **values, "history": history, "per_window": per_window})
     return found
 
 

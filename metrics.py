@@ -22,6 +22,8 @@ from dataclasses import dataclass
 import numpy as np
 
 LN2 = float(np.log(2.0))
+N_WORK = 5  # arrays to work in, beside those of the models
+CHUNK_BYTES = 16 * 2**20  # that are worked on at a time, more or less
 
 
 @dataclass(frozen=True)
@@ -126,9 +128,8 @@ def symmetric_kl(log_p, log_q):
     inf where exactly one of p and q is zero, its logarithm -inf; a probability that merely underflows does no
     harm. Kullback & Leibler 1951, On information and sufficiency (half of their divergence J).
     """
-    work = np.empty((4, *log_p.shape), np.result_type(log_p, log_q))
-    apart, _ = _apart_and_total(log_p, log_q, work)
-    return _symmetric_kl(apart, log_p, log_q, work[2])
+    apart, _ = _apart_and_total(_exp(log_p), _exp(log_q))
+    return _symmetric_kl(apart, log_p, log_q, np.empty_like(apart))
 
 
 def _symmetric_kl(apart, log_p, log_q, ratio):
@@ -148,8 +149,8 @@ def js_divergence(log_p, log_q):
 
     Lin 1991, Divergence measures based on the Shannon entropy.
     """
-    work = np.empty((6, *log_p.shape), np.result_type(log_p, log_q))
-    return _js_divergence(*_apart_and_total(log_p, log_q, work), work[2:])
+    apart, total = _apart_and_total(_exp(log_p), _exp(log_q))
+    return _js_divergence(apart, total, np.empty((3, *apart.shape), apart.dtype))
 
 
 def _js_divergence(apart, total, work):
@@ -157,33 +158,34 @@ def _js_divergence(apart, total, work):
 
     g(t) = (1 + t) log(1 + t) + (1 - t) log(1 - t). For small t that cancels, and its series stands in:
     t^2 + t^4 / 6 + t^6 / 15 + t^8 / 28 + t^10 / 45 + ... (up to t = 1/4 the rest is below 2e-8 of the sum).
-    work: four arrays (N, V) to work in.
+    Most t of two models that were trained alike are small, and a logarithm costs as much as twenty products.
+    work: three arrays (N, V) to work in.
     """
-    t, u, g, other = work
+    t, u, g = work
     tiny = np.finfo(total.dtype).tiny  # keeps out 0 / 0 and log 0, too small to change anything else
     np.divide(apart, np.add(total, tiny, out=t), out=t)
     np.multiply(t, t, out=u)
-    np.add(1, t, out=other)
-    np.multiply(other, np.log(other, out=g), out=g)
-    np.subtract(1, t, out=t)
-    np.log(np.maximum(t, tiny, out=other), out=other)
-    g += np.multiply(t, other, out=other)
-    series = np.divide(u, 45, out=other)
+    np.divide(u, 45, out=g)
     for coefficient in (1 / 28, 1 / 15, 1 / 6, 1):
-        series += coefficient
-        series *= u
-    return np.einsum("ij,ij->i", np.where(u < 1 / 16, series, g), total) / 4
+        g += coefficient
+        g *= u
+    large = np.flatnonzero(u >= 1 / 16)
+    t = t.reshape(-1)[large]
+    g.reshape(-1)[large] = (1 + t) * np.log(1 + t) + (1 - t) * np.log(np.maximum(1 - t, tiny))
+    return np.einsum("ij,ij->i", g, total) / 4
 
 
-def _apart_and_total(log_p, log_q, work):
-    """|p - q| and p + q, in the first two of the arrays (N, V) of work; they need the next two as well."""
-    apart, total, p, q = work[:4]
-    with np.errstate(invalid="ignore", over="ignore"):  # logits, mistaken for log-probabilities
-        np.exp(log_p, out=p)
-        np.exp(log_q, out=q)
-        np.add(p, q, out=total)
-        np.abs(np.subtract(p, q, out=apart), out=apart)
-    return apart, total
+def _exp(log_p, out=None):
+    """e to log_p; inf and NaN where what is given are logits, mistaken for log-probabilities: see `_checked_sum`."""
+    with np.errstate(over="ignore"):
+        return np.exp(log_p, out=out)
+
+
+def _apart_and_total(p, q, apart=None, total=None):
+    """|p - q| and p + q, in arrays (N, V) to be given, or new ones."""
+    with np.errstate(invalid="ignore", over="ignore"):  # as in _exp
+        apart = np.subtract(p, q, out=apart)
+        return np.abs(apart, out=apart), np.add(p, q, out=total)
 
 
 def top_indices(log_p, k, rest=None):
@@ -299,32 +301,104 @@ def accuracy(log_p, targets):
     return float(np.mean(np.argmax(log_p, axis=-1) == targets))
 
 
-# --- a pair of models, window by window
+# --- pairs of models, window by window
 
 
-def compare(log_p, log_q, targets, *, chunk_windows=8):
-    """Every measure of a pair but `edit_distance`, in one pass: (metrics, per_window).
+@dataclass(frozen=True)
+class _Said:
+    """What one model says at N positions."""
 
-    log_p, log_q: (W, T, V) log-probabilities. targets: (W, T) integers, the true next characters.
-    metrics: name -> float, int or None, in the order of METRICS. per_window: name -> (W,) float64, for MEANS.
-    Not a bit depends on chunk_windows, how many windows are worked on at a time: means are taken over the
-    positions of each window, and then over windows.
+    log_p: np.ndarray  # (N, V)
+    p: np.ndarray  # (N, V)
+    top: np.ndarray  # (N, 5), the most likely characters
+    log_p_true: np.ndarray  # (N,) float64
+
+
+def compare(log_p, log_q, targets, *, chunk_windows=None):
+    """Every measure of a pair but `edit_distance`, in one pass: (metrics, per_window). See `compare_pairs`."""
+    return compare_pairs({0: log_p, 1: log_q}, [(0, 1)], targets, chunk_windows=chunk_windows)[0]
+
+
+def compare_pairs(models, pairs, targets, *, chunk_windows=None):
+    """Every measure but `edit_distance` of pairs of models, in one pass over the windows.
+
+    What concerns one model alone (its probabilities, its most likely characters) is computed once for all of its pairs.
+
+    Args:
+      models: name -> (W, T, V) log-probabilities.
+      pairs: list of (name, name).
+      targets: (W, T) integers, the true next characters.
+      chunk_windows: how many windows are worked on at a time; None: as many as fit CHUNK_BYTES. Not a bit depends on it:
+        means are taken over the positions of each window, and then over windows.
+
+    Returns:
+      A list of (metrics, per_window), one for each pair. metrics: name -> float, int or None, in the order of METRICS.
+      per_window: name -> (W,) float64, for MEANS.
+
+    Raises:
+      ValueError: shapes that do not fit, or numbers that are no log-probabilities.
     """
-    _check(log_p, log_q, targets)
-    n_windows, length, v = log_p.shape
-    windows = {name: np.empty(n_windows) for name in (*MEANS, "apart", "total", "loss_p", "loss_q")}
-    labels, rights = np.zeros(1 + 2 * v, np.int64), np.zeros(1 + 2 * 2, np.int64)
-    for chunk, a, b, work in _chunks(log_p, log_q, chunk_windows, 6):
+    for a, b in pairs:
+        _check(models[a], models[b], targets)
+    models = {name: models[name] for name in dict.fromkeys(name for pair in pairs for name in pair)}
+    if not models:
+        return []
+    n_windows, length, v = targets.shape + next(iter(models.values())).shape[2:]
+    dtype = np.result_type(*models.values(), np.float32)
+    chunk_windows = min(chunk_windows or _chunk_windows(len(models), length * v * dtype.itemsize), n_windows)
+    names = (*MEANS, "apart", "total", "loss_p", "loss_q")
+    windows = [{name: np.empty(n_windows) for name in names} for _ in pairs]
+    labels = np.zeros((len(pairs), 1 + 2 * v), np.int64)
+    rights = np.zeros((len(pairs), 1 + 2 * 2), np.int64)
+    # the same memory for every chunk: new arrays, which the system hands out cleared and takes back, cost half again
+    work = np.empty((N_WORK, chunk_windows * length, v), dtype)
+    probabilities = {name: np.empty_like(work[0]) for name in models}
+    for start in range(0, n_windows, chunk_windows):
+        chunk = slice(start, start + chunk_windows)
         y = np.asarray(targets[chunk]).reshape(-1)
-        values, top_a, top_b = _measure(a, b, y, work)
-        labels += _tally(top_a, top_b, v)
-        rights += _tally(top_a == y, top_b == y, 2)
-        for name, value in values.items():
-            windows[name][chunk] = _window_means(value, length)
+        n = len(y)
+        said = {name: _said(log_p[chunk], y, probabilities[name][:n], work[0, :n]) for name, log_p in models.items()}
+        for index, (a, b) in enumerate(pairs):
+            one, other = said[a], said[b]
+            labels[index] += _tally(one.top[:, 0], other.top[:, 0], v)
+            rights[index] += _tally(one.top[:, 0] == y, other.top[:, 0] == y, 2)
+            for name, value in _measure(one, other, work[:, :n]).items():
+                windows[index][name][chunk] = _window_means(value, length)
+    return [_summed_up(windows[i], labels[i], rights[i], n_windows * length) for i in range(len(pairs))]
+
+
+def _chunk_windows(n_models, window_bytes):
+    """How many windows of all models (log-probabilities and probabilities) and of the work arrays fit CHUNK_BYTES."""
+    return max(1, CHUNK_BYTES // ((2 * n_models + N_WORK) * window_bytes))
+
+
+def _said(log_p, y, p, work):
+    """A model's chunk (n, T, V); p and work: arrays (N, V), to hold its probabilities and to work in."""
+    log_p = np.ascontiguousarray(log_p, p.dtype).reshape(p.shape)
+    return _Said(log_p, _exp(log_p, p), top_indices(log_p, 5, work), _at(log_p, y))
+
+
+def _measure(one, other, work):
+    """Two models' measures in a chunk, name -> (N,)."""
+    apart, total = _apart_and_total(one.p, other.p, work[0], work[1])
+    values = {"apart": apart.sum(axis=1), "total": _checked_sum(total)}
+    values["symmetric_kl"] = _symmetric_kl(apart, one.log_p, other.log_p, work[2])
+    values["js_divergence"] = _js_divergence(apart, total, work[2:])
+    values["top1_disagreement"] = one.top[:, 0] != other.top[:, 0]
+    values["top3_overlap"] = topk_overlap(one.top, other.top, 3)
+    values["top5_overlap"] = topk_overlap(one.top, other.top, 5)
+    values["loss_p"], values["loss_q"] = -one.log_p_true, -other.log_p_true
+    values["shamir_relative_pd"] = shamir_difference(one.log_p_true, other.log_p_true)
+    values["ensemble_gain"] = ensemble_gain(one.log_p_true, other.log_p_true)
+    return values
+
+
+def _summed_up(windows, labels, rights, n):
+    """(metrics, per_window) of a pair: from its windows' means, the two tallies, and the number of positions."""
     windows["relative_pd"] = windows["apart"] / windows["total"]
     per_window = {name: windows[name] for name in MEANS}
     metrics = {name: float(x.mean()) if np.isfinite(x).all() else None for name, x in per_window.items()}
-    n, agreements = n_windows * length, int(labels[0])
+    agreements = int(labels[0])
     metrics["relative_pd"] = float(windows["apart"].sum() / windows["total"].sum())
     metrics["top1_disagreement"] = (n - agreements) / n
     metrics["prediction_differences"], metrics["total_predictions"] = n - agreements, n
@@ -334,51 +408,24 @@ def compare(log_p, log_q, targets, *, chunk_windows=8):
     return {name: metrics[name] for name in METRICS if name in metrics}, per_window
 
 
-def compare_brief(log_p, log_q, *, chunk_windows=8):
+def compare_brief(log_p, log_q):
     """{relative_pd, top1_disagreement}: the same bits as from `compare`, in a quarter of its time."""
     _check(log_p, log_q)
-    n_windows, length, _ = log_p.shape
+    n_windows, length, v = log_p.shape
+    dtype = np.result_type(log_p, log_q, np.float32)
+    chunk_windows = min(_chunk_windows(2, length * v * dtype.itemsize), n_windows)
+    work = np.empty((4, chunk_windows * length, v), dtype)
     sums, differences = np.empty((2, n_windows)), 0
-    for chunk, a, b, work in _chunks(log_p, log_q, chunk_windows, 4):
-        apart, total = _apart_and_total(a, b, work)
+    for start in range(0, n_windows, chunk_windows):
+        chunk = slice(start, start + chunk_windows)
+        a, b = (np.ascontiguousarray(x[chunk], dtype).reshape(-1, v) for x in (log_p, log_q))
+        p, q, *rest = work[:, : len(a)]
+        apart, total = _apart_and_total(_exp(a, p), _exp(b, q), *rest)
         sums[0, chunk] = _window_means(apart.sum(axis=1), length)
         sums[1, chunk] = _window_means(_checked_sum(total), length)
         differences += int(np.count_nonzero(a.argmax(axis=1) != b.argmax(axis=1)))
     relative_pd = float(sums[0].sum() / sums[1].sum())
     return {"relative_pd": relative_pd, "top1_disagreement": differences / (n_windows * length)}
-
-
-def _chunks(log_p, log_q, chunk_windows, n_work):
-    """Chunk by chunk: its windows (a slice), both models' rows (N, V), and n_work arrays (N, V) to work in.
-
-    The arrays to work in are the same memory for every chunk: allocating new ones, which the system hands out
-    cleared and takes back, costs half the time again.
-    """
-    n_windows, length, v = log_p.shape
-    dtype = np.result_type(log_p, log_q, np.float32)
-    work = np.empty((n_work, min(chunk_windows, n_windows) * length, v), dtype)
-    for start in range(0, n_windows, chunk_windows):
-        chunk = slice(start, start + chunk_windows)
-        a, b = (np.ascontiguousarray(x[chunk], dtype).reshape(-1, v) for x in (log_p, log_q))
-        yield chunk, a, b, work[:, : len(a)]
-
-
-def _measure(log_p, log_q, y, work):
-    """A chunk's measures, name -> (N,), and both models' most likely characters, (N,) each."""
-    apart, total = _apart_and_total(log_p, log_q, work)
-    spare = work[2:]
-    values = {"apart": apart.sum(axis=1), "total": _checked_sum(total)}
-    values["js_divergence"] = _js_divergence(apart, total, spare)
-    values["symmetric_kl"] = _symmetric_kl(apart, log_p, log_q, spare[0])
-    top_p, top_q = top_indices(log_p, 5, spare[0]), top_indices(log_q, 5, spare[0])
-    values["top1_disagreement"] = top_p[:, 0] != top_q[:, 0]
-    values["top3_overlap"] = topk_overlap(top_p, top_q, 3)
-    values["top5_overlap"] = topk_overlap(top_p, top_q, 5)
-    true_p, true_q = _at(log_p, y), _at(log_q, y)
-    values["loss_p"], values["loss_q"] = -true_p, -true_q
-    values["shamir_relative_pd"] = shamir_difference(true_p, true_q)
-    values["ensemble_gain"] = ensemble_gain(true_p, true_q)
-    return values, top_p[:, 0], top_q[:, 0]
 
 
 def _at(log_p, y):

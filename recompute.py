@@ -60,80 +60,114 @@ def recompute(cells: Sequence[Cell], checkpoints_dir: Path, say=print) -> bool:
     block_size = cells[0].result["identity"]["config"]["block_size"]
     engine = LocalEngine(min(WORKERS, usable_cpus()), Context(corpus, block_size))
     try:
-        return all(_recompute_cell(engine, cell, checkpoints_dir, say) for cell in cells)
+        with tempfile.TemporaryDirectory() as folder:
+            return _recompute(engine, cells, checkpoints_dir, Path(folder), say)
     finally:
         engine.close()
 
 
-def _recompute_cell(engine, cell, checkpoints_dir, say):
-    name = f"{cell.architecture} with {cell.activation}"
-    paths = {number: checkpoint_path(checkpoints_dir, cell, number) for number in cell.numbers}
-    for number, path in paths.items():
-        found = storage.weights_sha256(storage.read_checkpoint(path)["model"])
-        if found != cell.trials[number]["weights_sha256"]:
-            say(f"recomputed {name}: DIFFERENT, {path} holds other weights than the result of trial {number} says")
-            return False
-    with tempfile.TemporaryDirectory() as folder:
-        device = cell.result["identity"]["device"]
-        predictions = _predict(engine, name, paths, device, Path(folder))
-        pairs = _compare(engine, name, cell, paths, predictions)
-    stored = {(pair["trial_a"], pair["trial_b"]): pair for pair in cell.pairs}
-    worst, count, first = 0.0, 0, None
-    for key, pair in sorted(pairs.items()):
-        difference, largest, n = _difference(stored[key], pair, cell.arrays or {}, key)
-        first, worst, count = first or difference, max(worst, largest), count + n
-    if first is None:
-        say(f"recomputed {name}: identical, {len(pairs)} pairs, {count:,} numbers")
-    else:
-        say(f"recomputed {name}: DIFFERENT, first {first} (stored against now); largest difference {worst:.3g}")
-    return first is None
+def _recompute(engine, cells, checkpoints_dir, folder, say):
+    """The comparisons of a cell follow its last prediction, while the next cell's models predict: no worker waits."""
+    owner, files, pairs = {}, {}, {}  # task name -> (cell, trial or None); the others by cell
+    identical = True
 
+    def submit(index, number, task, first=False):
+        owner[task.name] = index, number
+        engine.submit(task, first)
 
-def _finish(engine):
-    """name -> result of every submitted task, as they end; a RunError names the first that fails."""
+    for index, cell in enumerate(cells):
+        paths = {number: checkpoint_path(checkpoints_dir, cell, number) for number in cell.numbers}
+        if other := _other_weights(cell, paths):
+            say(f"recomputed {_name(cell)}: DIFFERENT, {other}")
+            identical = False
+            continue
+        if not cell.pairs:
+            say(f"recomputed {_name(cell)}: no pair is stored")
+            continue
+        files[index], pairs[index] = {}, {}
+        for number in _in_pairs(cell):
+            submit(index, number, _prediction(cell, number, paths[number]))
     while not engine.idle:
         for kind, task, payload in engine.events():
             if kind == "failed":
                 raise RunError(f"{task.name} failed: {payload}")
-            if kind == "done":
-                yield task.name, payload
+            if kind != "done":
+                continue
+            index, number = owner[task.name]
+            cell = cells[index]
+            if number is not None:
+                files[index][number] = folder / f"{index}_{number}.npy"
+                np.save(files[index][number], payload)
+                if len(files[index]) == len(_in_pairs(cell)):
+                    for comparison in _comparisons(cell, checkpoints_dir, files[index]):
+                        submit(index, None, comparison, first=True)
+                continue
+            pairs[index] |= {(pair["trial_a"], pair["trial_b"]): pair for pair in payload}
+            if len(pairs[index]) == len(cell.pairs):
+                identical &= _verdict(cell, pairs.pop(index), say)
+                for path in files.pop(index).values():
+                    path.unlink()
+    return identical
 
 
-def _predict(engine, name, paths, device, folder):
-    """number -> file with the model's predictions."""
+def _name(cell):
+    return f"{cell.architecture} with {cell.activation}"
+
+
+def _in_pairs(cell):
+    """The trials of the stored pairs."""
+    return sorted({number for pair in cell.pairs for number in (pair["trial_a"], pair["trial_b"])})
+
+
+def _other_weights(cell, paths):
+    """Which checkpoint holds another model than its trial's, in words; None where none does."""
+    for number, path in paths.items():
+        found = storage.weights_sha256(storage.read_checkpoint(path)["model"])
+        if found != cell.trials[number]["weights_sha256"]:
+            return f"{path} holds other weights than the result of trial {number} says"
+    return None
+
+
+def _prediction(cell, number, path):
     from engines import Task
 
-    for number, path in paths.items():
-        arguments = {"checkpoint": str(path), "device": device}
-        engine.submit(Task(f"predictions of {name}, trial {number}", "predict", arguments))
-    files = {}
-    for task, log_p in _finish(engine):
-        number = int(task.rsplit(" ", 1)[1])
-        files[number] = folder / f"{number}.npy"
-        np.save(files[number], log_p)
-    return files
+    arguments = {"checkpoint": str(path), "device": cell.result["identity"]["device"]}
+    return Task(f"predictions of {_name(cell)}, trial {number}", "predict", arguments)
 
 
-def _compare(engine, name, cell, paths, predictions):
-    """(trial_a, trial_b) -> the pair as measured now, for every stored pair."""
+def _comparisons(cell, checkpoints_dir, predictions):
+    """A task for each worker: together, every stored pair of the cell."""
     from engines import Task
 
     keys = [(pair["trial_a"], pair["trial_b"]) for pair in cell.pairs]
-    size = max(1, -(-len(keys) // (4 * WORKERS)))  # a few tasks for each worker, so that both end together
+    size = max(1, -(-len(keys) // WORKERS))
     for start in range(0, len(keys), size):
         part = keys[start : start + size]
         members = {
             k: {
                 "predictions": str(predictions[k]),
-                "curve": str(paths[k]),
+                "curve": str(checkpoint_path(checkpoints_dir, cell, k)),
                 "continuations": cell.trials[k]["continuations"],
             }
             for k in sorted(set(itertools.chain.from_iterable(part)))
         }
         last = cell.result["identity"]["protocol"] == "published"
         arguments = {"members": members, "pairs": part, "last_position": last}
-        engine.submit(Task(f"pairs of {name} from {start}", "compare", arguments))
-    return {(p["trial_a"], p["trial_b"]): p for _, pairs in _finish(engine) for p in pairs}
+        yield Task(f"pairs of {_name(cell)} from {start}", "compare", arguments)
+
+
+def _verdict(cell, pairs, say):
+    """Says, and returns, whether the pairs measured now are the stored ones."""
+    stored = {(pair["trial_a"], pair["trial_b"]): pair for pair in cell.pairs}
+    worst, count, first = 0.0, 0, None
+    for key, pair in sorted(pairs.items()):
+        difference, largest, n = _difference(stored[key], pair, cell.arrays or {}, key)
+        first, worst, count = first or difference, max(worst, largest), count + n
+    if first is None:
+        say(f"recomputed {_name(cell)}: identical, {len(pairs)} pairs, {count:,} numbers")
+    else:
+        say(f"recomputed {_name(cell)}: DIFFERENT, first {first} (stored against now); largest difference {worst:.3g}")
+    return first is None
 
 
 def _difference(stored, now, arrays, key):

@@ -134,8 +134,11 @@ def _does_it_matter(cells, sensitivity):
     texts = []
     for name in ("val_loss", "relative_pd"):
         found = sensitivity[name]
-        spread = with_interval(found.between_sd, decimals_for(found.between_sd, MEASURES[name].decimals))
-        texts.append(f"{IN_TEXT[name]} **{found.verdict}** (between-activation SD {spread}; {found.reason})")
+        why = found.reason
+        if found.between_sd.mean is not None:
+            spread = with_interval(found.between_sd, decimals_for(found.between_sd, MEASURES[name].decimals))
+            why = f"between-activation SD {spread}; {why}"
+        texts.append(f"{IN_TEXT[name]} **{found.verdict}** ({why})")
     return f"All {len(cells)} activations together: {'; '.join(texts)}."
 
 

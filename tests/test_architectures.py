@@ -3,6 +3,9 @@
 import math
 import random
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -20,6 +23,7 @@ from errors import UserError
 from model import Dropout
 from model_checks import Case, check, tiny_config
 
+ROOT = Path(__file__).resolve().parent.parent
 V = 65
 GRID = [(one, other) for one in ARCHITECTURES for other in ACTIVATIONS if supports(one, other) is None]
 SIZES = {"cpu": ConfigCPU(), "full": Config()}
@@ -68,6 +72,19 @@ def test_architectures_are_as_large_as_charlm(architecture, size):
     if size == "cpu":
         model = build_model(architecture, "gelu", config, V)
         assert model.sizes == {"width": width, "n_parameters": found, "n_parameters_charlm": target}
+
+
+def test_counting_parameters_makes_no_numbers_and_does_not_load_a_compiler():
+    program = (
+        "import sys, torch, config, architectures as a\n"
+        "before = torch.get_rng_state()\n"
+        "print(a.count_parameters('charlm', config.Config(), 65, 4608))\n"
+        "print(torch.equal(before, torch.get_rng_state()), 'torch._dynamo' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    count, rest = done.stdout.split("\n", 1)
+    assert int(count) > 1e9  # 4 GB of float32 numbers, if there were any
+    assert rest.split() == ["True", "False"]
 
 
 @pytest.mark.parametrize("architecture", [name for name, entry in ARCHITECTURES.items() if entry.takes_gated])
