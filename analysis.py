@@ -167,6 +167,8 @@ def sd_estimate(cell: Cell, name: str) -> Estimate:
     from scipy.special import gammaincinv
 
     sd, df = float(np.std(found, ddof=1)), n - 1
+    if sd == 0:
+        return Estimate(0.0, None, n, None, None, df, None, method, "all values are equal")
     low, high = (sd * math.sqrt(df / (2 * float(gammaincinv(df / 2, tail)))) for tail in (0.975, 0.025))
     return Estimate(sd, None, n, low, high, df, None, method)
 
@@ -303,6 +305,20 @@ def loss_at_step(cell: Cell, step: int, split: str = "val") -> Estimate:
     """Mean loss of the trials at a step of training, on the curve windows."""
     at = [point[f"{split}_loss"] for t in cell.trials.values() for point in t["history"] if point["step"] == step]
     return truncated(significance.mean_interval(at), "val_loss")
+
+
+def along_training(cells: Sequence[Cell], name: str) -> list[tuple[int, float]]:
+    """(step, mean over cells of the mean over pairs) of a pair metric on the curve windows, where every pair has it."""
+    curves = [
+        [
+            {point["step"]: point[name] for point in pair["history"] if point.get(name) is not None}
+            for pair in cell.pairs
+        ]
+        for cell in cells
+        if cell.pairs
+    ]
+    common = set.intersection(*({*curve} for pairs in curves for curve in pairs)) if curves else ()
+    return [(step, float(np.mean([np.mean([c[step] for c in pairs]) for pairs in curves]))) for step in sorted(common)]
 
 
 def pair_history(cell: Cell, pair: dict, name: str) -> list[tuple[float, float]]:

@@ -49,6 +49,7 @@ def parser():
         "--scales", nargs="+", type=Path, metavar="STUDY", help="sensitivity against size, of a sweep's studies"
     )
     p.add_argument("--audit", nargs="+", type=Path, metavar="STUDY", help="check the report's claims on these studies")
+    cli.add_file_options(p)  # for --recompute, and the figure of a passage
     return p
 
 
@@ -64,10 +65,12 @@ def main(argv=None) -> int:
         import report_scales
 
         return report_scales.run([read_study(path) for path in args.scales], args.plots_dir, not args.no_figures)
+    user_files, own = cli.load_user_files(args)
     margins = margins_given(args)
     folder = study_folder(args)
     study = read_study(folder)
     others = [read_study(path) for path in args.compare or [] if path.resolve() != folder.resolve()]
+    cli.check_own_are_used(own, [(cell.architecture, cell.activation) for cell in study.cells])
     checkpoints = args.checkpoints_dir or sibling(folder, "checkpoints")
     if not args.no_figures:
         import report_figures
@@ -82,7 +85,7 @@ def main(argv=None) -> int:
         if not cells:
             waiting = f": {GO_ON}" if any(cell.n_missing_pairs for cell in study.cells) else ""
             raise UserError(f"{folder} holds no measured pair of trials that could be measured again{waiting}")
-        identical = recompute(cells, checkpoints, say=lambda text: print(text, flush=True))
+        identical = recompute(cells, checkpoints, user_files, say=lambda text: print(text, flush=True))
     import report
 
     document = build(study, others, margins)

@@ -301,12 +301,22 @@ def _loss_and_pd(evidence):
     n = min(len(cell.trials) for cell in cells_of(evidence, "matched", REPORT))
     lines = ["## Loss and reproducibility, side by side", ""]
     lines += _paragraph(
-        "A model that has learnt less predicts closer to the frequencies of the characters, and so do its twins: they"
-        " agree more without being more reproducible in any useful sense (two untrained models agree almost perfectly)."
-        f" So a lower PD counts for little where the loss is higher. The matched study, n = {n} trials, 95 % intervals;"
-        " equal loss is read off the curves, linear between their points:"
+        f"How far two models agree depends on how far they have learnt: {_with_training(evidence)}. So a PD says little"
+        f" without the loss beside it. The matched study, n = {n} trials, 95 % intervals; equal loss is read off the"
+        " curves, linear between their points, for each activation and ReLU at the lowest loss that both reach:"
     )
     return [*lines, *table, *_paragraph(_movement(evidence))]
+
+
+def _with_training(evidence):
+    """How relative PD changes from the first to the last point of the curves."""
+    path = analysis.along_training(cells_of(evidence, "matched", REPORT), "relative_pd")
+    (first, before), (last, after) = path[0], path[-1]
+    kind = "falls" if after < before else "rises"
+    return (
+        f"averaged over the activations relative PD {kind} from {before:.4f} at step {first} to {after:.4f} at step"
+        f" {last} (curve windows, {len(path)} points)"
+    )
 
 
 def _movement(evidence):
@@ -324,13 +334,12 @@ def _movement(evidence):
         kind.append(activation_label(name))
     parts = []
     if opposite:
-        parts.append(f"Against ReLU, loss and PD part in opposite directions for {', '.join(opposite)}")
+        parts.append(f"one lower and the other higher for {', '.join(opposite)}")
     if together:
-        parts.append(f"in the same direction for {', '.join(together)}")
+        parts.append(f"both lower or both higher for {', '.join(together)}")
     if open_:
-        parts.append(f"at least one of the two differences is not shown for {', '.join(open_)}")
-    text = "; ".join(parts) + "."
-    return text[0].upper() + text[1:]
+        parts.append(f"not both shown to differ for {', '.join(open_)}")
+    return f"Loss and PD against ReLU's are {'; '.join(parts)}."
 
 
 VERDICT_NOTES = {
@@ -379,7 +388,9 @@ def _how():
         *lines,
         *_paragraph(
             "To repeat it: `python run_all_experiments.py --protocol published --trials 2`, `python"
-            " run_all_experiments.py`, `python audit_timing.py`, then `python audit.py results/published results"
-            " --timing results/timing.json`."
+            " run_all_experiments.py`, `python run_all_experiments.py --architectures"
+            " charlm,minigpt,nanotransformer,hybridlm,convlm,tinylstm --trials 5 --results-dir results/architectures`, `python"
+            " audit_timing.py --repeats 4 --steps 12 --full-steps 2`, then `python audit.py results/published results"
+            " results/architectures --timing results/timing.json`."
         ),
     ]

@@ -36,13 +36,19 @@ STRONGEST_FIRST = ("contradicted", "artefact of the protocol", "not reproduced",
 
 
 @claim_test
-def both(evidence, reported, parts) -> Answer:
-    """Do all parts of a claim hold? parts: list of {test, figures, with}."""
+def both(evidence, reported, parts, claimed_at=None) -> Answer:
+    """Do all parts of a claim hold? parts: list of {test, figures, with}.
+
+    claimed_at: a size that is not that of the studies. What they contradict is then contradicted for their size only.
+    """
     answers = [TESTS[part["test"]](evidence, part.get("figures"), **part["with"]) for part in parts]
     verdict = min((answer.verdict for answer in answers), key=STRONGEST_FIRST.index)
     decisive = [answer.why for answer in answers if verdict in ("reproduced", answer.verdict)]
     needs = [answer.trials_needed for answer in answers if answer.verdict == verdict == "undecided"]
     needed = max(needs) if needs and None not in needs else None
+    if verdict == "contradicted" and claimed_at:
+        verdict = "not reproduced"
+        decisive.append(f"The report says it of models {claimed_at}, these are smaller.")
     return Answer(verdict, "; ".join(answer.ours for answer in answers), " ".join(decisive), needed)
 
 
@@ -284,7 +290,7 @@ def time_cost(evidence, reported, of, than, tolerance) -> Answer:
     names = f"{labels([of])} against {labels([than])}"
     if percent.low is None:
         return Answer("undecided", ours, f"{names}: {percent.reason}.")
-    if reported - tolerance <= percent.low and percent.high <= reported + tolerance:
+    if max(reported - tolerance, 0) < percent.low and percent.high <= reported + tolerance:
         return Answer("reproduced", ours, f"{names}: the cost is within {tolerance:g} points of the report's.")
     if percent.high < 0:
         return Answer("contradicted", ours, f"{names}: it is faster, not slower.")
@@ -296,8 +302,12 @@ def time_cost(evidence, reported, of, than, tolerance) -> Answer:
 
 
 @claim_test
-def step_time(evidence, reported, size, factor) -> Answer:
-    """Does a step, or a trial, take as long as the report says? size: config, full_config, trial, or their ratio."""
+def step_time(evidence, reported, size, factor, small_step_s=None) -> Answer:
+    """Does a step, or a trial, take as long as the report says? size: config, full_config, trial, or their ratio.
+
+    Seconds belong to a processor. Only the full-size step is held to the report's own processor: by small_step_s, what
+    the small model's step takes there.
+    """
     timing = timing_of(evidence)
     small = np.median([np.median(kinds["published_step_s"]) for kinds in timing["activations"].values()])
     large = timing["full_size"] and np.median(timing["full_size"]["published_step_s"])
@@ -309,17 +319,23 @@ def step_time(evidence, reported, size, factor) -> Answer:
     n = len(timing["full_size"]["published_step_s"]) if size == "full_config" else timing["repeats"]
     ours = f"{found:,.2f}{unit}" if found < 10 else f"{found:,.0f}{unit}"
     ours += f"; n = {n}, one thread of {timing['environment']['cpu']}"
-    if 1 / factor <= found / reported <= factor:
+    expected = large / small * small_step_s if size == "full_config" else found
+    if 1 / factor <= expected / reported <= factor:
         return Answer("reproduced", ours, f"Within a factor of {factor:g}, on another processor.")
     if size in ("config", "trial"):
-        why = f"Seconds belong to a processor, and this one is further than a factor of {factor:g} away from the report's."
+        why = (
+            f"Seconds belong to a processor, and this one is further than a factor of {factor:g} away from the report's"
+        )
+        why += " (one thread, loss estimates included)."
         return Answer("untested", ours, why)
     first = audit_timing.first_full_step_seconds(timing)
-    why = f"A step takes {large:,.0f} s. The loss estimate before the first step is"
+    why = f"It takes {large / small:,.0f} times as long as the small model's"
+    if size == "full_config":
+        why += f", so about {expected:,.0f} s where that one takes {small_step_s:g} s"
     why += (
-        f" {2 * timing['full_config']['eval_iters']} batches; with it the first step takes {first:,.0f} s, which may be"
+        f". The loss estimate before the first step is {2 * timing['full_config']['eval_iters']} batches; with it the"
     )
-    why += " what was timed."
+    why += f" first step takes {first:,.0f} s here, which may be what was timed."
     return Answer("contradicted", ours, why)
 
 

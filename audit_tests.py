@@ -181,7 +181,7 @@ def loss_caveat(evidence: Evidence, of: Sequence[str], than: str, pd_relation: s
         return ""
     names = of if pd_relation == "lower" else [than]
     text = f" But {labels(names)} {'has' if len(names) == 1 else 'have'} the higher loss"
-    text += f" (by {abs(loss.difference.mean):.4f} nats), and models that have learnt less agree more"
+    text += f" (by {abs(loss.difference.mean):.4f} nats), and PD depends on how far models have learnt"
     at_loss = difference_at_equal_loss(cells_of(evidence, role, of), cells_of(evidence, role, [than])[0])
     if at_loss is None:
         return text + "."
@@ -214,7 +214,8 @@ def repeats_under_protocol(evidence: Evidence, pairs: Sequence[tuple[str, str]],
 
 
 def needed_text(needed: int | None) -> str:
-    return f"; about {needed} trials would decide" if needed else ""
+    """The number to two digits: it comes from estimated variances."""
+    return f"; about {float(f'{needed:.2g}'):,.0f} trials would decide" if needed else ""
 
 
 @claim_test
@@ -285,13 +286,17 @@ def judge_order(pairs, comparisons, margin, better) -> tuple[str, str, int | Non
     settled = [significance.verdict(c, margin, p, family=family) for c, p in zip(comparisons, adjusted)]
     relations = [relation(comparison) for comparison in settled]
     wrong = OPPOSITE[better]
-    kinds = {"holds": better, "reversed": wrong, "equal within the margin": "equal", "undecided": "undecided"}
+    kinds = {"hold": better, "reversed": wrong, "equal within the margin": "equal", "undecided": "undecided"}
     parts = []
     for words, kind in kinds.items():
-        of_kind = [f"{activation_label(x)}/{activation_label(y)}" for (x, y), r in zip(pairs, relations) if r == kind]
+        of_kind = [
+            f"{activation_label(x)}/{activation_label(y)}{_how_little(c) if kind == wrong else ''}"
+            for (x, y), c, r in zip(pairs, settled, relations)
+            if r == kind
+        ]
         if of_kind:
             few = f" ({', '.join(of_kind)})" if len(of_kind) <= 3 and len(pairs) > 1 else ""
-            parts.append(f"{len(of_kind)} {words}{few}")
+            parts.append(f"{len(of_kind)} {'holds' if words == 'hold' and len(of_kind) == 1 else words}{few}")
     why = f"Of {len(pairs)} comparison{'s' if len(pairs) > 1 else ''}: {'; '.join(parts)}."
     if wrong in relations:
         return "contradicted", why, None
@@ -302,6 +307,12 @@ def judge_order(pairs, comparisons, margin, better) -> tuple[str, str, int | Non
     needs = [c.trials_needed for c, r in zip(settled, relations) if r == "undecided"]
     needed = None if None in needs else max(needs)
     return "undecided", why.removesuffix(".") + needed_text(needed) + ".", needed
+
+
+def _how_little(comparison):
+    """' by less than the margin' where that is shown of a difference."""
+    p = comparison.equivalence_p
+    return " by less than the margin" if p is not None and p < 0.05 else ""
 
 
 @claim_test
@@ -319,6 +330,23 @@ def equal(evidence, reported, measure, of, than, role="matched") -> Answer:
         return Answer("contradicted", ours, why)
     why = f"{names}: neither a difference nor equality is shown{needed_text(comparison.trials_needed)}."
     return Answer("undecided", ours, why, comparison.trials_needed)
+
+
+@claim_test
+def no_gain(evidence, reported, measure, of, than, role="matched") -> Answer:
+    """Does an activation bring no improvement over another one?"""
+    comparison = settle(evidence, [of], than, measure, role)
+    found, names = relation(comparison), f"{labels([of])} against {labels([than])}"
+    ours = with_interval(comparison.difference, "{:+.4f}")
+    if found == "undecided":
+        why = f"{names}: neither an order nor equality is shown{needed_text(comparison.trials_needed)}."
+        return Answer("undecided", ours, why, comparison.trials_needed)
+    if found == "equal":
+        why = f"{names}: no difference in {measure_label(measure)} as large as {comparison.margin:.2g}."
+    else:
+        why = f"{names}: {measure_label(measure)} is {found} (p = {comparison.p:.2g})."
+    improved = found == MEASURES[measure].better
+    return Answer("contradicted" if improved else "reproduced", ours, why)
 
 
 @claim_test

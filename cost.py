@@ -33,7 +33,10 @@ def estimate(plan, corpus, facts, tasks, n_pairs, workers) -> tuple[float, float
     at_a_time = 1 if plan.device == "cuda" else workers  # processes share a GPU; what that gains is not known here
     n_trials = sum(kind == "trial" for _, kind in tasks)
     predictions = 4 * len(corpus.validation) * corpus.vocabulary_size
-    disk = n_trials * 4 * max(fact["n_parameters"] for fact in facts.values()) + 2 * plan.n_trials * predictions
+    curves = 4 * curve_points(plan.config) * plan.config.curve_windows * plan.config.block_size * corpus.vocabulary_size
+    checkpoint = 4 * max(fact["n_parameters"] for fact in facts.values()) + curves * (plan.protocol == "matched")
+    states = 3 * checkpoint * workers  # of running trials: the weights, and two moments of each
+    disk = n_trials * checkpoint + states + 2 * plan.n_trials * predictions
     return makespan([seconds[task] for task in tasks], at_a_time) + pairs_s / workers, disk
 
 
@@ -124,7 +127,7 @@ def measure(plan, architecture, activation, n_parameters, vocabulary_size) -> tu
 
 
 def measure_pair(plan, corpus, window_s) -> float:
-    """Seconds of comparing two models, from a comparison of random predictions on a few windows.
+    """Seconds of comparing a pair, from a few windows of a trial that is compared with others, as different as trained ones.
 
     Args:
       window_s: seconds of evaluating one window, which the published protocol's own comparison does as well.
@@ -136,11 +139,14 @@ def measure_pair(plan, corpus, window_s) -> float:
     config, few = plan.config, 16
     shape = (few, config.block_size, corpus.vocabulary_size)
     rng = np.random.default_rng(0)
-    logits = rng.standard_normal((2, *shape), np.float32)
-    log_p, log_q = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
+    others = max(1, plan.n_trials // 2)  # that a trial finds there when it is compared, on average
+    noise = rng.standard_normal((1 + others, *shape), np.float32)
+    logits = 2 * rng.standard_normal(shape, np.float32) + 0.15 * noise
+    models = dict(enumerate(logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))))
+    pairs = [(0, other) for other in range(1, 1 + others)]
     targets = rng.integers(corpus.vocabulary_size, size=shape[:2])
     n_windows = windows_of_a_split(config, corpus)
-    per_window_s = timed(lambda: metrics.compare(log_p, log_q, targets)) / few
+    per_window_s = timed(lambda: metrics.compare_pairs(models, pairs, targets)) / few / others
     if plan.protocol == "matched":  # its curves are compared in brief, in a quarter of the time
         n_curve = curve_points(config) * min(config.curve_windows, n_windows)
         return per_window_s * (n_windows + n_curve / 4)

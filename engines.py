@@ -13,6 +13,7 @@ a task is a pure function of its arguments. Events are tuples (kind, task, paylo
 import contextlib
 import multiprocessing
 import os
+import pickle
 import signal
 import socket
 import threading
@@ -20,7 +21,7 @@ import time
 import traceback
 from collections import deque
 from dataclasses import dataclass, field
-from multiprocessing import connection
+from multiprocessing import connection, resource_tracker
 from pathlib import Path
 
 from errors import RunError, UserError
@@ -122,6 +123,10 @@ def _worker(channel, stop, context):
     context.prepare()
     import train
 
+    def send(kind, payload):
+        # Not channel.send(): beside torch it sends each tensor as a file in /dev/shm and a descriptor, and either can run out.
+        channel.send_bytes(pickle.dumps((kind, payload), pickle.HIGHEST_PROTOCOL))
+
     while True:
         try:
             function, arguments = channel.recv()
@@ -129,15 +134,15 @@ def _worker(channel, stop, context):
             os._exit(0)  # the study is over, and a second of tidying up torch would delay its end
         try:
             result = FUNCTIONS[function](
-                context, lambda event: channel.send(("progress", event)), stop.is_set, **arguments
+                context, lambda event: send("progress", event), lambda: bool(stop.value), **arguments
             )
-            channel.send(("done", result))
+            send("done", result)
         except train.Interrupted:
-            channel.send(("stopped", None))
+            send("stopped", None)
         except Exception as error:
             text = f"{type(error).__name__}: {error}"
             kind = "memory" if is_out_of_memory(error) else "failed"
-            channel.send((kind, text if os.environ.get("CHARLM_TRACEBACK") is None else traceback.format_exc()))
+            send(kind, text if os.environ.get("CHARLM_TRACEBACK") is None else traceback.format_exc())
             if kind == "memory":
                 return  # only the end of a process gives a GPU's memory back for certain
 
@@ -208,7 +213,8 @@ class LocalEngine:
 
     def __init__(self, workers, context):
         self._spawn = multiprocessing.get_context("spawn")  # fork and threads of a numeric library do not mix
-        self._stop = self._spawn.Event()
+        self._stop = self._spawn.RawValue("b", 0)  # no Event: a worker that is killed could take its lock along
+        resource_tracker.ensure_running()  # or the first worker starts it, which ends _signals_held_back too early
         self._context = context
         self._limit = workers
         self._workers = []
@@ -222,6 +228,10 @@ class LocalEngine:
     def idle(self):
         """Whether nothing runs and nothing waits."""
         return not self._waiting and all(worker.task is None for worker in self._workers)
+
+    def start(self):
+        """Gives workers what waits now, and not only at the next `events`."""
+        self._assign()
 
     def events(self, timeout=0.5):
         """What has happened, after waiting at most `timeout` seconds for something to happen."""
@@ -241,7 +251,7 @@ class LocalEngine:
         return found
 
     def _assign(self):
-        if self._stop.is_set():
+        if self._stop.value:
             return
         for worker in [w for w in self._workers if w.task is None]:
             if len(self._workers) > self._limit:
@@ -278,7 +288,7 @@ class LocalEngine:
         self._end(worker)
         if not self._workers:
             return "failed", task, f"there is no memory for it, even alone ({payload})"
-        if self._stop.is_set():
+        if self._stop.value:
             return "stopped", task, None
         self._limit = max(1, min(self._limit, len(self._workers)))
         task.attempts -= 1
@@ -298,13 +308,15 @@ class LocalEngine:
         if worker not in self._workers:  # out of memory: it has ended, and its task waits again
             return events
         self._workers.remove(worker)
-        worker.process.join()
         worker.channel.close()
+        if worker.process.is_alive():  # it is its channel that broke
+            worker.process.kill()
+        worker.process.join()
         task = worker.task
         if task is None:
             return events
         how = _how_it_ended(worker.process.exitcode)
-        if self._stop.is_set():
+        if self._stop.value:
             return [*events, ("stopped", task, None)]
         if task.attempts < MAX_ATTEMPTS:
             self._waiting.appendleft(task)
@@ -314,7 +326,7 @@ class LocalEngine:
     def stop(self):
         """Asks every running task to save itself and stop; waiting tasks are dropped."""
         self._waiting.clear()
-        self._stop.set()
+        self._stop.value = 1
 
     def _end(self, worker):
         """Ends a worker: an idle one lets go at once, others are made to."""
@@ -365,6 +377,7 @@ class RayEngine:
         self._ray = ray
         self._local = LocalEngine(usable_cpus(), context)
         _connect(ray, address, None if on_gpu else workers * threads)  # None: every core, for every GPU its trials
+        _check_room(ray, threads, on_gpu)
         self._mailbox = ray.remote(num_cpus=0)(_Mailbox).options(scheduling_strategy=_here(ray)).remote()
         self._context = ray.put(context)
         self._options = {"num_cpus": threads, "max_retries": MAX_ATTEMPTS - 1, "num_gpus": 1 / workers if on_gpu else 0}
@@ -399,8 +412,10 @@ class RayEngine:
             task = self._running.pop(reference)
             try:
                 kind, payload = self._ray.get(reference)
+            except self._ray.exceptions.RayTaskError as error:  # not tried again: it would fail again
+                kind, payload = "failed", f"{type(error.cause).__name__}: {error.cause}"
             except self._ray.exceptions.RayError as error:
-                kind, payload = "failed", f"Ray gave it up after {MAX_ATTEMPTS} attempts: {type(error).__name__}"
+                kind, payload = "failed", f"Ray gave it up after {MAX_ATTEMPTS} attempts: {error}"
             found.append((kind, task, payload))
         return found
 
@@ -449,6 +464,16 @@ def _connect(ray, address, cpus):
                 raise RunError(f"Ray could not start on this machine: {error}") from error
 
 
+def _check_room(ray, threads, on_gpu):
+    """A UserError where a trial would wait for ever: no node of the cluster can hold one."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    if not any(node.get("CPU", 0) >= threads and (not on_gpu or node.get("GPU", 0)) for node in nodes):
+        ray.shutdown()
+        raise UserError(
+            f"no node of the Ray cluster has the {threads} CPU(s){' and the GPU' * on_gpu} that a trial needs"
+        )
+
+
 def _check_answers(address):
     """A UserError where nobody listens at host:port, at once; Ray itself would try for minutes."""
     host, colon, port = address.removeprefix("ray://").rpartition(":")
@@ -475,14 +500,16 @@ class _Mailbox:
     """An actor: what trials report, until the driver collects it, and whether they are to stop."""
 
     def __init__(self):
-        self.events = {}
+        self.events = []  # (a trial's name, what it reported)
         self.stopped = False
 
     def report(self, name, event):
-        self.events[name] = event
+        if "step" in event:  # the last one tells all
+            self.events = [(n, e) for n, e in self.events if n != name or "step" not in e]
+        self.events.append((name, event))
 
     def collect(self):
-        events, self.events = list(self.events.items()), {}
+        events, self.events = self.events, []
         return events
 
     def stop(self):
@@ -500,9 +527,6 @@ def _run_on_cluster(context, mailbox, name, trial):
     import ray
 
     keep_freed_memory()
-    context.prepare()
-    import train
-
     asked, stopped = time.monotonic(), False
 
     def should_stop():
@@ -511,6 +535,9 @@ def _run_on_cluster(context, mailbox, name, trial):
         if time.monotonic() - asked > train.REPORT_EVERY_S:
             asked, stopped = time.monotonic(), ray.get(mailbox.is_stopped.remote())
         return stopped
+
+    context.prepare()
+    import train
 
     identity = hashlib.sha256(repr((trial, context.corpus.text_sha256)).encode()).hexdigest()
     partial = Path(tempfile.gettempdir()) / "charlm_trials" / f"{identity}.pt"

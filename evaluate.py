@@ -21,8 +21,6 @@ WINDOWS_AT_ONCE = 32  # fixed, since a sum's last bits can depend on how many ro
 # Greedy continuations, compared by edit distance: T/2 characters after prompts of T/4 from across the validation split.
 N_PROMPTS = 8
 
-PAIRS_AT_ONCE = 32  # compared in one pass over the windows: some tens share what concerns one trial alone
-
 
 @dataclass(frozen=True)
 class EvaluationData:
@@ -168,19 +166,17 @@ def compare_trials(targets, members: dict, pairs: list, last_position: bool = Fa
     """
     found = []
     curve = functools.lru_cache(2)(lambda number: _curve(members[number]["curve"]))  # few at a time: they are large
-    for start in range(0, len(pairs), PAIRS_AT_ONCE):
-        part = pairs[start : start + PAIRS_AT_ONCE]
-        models = {k: _array(members[k]["predictions"]) for k in itertools.chain.from_iterable(part)}
-        for (a, b), (values, per_window) in zip(part, metrics.compare_pairs(models, part, targets)):
-            values["edit_distance"] = metrics.edit_distance(members[a]["continuations"], members[b]["continuations"])
-            if last_position:
-                ends = metrics.compare_brief(models[a][:, -1:], models[b][:, -1:])
-                values |= {f"{name}_last_position": value for name, value in ends.items()}
-            history = [
-                {"step": step, **metrics.compare_brief(_array(log_a), _array(log_b))}
-                for (step, log_a), (_, log_b) in zip(curve(a), curve(b))
-            ]
-            found.append({"trial_a": a, "trial_b": b, **values, "history": history, "per_window": per_window})
+    models = {k: _array(members[k]["predictions"]) for k in dict.fromkeys(itertools.chain.from_iterable(pairs))}
+    for (a, b), (values, per_window) in zip(pairs, metrics.compare_pairs(models, pairs, targets)):
+        values["edit_distance"] = metrics.edit_distance(members[a]["continuations"], members[b]["continuations"])
+        if last_position:
+            ends = metrics.compare_brief(models[a][:, -1:], models[b][:, -1:])
+            values |= {f"{name}_last_position": value for name, value in ends.items()}
+        history = [
+            {"step": step, **metrics.compare_brief(_array(log_a), _array(log_b))}
+            for (step, log_a), (_, log_b) in zip(curve(a), curve(b), strict=True)
+        ]
+        found.append({"trial_a": a, "trial_b": b, **values, "history": history, "per_window": per_window})
     return found
 
 

@@ -23,7 +23,8 @@ import numpy as np
 
 LN2 = float(np.log(2.0))
 N_WORK = 5  # arrays to work in, beside those of the models
-CHUNK_BYTES = 16 * 2**20  # that are worked on at a time, more or less
+CHUNK_BYTES = 16 * 2**20  # that are worked on at a time; more only where two models' single window is larger
+FEW_WINDOWS = 8  # at a time: with less, numpy is called for too little each
 
 
 @dataclass(frozen=True)
@@ -340,9 +341,27 @@ def compare_pairs(models, pairs, targets, *, chunk_windows=None):
     """
     for a, b in pairs:
         _check(models[a], models[b], targets)
+    return [found for group in _groups(models, pairs) for found in _compare(models, group, targets, chunk_windows)]
+
+
+def _groups(models, pairs):
+    """Successive pairs that are compared in one pass: as many as share CHUNK_BYTES with FEW_WINDOWS at a time."""
+    group, names = [], set()
+    for pair in pairs:
+        _, length, v = models[pair[0]].shape
+        together = names | set(pair)
+        if group and _chunk_windows(len(together), 4 * length * v) < FEW_WINDOWS:
+            yield group
+            group, together = [], set(pair)
+        group.append(pair)
+        names = together
+    if group:
+        yield group
+
+
+def _compare(models, pairs, targets, chunk_windows):
+    """`compare_pairs` of a group."""
     models = {name: models[name] for name in dict.fromkeys(name for pair in pairs for name in pair)}
-    if not models:
-        return []
     n_windows, length, v = targets.shape + next(iter(models.values())).shape[2:]
     dtype = np.result_type(*models.values(), np.float32)
     chunk_windows = min(chunk_windows or _chunk_windows(len(models), length * v * dtype.itemsize), n_windows)

@@ -72,7 +72,7 @@ def compiler(device: str) -> str:
 
 
 def environment(device: str, threads: int, compiled: bool = False) -> dict:
-    """What a trial ran on: enough to tell whether another machine could give the same bits."""
+    """What a trial ran on: enough to tell whether another machine could give the same bits, and the program's commit."""
     import torch
 
     return {
@@ -84,6 +84,7 @@ def environment(device: str, threads: int, compiled: bool = False) -> dict:
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "gpu": torch.cuda.get_device_name() if device == "cuda" else None,
         "threads": threads,
+        "git_commit": git_commit(),
         **({"compiler": compiler(device)} if compiled else {}),
     }
 

@@ -18,7 +18,7 @@ import storage
 from analysis import Cell
 from errors import RunError, UserError
 
-WORKERS = 2  # at the most; each holds one model's predictions, or two memory-mapped
+WORKERS = 2  # at the most; each holds one model's predictions, or maps those of some into memory
 PASSAGE_LENGTH = 512  # characters
 PASSAGE_TRIALS = 8  # models at the most
 NOT_MEASURES = ("trial_a", "trial_b", "per_window")
@@ -40,25 +40,31 @@ def checkpoint_path(checkpoints_dir: Path, cell: Cell, number: int) -> Path:
 # --- recomputing ----------------------------------------------------------------------------------------------------
 
 
-def recompute(cells: Sequence[Cell], checkpoints_dir: Path, say=print) -> bool:
+def recompute(cells: Sequence[Cell], checkpoints_dir: Path, user_files=(), say=print) -> bool:
     """Measures every stored pair again from the checkpoints; says per cell whether all is identical, returns it for all.
 
     Greedy continuations are taken from the result: writing text anew is no part of this check.
+
+    Args:
+      cells: those that have pairs.
+      user_files: a reader's own architecture or activation, from `cli.load_user_files`.
     """
+    from architectures import check_reader_sources
     from engines import Context, LocalEngine
     from provenance import usable_cpus
 
     corpus = study_corpus(cells[0].result, may_download=True)
     cli.check_device(cells[0].result["identity"]["device"])
     for cell in cells:
-        for number in cell.numbers:
-            if not checkpoint_path(checkpoints_dir, cell, number).exists():
-                path = checkpoint_path(checkpoints_dir, cell, number)
+        check_reader_sources(cell.result)
+        for number in _in_pairs(cell):
+            path = checkpoint_path(checkpoints_dir, cell, number)
+            if not path.exists():
                 raise UserError(
                     f"--recompute needs the checkpoint {path}, which does not exist (see --checkpoints-dir)"
                 )
     block_size = cells[0].result["identity"]["config"]["block_size"]
-    engine = LocalEngine(min(WORKERS, usable_cpus()), Context(corpus, block_size))
+    engine = LocalEngine(min(WORKERS, usable_cpus()), Context(corpus, block_size, user_files))
     try:
         with tempfile.TemporaryDirectory() as folder:
             return _recompute(engine, cells, checkpoints_dir, Path(folder), say)
@@ -76,21 +82,21 @@ def _recompute(engine, cells, checkpoints_dir, folder, say):
         engine.submit(task, first)
 
     for index, cell in enumerate(cells):
-        paths = {number: checkpoint_path(checkpoints_dir, cell, number) for number in cell.numbers}
+        paths = {number: checkpoint_path(checkpoints_dir, cell, number) for number in _in_pairs(cell)}
         if other := _other_weights(cell, paths):
             say(f"recomputed {_name(cell)}: DIFFERENT, {other}")
             identical = False
             continue
-        if not cell.pairs:
-            say(f"recomputed {_name(cell)}: no pair is stored")
-            continue
         files[index], pairs[index] = {}, {}
-        for number in _in_pairs(cell):
-            submit(index, number, _prediction(cell, number, paths[number]))
+        for number, path in paths.items():
+            submit(index, number, _prediction(cell, number, path))
+        engine.start()
     while not engine.idle:
         for kind, task, payload in engine.events():
             if kind == "failed":
                 raise RunError(f"{task.name} failed: {payload}")
+            if kind == "retry":
+                say(f"{task.name}: {payload}")
             if kind != "done":
                 continue
             index, number = owner[task.name]
@@ -166,7 +172,8 @@ def _verdict(cell, pairs, say):
     if first is None:
         say(f"recomputed {_name(cell)}: identical, {len(pairs)} pairs, {count:,} numbers")
     else:
-        say(f"recomputed {_name(cell)}: DIFFERENT, first {first} (stored against now); largest difference {worst:.3g}")
+        most = f"; largest difference {worst:.3g}" if worst else ""
+        say(f"recomputed {_name(cell)}: DIFFERENT, first {first} (stored against now){most}")
     return first is None
 
 
@@ -184,6 +191,7 @@ def _difference(stored, now, arrays, key):
     for name, values in now["per_window"].items():
         before = arrays.get(f"pair_{key[0]}_{key[1]}_{name}")
         if before is None:
+            first = first or (f"pair {key} {name} per window: missing" if arrays else None)
             continue
         values = np.asarray(values, np.float32)
         count += len(values)
@@ -206,6 +214,7 @@ def passage(cells: Sequence[Cell], checkpoints_dir: Path) -> tuple[str, int, dic
 
     Raises:
       UserError: the corpus or the checkpoints are not at hand; the message says which.
+      RunError: a checkpoint is damaged.
     """
     available = {
         cell.activation: [k for k in cell.numbers if checkpoint_path(checkpoints_dir, cell, k).exists()][

@@ -16,7 +16,7 @@ from pathlib import Path
 import analysis
 import plot_utils
 from analysis import MEASURES, PRIMARY, Cell, Margins, Study
-from errors import UserError
+from errors import RunError, UserError
 from figure_style import pair_curves, study_line
 from report import Document, Section, plural
 from report_tables import counted, sampled, without_pairs
@@ -309,7 +309,7 @@ def _passage(cells, n_cells, part, folder, checkpoints_dir):
     section = Section("passage", "Where models disagree", part=part)
     try:
         text, start, shares = recompute.passage(chosen, checkpoints_dir)
-    except UserError as reason:
+    except (UserError, RunError) as reason:
         why = f"The figure of a passage needs the trained models and the corpus, and was left out: {reason}."
         return replace(section, paragraphs=[why]), []
     plans, items = [], []

@@ -8,7 +8,10 @@ numbers of analysis.py into sections. Several architectures, studies and protoco
 import itertools
 from collections.abc import Sequence
 
+import numpy as np
+
 import analysis
+import significance
 from analysis import MEASURES, PRIMARY, Cell, Margins
 from errors import UserError
 from report import Section, Table, decimals_for, listing, number, p_value, plural, plus_minus, with_interval
@@ -196,12 +199,32 @@ def comparison_table(cells: Sequence[Cell], comparisons) -> Section | None:
     caption = f"Each activation minus {reference.label}, paired. {PAIRS_METHOD} They are not corrected; p (Holm) is."
     note = (
         "Effect: Hedges' g of paired differences. p (equiv.): two one-sided tests against the margin."
-        f" Means of all activations are in section 3.1. {sampled(cells)}"
+        f" {_exact_p(cells, reference)} Means of all activations are in section 3.1. {sampled(cells)}"
     )
     return Section(
         "comparisons",
         f"Every activation against {reference.label}",
         tables=[Table(headers, rows, caption, note.strip())],
+    )
+
+
+def _exact_p(cells, reference):
+    """The paired differences in loss by a test that takes no values for normal."""
+    texts, least = [], None
+    for cell in cells:
+        if cell is reference:
+            continue
+        numbers = analysis.union([cell, reference])
+        one, other = (np.array(analysis.values(c, "val_loss", numbers), float) for c in (cell, reference))
+        found = significance.sign_flip_test(one - other)
+        if found.p is not None:
+            texts.append(f"{cell.label} {_p(found.p)}")
+            least = found
+    if not texts:
+        return ""
+    return (
+        f"Exact p of the loss differences by sign flips, which needs no normal values: {', '.join(texts)} (uncorrected;"
+        f" the smallest that {plural(least.n, 'trial')} can give is {least.smallest_p:.2g})."
     )
 
 
@@ -218,8 +241,9 @@ def training_path(cells: Sequence[Cell]) -> Section:
     """PD and top-1 disagreement at equal steps and at equal validation loss."""
     title = "Trained less, or more reproducible?"
     why = (
-        "Near-uniform predictions agree, so a model that is trained less can look more reproducible. Here activations are"
-        " compared twice: after the same number of steps, and where they have the same validation loss."
+        f"How far two models agree depends on how far they have learnt{_with_training(cells)}. So an activation that is"
+        " trained less can look more, or less, reproducible for that reason alone, and activations are compared twice:"
+        " after the same number of steps, and where they have the same validation loss."
     )
     loss = analysis.common_loss(cells)
     if loss is None or len(cells) < 2:
@@ -241,6 +265,20 @@ def training_path(cells: Sequence[Cell]) -> Section:
         " models, averaged). It counts as known in the intervals."
     )
     return Section("training_path", title, paragraphs, tables)
+
+
+def _with_training(cells):
+    """How the measures change from the first to the last point of the curves; nothing where there are not two."""
+    texts = []
+    for name in MATCHED:
+        path = analysis.along_training(cells, name)
+        if len(path) < 2:
+            return ""
+        (first, before), (last, after) = path[0], path[-1]
+        kind = "falls" if after < before else "rises"
+        texts.append(f"{IN_TEXT[name]} {kind} from {before:.4f} at step {first:,} to {after:.4f} at step {last:,}")
+    who = "mean of the activations" if len(cells) > 1 else "mean over pairs"
+    return f" ({'; '.join(texts)}; {who})"
 
 
 def _gap(steps):

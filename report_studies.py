@@ -142,12 +142,12 @@ def _orders(cells):
         return []
     estimates = [_steps(cell, "relative_pd", lambda pair: pair["relative_pd"]) for cell in cells]
     texts = []
-    for step, what in enumerate(("step 1", "step 2", "step 3")):
+    for step, what in enumerate(("Step 1", "Step 2", "Step 3")):
         ordered = analysis.order(cells, [row[step].mean for row in estimates], "lower")
         if ordered:
             texts.append(f"{what}: {', '.join(cell.label for cell in ordered)}")
     uncertain = "" if max(len(cell.trials) for cell in cells) > 2 else "; two trials cannot say which of it is chance"
-    return [f"Order by mean relative PD, lowest first{uncertain}. {'. '.join(texts).capitalize()}."] if texts else []
+    return [f"Order by mean relative PD, lowest first{uncertain}. {'. '.join(texts)}."] if texts else []
 
 
 # --- several studies ------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ Exit status: 0 all done, 1 a trial failed or the machine gave trouble, 2 a mista
 interrupted.
 """
 
+import contextlib
 import math
 import os
 import signal
@@ -44,7 +45,12 @@ def parser():
     p.add_argument("--seed-base", type=int, default=42, help="seed of trial 1 (default: %(default)s)")
     p.add_argument("--protocol", choices=("matched", "published"), default="matched", help="default: matched")
     p.add_argument("--corpus", default="auto", help="auto, shakespeare, pydoc or a text file (default: auto)")
-    p.add_argument("--workers", type=int, help="trials at a time (default: the cores this process may use)")
+    p.add_argument(
+        "--workers",
+        type=int,
+        help="trials at a time, with Ray on GPUs for each GPU; a running Ray cluster's CPUs set it themselves (default: the"
+        " cores this process may use, or one on a GPU)",
+    )
     p.add_argument("--engine", choices=("local", "ray"), default="local", help="default: local")
     p.add_argument("--ray-address", metavar="ADDRESS", help="a running Ray cluster (default: one on this machine)")
     p.add_argument(
@@ -80,8 +86,11 @@ def parser():
 
 
 def split_list(values) -> list[str]:
-    """['a,b', 'c'] -> ['a', 'b', 'c'], each once."""
-    return list(dict.fromkeys(name for value in values for name in value.split(",") if name))
+    """['a,b', 'c'] -> ['a', 'b', 'c'], each once; a UserError where nothing is left."""
+    names = list(dict.fromkeys(name for value in values for name in value.split(",") if name))
+    if not names:
+        raise UserError("an option that takes names was given none (an empty text); name some, or leave it out")
+    return names
 
 
 def chosen_streams(values) -> tuple[str, ...]:
@@ -91,6 +100,8 @@ def chosen_streams(values) -> tuple[str, ...]:
     given = split_list(values)
     if given == ["none"]:
         return ()
+    if "none" in given:
+        raise UserError("--vary none stands alone; leave none out, or the others")
     for name in given:
         if name not in SOURCES:
             raise unknown("source of randomness (--vary)", name, (*SOURCES, "none"))
@@ -249,6 +260,8 @@ def check_packs(plan, vocabulary_size) -> None:
 
 def set_study_aside(plan) -> list[Path]:
     """Moves an old study's results, checkpoints and figures aside, into folders beside the new one's; returns these."""
+    import storage
+
     folders = (plan.results_dir, plan.checkpoints_dir, plan.plots_dir)
     stamp = time.strftime("aside_%Y%m%d_%H%M%S")
     while any((folder / stamp).exists() for folder in folders):
@@ -257,7 +270,9 @@ def set_study_aside(plan) -> list[Path]:
         path for pattern in ("*.json", "*.npz", "REPORT.md", "report.html") for path in plan.results_dir.glob(pattern)
     ]
     old += sorted({path.parent for path in plan.checkpoints_dir.glob("*/trial_*")})
+    old += {*plan.checkpoints_dir.glob(storage.STUDY_FILE)} - {*old}
     old += plan.plots_dir.glob("*.png")
+    old.sort(key=lambda path: path.name == storage.STUDY_FILE)  # last: without it the rest would belong to nobody
     for path in old:
         (path.parent / stamp).mkdir(parents=True, exist_ok=True)
         path.rename(path.parent / stamp / path.name)
@@ -339,10 +354,22 @@ def check_and_carry_out(args, signals) -> int:
         warn_if_single(plan)
         return 0
     signals.at_work = True
+    failures = []
     for plan, facts in studies:
-        status = carry_out(args, plan, corpus, facts, workers, user_files, signals)
+        try:
+            status = carry_out(args, plan, corpus, facts, workers, user_files, signals)
+        except RunError as error:  # the other sizes of a sweep go on
+            if len(studies) == 1:
+                raise
+            failures.append(f"{plan.results_dir}: {error}")
+            print(failures[-1], flush=True)
+            continue
         if status:
             return status
+    if failures:
+        raise RunError(
+            f"{len(failures)} of {len(studies)} studies failed (see above); the same command tries them again"
+        )
     if len(sizes) > 1:
         print(f"now: python analyze_results.py --scales {' '.join(str(plan.results_dir) for plan in plans)}")
     return 0
@@ -394,10 +421,11 @@ def work_left(args, plan, corpus, facts) -> tuple[list[tuple[str, str]], int]:
     import storage
     from study import Experiment, trials_of
 
-    if args.fresh or not (plan.results_dir / storage.STUDY_FILE).exists():
+    if not args.fresh:
+        storage.holds_study(plan.checkpoints_dir, plan.identity(corpus), "--checkpoints-dir")
+    if args.fresh or not storage.holds_study(plan.results_dir, plan.identity(corpus)):
         tasks = [(architecture, "trial") for architecture, _ in plan.experiments for _ in range(plan.n_trials)]
         return tasks, len(plan.experiments) * math.comb(plan.n_trials, 2)
-    storage.open_study(plan.results_dir, plan.identity(corpus), {})
     experiments = [Experiment(plan, corpus, *key, facts[key]) for key in plan.experiments]
     tasks = [
         (experiment.architecture, "trial" if trials_of(task) else task.function)
@@ -433,10 +461,22 @@ def carry_out(args, plan, corpus, facts, workers, user_files, signals) -> int:
     from progress import Progress
     from provenance import program
 
-    with storage.locked(plan.results_dir):
+    folders = {plan.results_dir: "--results-dir"}
+    if plan.checkpoints_dir.resolve() != plan.results_dir.resolve():
+        folders[plan.checkpoints_dir] = "--checkpoints-dir"
+    with contextlib.ExitStack() as until_done:
+        for folder, option in folders.items():
+            until_done.enter_context(storage.locked(folder, option))
+        # before anything is moved or written: the machines that it needs may not be there
+        engine = make_engine(args, plan, workers, Context(corpus, plan.config.block_size, user_files))
+        until_done.callback(engine.close)
         if args.fresh and (aside := set_study_aside(plan)):
             print(f"the old study is set aside in {', '.join(map(str, aside))}", flush=True)
-        storage.open_study(plan.results_dir, plan.identity(corpus), program())
+        if not args.fresh:
+            for folder, option in folders.items():
+                storage.holds_study(folder, plan.identity(corpus), option)
+        for folder, option in folders.items():
+            storage.open_study(folder, plan.identity(corpus), program(), option)
         experiments = [study.Experiment(plan, corpus, *key, facts[key]) for key in plan.experiments]
         for experiment in experiments:
             experiment.check_checkpoints(say=lambda text: print(text, flush=True))
@@ -449,19 +489,15 @@ def carry_out(args, plan, corpus, facts, workers, user_files, signals) -> int:
         done = plan.n_trials * len(experiments) - n_to_train
         print(f"{n_to_train} trials to train, {done} done before; {workers} worker(s)", flush=True)
         progress = Progress(n_to_train, plan.n_trials, plan.config.max_iters)
-        engine = make_engine(args, plan, workers, Context(corpus, plan.config.block_size, user_files))
+        until_done.callback(progress.close)
         shared = None if args.engine == "ray" else workers  # a cluster trains, and comparisons run here
-        try:
-            all_well = study.run(
-                plan, corpus, experiments, others, tasks, engine, progress, lambda: signals.received is not None, shared
-            )
-        finally:
-            engine.close()
-            progress.close()
-        if signals.received is not None:
-            print("interrupted; the same command goes on from here", flush=True)
-            return 128 + signals.received
-        return finish(plan, experiments, all_well)
+        all_well = study.run(
+            plan, corpus, experiments, others, tasks, engine, progress, lambda: signals.received is not None, shared
+        )
+    if signals.received is not None:
+        print("interrupted; the same command goes on from here", flush=True)
+        return 128 + signals.received
+    return finish(plan, experiments, all_well)
 
 
 def finish(plan, experiments, all_well) -> int:

@@ -76,7 +76,8 @@ for option in "$@"; do
 done
 said=$(venv/bin/python run_all_experiments.py --dry-run "$@")
 echo "$said"
-results=$(echo "$said" | sed -n 's/^study in \(.*\): .* with .* trials each, .*/\1/p' | head -n 1)
+results=$(echo "$said" | sed -n 's/^study in \(.*\): .* with .* trials each, .*/\1/p')
+case "$results" in *$'\n'*) results="--scales $(echo "$results" | tr '\n' ' ')" ;; esac # a study for each size
 
 wait_for_other_starts
 refuse_second_run

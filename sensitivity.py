@@ -248,7 +248,11 @@ def _sensitivity(values, differences, margin, n_permutations, seed, alpha=0.05, 
     elif equivalent:
         verdict, reason = "insensitive", f"no difference reaches the margin: p = {equivalence_p:.2g}"
     elif equivalence_p is None:
-        reason = "without a margin nothing is insensitive" if not margin else differences[0].reason
+        reason = (
+            "without a margin nothing is insensitive"
+            if not margin
+            else next((d.reason for d in differences if d.reason), None)
+        )
         verdict = "undecided"
     else:
         tests_need = _trials_needed(groups, differences, margin, alpha, power)

@@ -115,8 +115,8 @@ def read_json(path: Path) -> dict:
         intact = False
     if not intact:
         raise RunError(
-            f"{path} is damaged or was edited (its checksum does not fit) and was left as it is; "
-            "move it away, or restore it from a copy"
+            f"{path} is damaged or was edited (its checksum does not fit), or is no file of this program, and was left as"
+            " it is; move it away, or restore it from a copy"
         )
     if content.get("schema_version", 0) > SCHEMA_VERSION:
         raise RunError(
@@ -296,21 +296,24 @@ def first_difference(expected, found, name: str = "") -> str | None:
     return None if expected == found else f"{name}: {expected!r} against {found!r}"
 
 
-def open_study(folder: Path, identity: dict, provenance: dict) -> None:
+def open_study(folder: Path, identity: dict, provenance: dict, option: str = "--results-dir") -> None:
     """Makes sure that `folder` holds the study of this identity: writes study.json, or compares with the one there."""
+    if not holds_study(folder, identity, option):
+        content = {"schema_version": SCHEMA_VERSION, "identity": identity, "provenance": provenance}
+        write_json(Path(folder) / STUDY_FILE, content)
+
+
+def holds_study(folder: Path, identity: dict, option: str = "--results-dir") -> bool:
+    """Whether `folder`, which `option` sets, holds the study of this identity; a UserError where it holds another one."""
     path = Path(folder) / STUDY_FILE
+    advice = f"choose another {option}, or set the old study aside with --fresh"
     if not path.exists():
         if any(Path(folder).glob("*_*.json")):
-            raise UserError(f"{folder} holds results but no {STUDY_FILE}; choose another --results-dir")
-        content = {"schema_version": SCHEMA_VERSION, "identity": identity, "provenance": provenance}
-        write_json(path, content)
-        return
-    difference = first_difference(read_json(path)["identity"], identity)
-    if difference:
-        raise UserError(
-            f"{folder} holds a study of another identity ({difference}); choose another --results-dir, "
-            "or set the old study aside with --fresh"
-        )
+            raise UserError(f"{folder} holds results but no {STUDY_FILE}; {advice}")
+        return False
+    if difference := first_difference(read_json(path)["identity"], identity):
+        raise UserError(f"{folder} holds a study of another identity ({difference}); {advice}")
+    return True
 
 
 def sibling(folder: Path, kind: str) -> Path:
@@ -326,7 +329,7 @@ def sibling(folder: Path, kind: str) -> Path:
 
 
 def read_study(folder: Path) -> tuple[dict, list[dict]]:
-    """(study.json, the results in order of architecture and activation as in the study's summary) of a folder."""
+    """(study.json, the results in the order of their files' names) of a folder."""
     folder = Path(folder)
     if not (folder / STUDY_FILE).exists():
         raise UserError(f"{folder} holds no study ({STUDY_FILE} is missing); run run_all_experiments.py first")
@@ -342,8 +345,8 @@ def read_study(folder: Path) -> tuple[dict, list[dict]]:
 
 
 @contextlib.contextmanager
-def locked(folder: Path):
-    """Holds the folder for this process; a RunError says who holds it already. Released when the process ends."""
+def locked(folder: Path, option: str = "--results-dir"):
+    """Holds the folder, which `option` sets, for this process; a RunError says who holds it. The end of the process lets go."""
     folder = Path(folder)
     path = folder / ".lock"
     try:
@@ -357,7 +360,9 @@ def locked(folder: Path):
         except BlockingIOError:
             file.seek(0)
             holder = file.read().decode() or "another process"
-            raise RunError(f"{folder} is in use by {holder}; wait for it, or choose another --results-dir") from None
+            raise RunError(f"{folder} is in use by {holder}; wait for it, or choose another {option}") from None
+        except OSError as error:
+            raise RunError(f"{folder} cannot be locked ({error.strerror or error}); choose another {option}") from error
         try:
             file.truncate(0)
             file.write(f"process {os.getpid()} on {socket.gethostname()}".encode())

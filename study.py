@@ -7,6 +7,7 @@ changes nothing: records are kept by trial number and pairs by their two numbers
     trial task -> checkpoint, predictions -> comparison of each pair whose two trials are there -> result file
 """
 
+import contextlib
 import itertools
 from collections import deque
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
+import corpus as text
+import metrics
 import packed
 import significance
 import storage
@@ -130,9 +133,24 @@ class Experiment:
         numbers = [k for k in range(1, self.plan.n_trials + 1) if self.records.get(k, {}).get("status") != "diverged"]
         return [pair for pair in itertools.combinations(numbers, 2) if pair not in self.pairs]
 
+    def prediction_task(self, number):
+        """The task that makes a trained trial's predictions again."""
+        arguments = {"checkpoint": str(self.checkpoint_path(number)), "device": self.plan.device}
+        return Task(f"{self.name} predictions {number}", "predict", arguments)
+
     def needed_predictions(self):
         """Trials of the pairs to come."""
         return set(itertools.chain.from_iterable(self.pairs_to_come()))
+
+    def partners_predictions(self, number):
+        """Tasks that make the predictions which the trial's missing pairs need; some may be under way already.
+
+        A trial that was trained again to other bits needs those of its partners, which were compared and forgotten.
+        """
+        partners = {k for pair in self.missing_pairs() if number in pair for k in pair} - self.ready
+        for k in sorted(partners):
+            if self.checkpoint_path(k).exists():
+                yield self.prediction_task(k)
 
     def check_checkpoints(self, say):
         """Sets damaged checkpoints aside; their trials will be trained again."""
@@ -159,20 +177,17 @@ class Experiment:
         needed, to_train = self.needed_predictions(), []
         for number in range(1, self.plan.n_trials + 1):
             record = self.records.get(number)
-            sound = record is not None and (record["status"] == "diverged" or WINDOW_LOSS.format(number) in self.arrays)
-            complete = sound and record["status"] == "complete"
+            complete = record is not None and record["status"] == "complete"
+            without_arrays = complete and WINDOW_LOSS.format(number) not in self.arrays  # the .npz was moved away
+            wanted = number in needed or without_arrays
             lost = complete and not self.checkpoint_path(number).exists()
-            if not sound or (lost and (number in needed or self.set_aside_before(number))):
+            if record is None or (lost and (wanted or self.set_aside_before(number))):
                 to_train.append(self.plan.trial(self.architecture, self.activation, number))
-            elif number in needed:
-                if self.predictions_path(number).exists():
+            elif complete and wanted:
+                if self.predictions_path(number).exists() and not without_arrays:
                     self.ready.add(number)
                 else:
-                    yield Task(
-                        f"{self.name} predictions {number}",
-                        "predict",
-                        {"checkpoint": str(self.checkpoint_path(number)), "device": self.plan.device},
-                    )
+                    yield self.prediction_task(number)
         for path, trials in itertools.groupby(to_train, lambda trial: str(self.partial_path(trial.number))):
             yield self.training_task(path, tuple(trials))
 
@@ -191,8 +206,7 @@ class Experiment:
         if record["status"] == "complete":
             before = self.records.get(number)
             if before and before["weights_sha256"] != record["weights_sha256"]:
-                self.pairs = {key: pair for key, pair in self.pairs.items() if number not in key}
-                self.published_pairs = None
+                self.forget_pairs_of(number)
             content = checkpoint_content(trial, self.corpus, outcome)
             if "generator_state" in outcome:
                 content["generator_state"] = outcome["generator_state"]
@@ -204,6 +218,14 @@ class Experiment:
             self.write_predictions(number, outcome["log_probabilities"])
         self.records[number] = record
         self.save()
+
+    def forget_pairs_of(self, number):
+        """Its comparisons with the others were those of another model."""
+        for key in [key for key in self.pairs if number in key]:
+            del self.pairs[key]
+            for metric in metrics.MEANS:
+                self.arrays.pop(PER_WINDOW.format(*key, metric), None)
+        self.published_pairs = None
 
     def keep_another_checkpoint(self, number, weights_sha256):
         """Sets aside what lies in the place of a trial's checkpoint, where it is not that trial's model."""
@@ -227,6 +249,14 @@ class Experiment:
         self.records[trial.number] = {**record, "history": [], "reason": reason, "environment": None}
         self.save()
         return self.records[trial.number]
+
+    def add_predictions(self, number, log_probabilities):
+        """Takes predictions that were made again, and from them the losses per window where these were lost."""
+        if WINDOW_LOSS.format(number) not in self.arrays:
+            targets = text.evaluation_windows(self.corpus, "validation", self.plan.config.block_size)[1]
+            self.arrays[WINDOW_LOSS.format(number)] = metrics.window_losses(log_probabilities, targets)
+            self.save()
+        self.write_predictions(number, log_probabilities)
 
     def write_predictions(self, number, log_probabilities):
         """Keeps a trial's predictions until all its pairs are measured."""
@@ -305,8 +335,6 @@ def corpus_facts(corpus) -> dict:
 
 def summarize(result: dict) -> dict:
     """Name -> {mean, sd, n (trials), ci95, method} of every measure of a result's complete trials and pairs."""
-    import metrics
-
     records = [record for record in result["trials"] if record["status"] == "complete"]
     summary = {
         name: significance.mean_interval([record[name] for record in records]).as_dict() for name in TRIAL_SUMMARY
@@ -331,15 +359,25 @@ def write_summary(plan, corpus, experiments, others=()) -> None:
       experiments: those of this run.
       others: the results of earlier runs on the folder, of other experiments.
     """
-    results = [experiment.result() for experiment in experiments] + list(others)
+    results = {name_of(r): r for r in [*(experiment.result() for experiment in experiments), *others]}
+    path = plan.results_dir / storage.SUMMARY_FILE
+    known = ()  # their order is the order of every table
+    with contextlib.suppress(RunError):  # there is none, or a damaged one, which is written anew
+        known = storage.read_json(path)["experiments"]
+    results = {name: results[name] for name in dict.fromkeys([*known, *results]) if name in results}
     content = {
         "schema_version": storage.SCHEMA_VERSION,
         "identity": plan.identity(corpus),
         "corpus": corpus_facts(corpus),
-        "experiments": {f"{r['architecture']}_{r['activation']}": _in_a_few_numbers(r) for r in results},
+        "experiments": {name: _in_a_few_numbers(result) for name, result in results.items()},
         "provenance": program(),
     }
-    storage.write_json(plan.results_dir / storage.SUMMARY_FILE, content)
+    storage.write_json(path, content)
+
+
+def name_of(result: dict) -> str:
+    """How a result's files and folders are called."""
+    return f"{result['architecture']}_{result['activation']}"
 
 
 def _in_a_few_numbers(result):
@@ -418,6 +456,10 @@ def run(plan, corpus, experiments, others, tasks, engine, progress, interrupted,
                     progress.trial_done(experiment.name, experiment.add_failure(trial, payload))
             elif kind == "done":
                 for number in _finish(experiment, task, payload, progress):
+                    under_way = {*owner, *(task.name for _, task in waiting)}
+                    for again in experiment.partners_predictions(number):
+                        if again.name not in under_way:
+                            submit(experiment, again)
                     submit(experiment, experiment.comparison(number), first=True)
                 _submit_published(experiment, submit)
                 write_summary(plan, corpus, experiments, others)
@@ -459,7 +501,7 @@ def remove_leftovers(plan, experiments, tasks) -> None:
 
 def remove_unfinished_files(plan, experiments) -> None:
     """Removes half-written files; only while nothing is being written."""
-    for folder in (plan.results_dir, *(experiment.folder for experiment in experiments)):
+    for folder in (plan.results_dir, plan.checkpoints_dir, *(experiment.folder for experiment in experiments)):
         for path in folder.glob(f".*{storage.UNFINISHED}"):
             path.unlink()
 
@@ -475,7 +517,7 @@ def _finish(experiment, task, payload, progress):
         Path(task.arguments["partial_path"]).unlink(missing_ok=True)
     elif task.function == "predict":
         number = int(task.name.rsplit(" ", 1)[1])
-        experiment.write_predictions(number, payload)
+        experiment.add_predictions(number, payload)
         yield number
     elif task.function == "published_pairs":
         experiment.published_pairs = payload

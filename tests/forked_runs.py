@@ -8,6 +8,7 @@ a request and an answer are one line of JSON each.
 import importlib
 import json
 import multiprocessing.context
+import multiprocessing.resource_tracker
 import multiprocessing.util
 import os
 import signal
@@ -17,7 +18,7 @@ import traceback
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-MODULES = "torch config_cpu run_all_experiments train engines study evaluate published_trials architectures scipy.stats"
+MODULES = "torch torch._dynamo config_cpu run_all_experiments train engines study evaluate published_trials architectures scipy.stats"
 
 
 def serve():
@@ -64,6 +65,7 @@ def carry_out(script, arguments, folder, output, prelude, kill_at, victim, trace
     sys.stdin, sys.stdout, sys.stderr = map(os.fdopen, (0, 1, 2), "rww")
     sys.stderr.reconfigure(line_buffering=True)
     multiprocessing.get_context = lambda method=None: Forking()
+    multiprocessing.resource_tracker.ensure_running = lambda: None  # spawned workers alone have one
     watch_files(kill_at, victim, trace)
     exec(prelude, {})
     import cli

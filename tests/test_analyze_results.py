@@ -368,6 +368,13 @@ def test_recomputing_finds_the_same_bits_and_notices_a_changed_value(few, run_sc
     assert "recomputed charlm with relu: DIFFERENT, first pair (1, 3) relative_pd" in done.stdout
 
 
+def test_a_damaged_checkpoint_costs_the_figure_of_a_passage_and_nothing_else(few, analyze):
+    (few / "checkpoints" / "charlm_relu" / "trial_1.pt").write_bytes(b"damaged")
+    status, out, _ = analyze()
+    assert status == 0
+    assert "was left out: the checkpoint checkpoints/charlm_relu/trial_1.pt is damaged" in " ".join(out.split())
+
+
 def test_sources_of_randomness_stand_beside_all_of_them(few, analyze, plans):
     fixed = shutil.copytree(few / "results", few / "vary_data")
     for path in [fixed / "study.json", *fixed.glob("charlm_*.json")]:

@@ -72,10 +72,13 @@ def test_an_estimate_is_training_evaluation_and_comparison_shared_by_the_workers
     assert seconds(["trial"] * 3, 4, 2, "cuda") == 3 * trial_s + 20, "what sharing a GPU gains is not counted on"
 
 
-def test_the_disk_holds_every_checkpoint_and_the_predictions_of_two_activations(corpus, monkeypatch):
+def test_the_disk_holds_every_checkpoint_with_its_curves_a_running_state_and_two_activations_predictions(
+    corpus, monkeypatch
+):
     predictions = 4 * len(corpus.validation) * corpus.vocabulary_size
     disk = an_estimate(corpus, monkeypatch, ["trial"] * 6, 6, 1)[1]
-    assert disk == 6 * 4 * 1000 + 2 * 3 * predictions
+    checkpoint = 4 * 1000 + 4 * 4 * 4 * 16 * corpus.vocabulary_size  # 4 points of 4 windows of 16 characters
+    assert disk == 6 * checkpoint + 3 * checkpoint + 2 * 3 * predictions
 
 
 def test_what_is_measured_is_a_step_a_window_and_a_pair_of_this_study(corpus, monkeypatch):

@@ -230,6 +230,24 @@ def test_a_trial_that_raises_an_error_is_failed_at_once_with_its_words(study, tm
     assert "attempt" not in done.out and "Traceback" not in done.out + done.err
 
 
+def test_what_a_trial_gives_reaches_the_study_where_few_files_may_be_open(study, undisturbed, tmp_path):
+    """Its tensors do not travel as a file and a descriptor each."""
+    few = """
+import engines, os, resource
+real = engines.FUNCTIONS["trial"]
+def few(*arguments, **options):
+    outcome = real(*arguments, **options)
+    most = len(os.listdir("/proc/self/fd")) + 6
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    assert len(outcome["weights"]) > most / 2
+    return outcome
+engines.FUNCTIONS["trial"] = few
+"""
+    done = studies.run(*study, "--workers=1", folder=tmp_path, prelude=few)
+    assert done.status == 0, done.out + done.err
+    assert studies.difference(undisturbed, tmp_path) is None
+
+
 @pytest.mark.parametrize("function", ["compare", "predict"])
 def test_a_comparison_that_fails_is_said_and_done_by_the_next_run(study, undisturbed, tmp_path, function):
     if function == "predict":  # needed by a study that is extended

@@ -425,6 +425,30 @@ def test_pairs_measured_together_are_measured_alike(n, seed, chunk_windows):
     assert [bits(found) for found in together] == [bits(metrics.compare(models[a], models[b], y)) for a, b in keys]
 
 
+@given(st.integers(2, 6), st.integers(0, 2**32), st.integers(1, 4000))
+def test_pairs_are_measured_alike_in_passes_of_any_size(n, seed, most):
+    models = {k: random_pair(seed + k, 3, 4, 7)[0] for k in range(n)}
+    y = random_pair(seed, 3, 4, 7)[2]
+    keys = list(itertools.combinations(range(n), 2))
+    whole = [bits(found) for found in metrics.compare_pairs(models, keys, y)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(metrics, "CHUNK_BYTES", most)
+        assert [bits(found) for found in metrics.compare_pairs(models, keys, y)] == whole
+
+
+def test_memory_does_not_grow_with_the_number_of_models_where_a_window_is_large():
+    def peak(n):
+        models = {k: np.full((2, 256, 2000), -math.log(2000), np.float32) for k in range(n)}
+        y = np.zeros((2, 256), np.int64)
+        tracemalloc.start()
+        metrics.compare_pairs(models, list(itertools.combinations(range(n), 2)), y)
+        _, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        return most
+
+    assert peak(5) < 1.2 * peak(2)
+
+
 def test_no_pairs_are_no_work():
     assert metrics.compare_pairs({}, [], np.zeros((1, 1), int)) == []
 

@@ -109,6 +109,12 @@ def test_a_study_of_a_readers_own_model_and_activation_runs_in_worker_processes(
     sampled = studies.run("train.py", "--sample", checkpoint, "--prompt", "the", "--length", 9, *files, folder=folder)
     assert sampled.status == 0 and sampled.out.startswith("the"), sampled.err
 
+    recompute = ("analyze_results.py", "--recompute", "--no-figures")
+    recomputed = studies.run(*recompute, *files, folder=folder)
+    assert recomputed.status == 0 and ": identical, 1 pairs" in recomputed.out, recomputed.out + recomputed.err
+    without = studies.run(*recompute, folder=folder)
+    assert without.status == 2 and "give its file with --architecture-file" in without.err, without.err
+
     for options in (("--verify", result_file, "--corpus", "text.txt"), ("--sample", checkpoint, "--prompt", "the")):
         without = studies.run("train.py", *options, *files[:2], folder=folder)
         says = "soft_step is a reader's own activation; give its file with --activation-file"
@@ -132,7 +138,7 @@ def test_a_study_of_built_in_activations_is_extended_by_a_readers_own(folder):
     assert "results/charlm_soft_step.json" in after and "source_sha256" not in before["results/charlm_relu.json"]
     summary = "results/all_experiments_summary.json"
     assert all(after[name] == content for name, content in before.items() if name != summary)
-    assert list(after[summary]["experiments"]) == ["charlm_soft_step", "charlm_relu"]
+    assert list(after[summary]["experiments"]) == ["charlm_relu", "charlm_soft_step"]
 
 
 def test_a_changed_file_goes_on_from_no_state_of_the_old_one(folder, tmp_path):

@@ -78,6 +78,13 @@ def test_the_table_of_architectures_is_that_of_its_study():
 
 
 def test_the_table_of_sources_is_that_of_its_studies():
+    import analysis
+    import analyze_results
+
+    def load(study):
+        cells = analyze_results.read_study(REFERENCE / study).architectures["charlm"]
+        return next(cell for cell in cells if cell.activation == "relu")
+
     studies = {
         "all together": "matched",
         "initial weights": "vary_init",
@@ -88,10 +95,14 @@ def test_the_table_of_sources_is_that_of_its_studies():
     whole = result("matched", "charlm_relu")["summary"]["relative_pd"]["mean"]
     rows = table("sources")
     assert [row[0] for row in rows] == list(studies)
-    for source, n, pd, share, disagreement in rows:
+    matched, *others = [load(study) for study in studies.values()]
+    for (source, n, pd, share, from_all, disagreement), other in zip(rows, [None, *others]):
         summary = result(studies[source], "charlm_relu")["summary"]
         assert [pd, disagreement] == [interval(summary[name], 4) for name in ("relative_pd", "top1_disagreement")]
         assert int(n) == summary["relative_pd"]["n"]
+        if other:
+            e = analysis.compare(other, matched, "relative_pd").difference
+            assert from_all == f"{e.mean:+.4f} [{e.low:+.4f}, {e.high:+.4f}]"
         assert share == ("" if source == "all together" else f"{summary['relative_pd']['mean'] / whole:.1%}")
 
 

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 
@@ -52,6 +53,9 @@ TEXTS = {"short.txt": b"too short", "latin.txt": "caf\xe9 ".encode("latin-1") * 
 MISTAKES = [
     (["--activations=gelo"], "unknown activation 'gelo'; did you mean 'gelu'? known: "),
     (["--activations", "relu,swich"], "unknown activation 'swich'; did you mean 'swish'?"),
+    (["--activations", ""], "an option that takes names was given none (an empty text); name some, or leave it out"),
+    (["--vary=,"], "an option that takes names was given none"),
+    (["--vary=none,init"], "--vary none stands alone"),
     (["--max-iter=20"], "unrecognized arguments: --max-iter=20"),
     (["--vary=int"], "unknown source of randomness (--vary) 'int'; did you mean 'init'? known: init, data, dropout, bit"),
     (["--architectures=charml"], "unknown architecture 'charml'; did you mean 'charlm'? known: charlm, "),
@@ -207,6 +211,24 @@ def test_another_activation_joins_the_study_in_its_summary(study, three, tmp_pat
     assert files(tmp_path)["results/charlm_relu.json"] == before
     summary = storage.read_json(tmp_path / "results" / storage.SUMMARY_FILE)
     assert set(summary["experiments"]) == {"charlm_relu", "charlm_gelu"}
+
+
+def test_extending_one_activation_leaves_the_order_of_the_others(study, tmp_path):
+    def order():
+        return list(storage.read_json(tmp_path / "results" / "all_experiments_summary.json")["experiments"])
+
+    assert studies.run(*study, "--activations=swish,gelu", "--trials=1", folder=tmp_path).status == 0
+    assert order() == ["charlm_swish", "charlm_gelu"]
+    assert studies.run(*study, "--activations=gelu", "--trials=2", folder=tmp_path).status == 0
+    assert order() == ["charlm_swish", "charlm_gelu"]
+
+
+def test_fresh_leaves_the_old_study_where_the_new_one_cannot_begin(study, three, tmp_path):
+    copied = shutil.copytree(three, tmp_path / "study")
+    before = files(copied)
+    done = studies.run(*study, "--fresh", "--engine=ray", "--ray-address=127.0.0.1:1", folder=copied)
+    assert done.status == 2
+    assert files(copied) == before
 
 
 def test_fresh_moves_the_old_study_aside_says_where_and_loses_nothing(study, three, tmp_path):

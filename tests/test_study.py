@@ -328,17 +328,66 @@ def test_a_damaged_result_is_named_and_nothing_is_changed(command, undisturbed, 
     assert files(tmp_path) == before
 
 
+def test_a_trial_that_comes_out_otherwise_is_compared_with_the_others_again(command, undisturbed, tmp_path):
+    """Another build of PyTorch, say, has other last digits."""
+    copy(undisturbed["matched"], tmp_path)
+    (tmp_path / "checkpoints" / "charlm_relu" / "trial_2.pt").write_bytes(b"damaged")
+    otherwise = """
+import engines, dataclasses
+real = engines.FUNCTIONS["trial"]
+def otherwise(context, report, should_stop, trial, partial_path):
+    trial = dataclasses.replace(trial, config=trial.config.replace(learning_rate=1e-3))
+    return real(context, report, should_stop, trial, partial_path)
+engines.FUNCTIONS["trial"] = otherwise
+"""
+    done = studies.run(*command["matched"], folder=tmp_path, prelude=otherwise)
+    assert done.status == 0, done.out + done.err
+    before, after = (
+        studies.content(folder)["results/charlm_relu.json"] for folder in (undisturbed["matched"], tmp_path)
+    )
+    pairs = [{(p["trial_a"], p["trial_b"]): p["relative_pd"] for p in result["pairs"]} for result in (before, after)]
+    assert pairs[0].keys() == pairs[1].keys()
+    assert [key for key in pairs[0] if pairs[0][key] != pairs[1][key]] == [(1, 2), (2, 3)]
+    arrays = [studies.content(folder)["results/charlm_relu.npz"] for folder in (undisturbed["matched"], tmp_path)]
+    assert arrays[0].keys() == arrays[1].keys()
+
+
+@pytest.mark.parametrize("trials", [1, 3])
+def test_arrays_that_were_lost_are_made_again_from_the_checkpoints(command, tmp_path, trials):
+    study = (*command["matched"], f"--trials={trials}")
+    assert studies.run(*study, folder=tmp_path).status == 0
+    before = studies.content(tmp_path)
+    (tmp_path / "results" / "charlm_relu.npz").unlink()
+    done = studies.run(*study, folder=tmp_path)
+    assert done.status == 0, done.err
+    assert f"0 trials to train, {trials} done before" in done.out
+    assert repr(studies.content(tmp_path)) == repr(before)
+
+
+def test_a_folder_of_checkpoints_belongs_to_one_study(command, undisturbed, tmp_path):
+    copy(undisturbed["matched"], tmp_path)
+    before = files(tmp_path)
+    other = (*command["matched"], "--seed-base=7", "--results-dir=other", "--checkpoints-dir=checkpoints")
+    for option in ((), ("--dry-run",)):
+        done = studies.run(*other, *option, folder=tmp_path)
+        assert done.status == 2
+        assert "checkpoints holds a study of another identity (seed_base: 42 against 7)" in done.err
+        assert "choose another --checkpoints-dir" in done.err
+    assert files(tmp_path) == before
+
+
 def test_a_checkpoint_that_belongs_to_another_model_is_not_overwritten(command, undisturbed, tmp_path):
-    """Two studies that share a folder of checkpoints by mistake."""
+    """Two studies that share a folder of checkpoints, which does not say whose it is."""
     other = (*command["matched"], "--seed-base=7", "--trials=2", "--results-dir=other", "--checkpoints-dir=checkpoints")
     copy(undisturbed["matched"], tmp_path)
+    (tmp_path / "checkpoints" / "study.json").unlink()
     before = files(tmp_path)
     assert studies.run(*other, folder=tmp_path).status == 0
     kept = {name.removesuffix(".aside-1"): data for name, data in files(tmp_path).items()}
     for number in (1, 2):
         name = f"checkpoints/charlm_relu/trial_{number}.pt"
         assert (tmp_path / f"{name}.aside-1").read_bytes() == before[name]
-    assert kept.keys() == before.keys()
+    assert kept.keys() - {"checkpoints/study.json"} == before.keys()
 
 
 # --- the disk ---------------------------------------------------------------------------------------------------------
