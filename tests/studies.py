@@ -148,9 +148,11 @@ def processes_of(group) -> list[int]:
         for path in Path("/proc").glob("[0-9]*/stat"):
             try:
                 state, _, its_group = path.read_text().rsplit(")", 1)[1].split()[:3]
+                threads = len(list((path.parent / "task").iterdir()))
             except (OSError, IndexError):
                 continue
-            if int(its_group) == group and state not in "ZX":
+            # where another thread ends it, a process is a zombie while that thread still holds its files, a lock's too
+            if int(its_group) == group and (state not in "ZX" or threads > 1):
                 found.append(int(path.parent.name))
         return found
     listing = subprocess.run(["ps", "-A", "-o", "pid=,pgid=,stat="], capture_output=True, text=True, check=True)
