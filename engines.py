@@ -113,13 +113,17 @@ FUNCTIONS = {
 # --- worker processes -----------------------------------------------------------------------------------------------
 
 
-def _worker(channel, stop, context):
+def _worker(channel, stop):
     """The life of a worker process: receive a task, run it, send what came of it."""
     # The driver alone decides how a run ends; Ctrl-C in a terminal reaches every process of the group.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     keep_freed_memory()
+    try:
+        context = channel.recv()
+    except EOFError:
+        return
     context.prepare()
     import train
 
@@ -181,10 +185,13 @@ def keep_freed_memory():
 class _Worker:
     def __init__(self, spawn, stop, context):
         self.channel, theirs = spawn.Pipe()
-        self.process = spawn.Process(target=_worker, args=(theirs, stop, context), daemon=True)
+        self.process = spawn.Process(target=_worker, args=(theirs, stop), daemon=True)
         with _signals_held_back():
             self.process.start()
         theirs.close()
+        # Not among the arguments: start() would wait for ever to hand them to a process that has died before it took them.
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # its sentinel will tell
+            self.channel.send(context)
         self.task = None
 
 

@@ -4,6 +4,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import time
 
 import pytest
@@ -228,6 +229,32 @@ def test_a_trial_that_raises_an_error_is_failed_at_once_with_its_words(study, tm
     assert done.status == 1
     assert "charlm_relu trial 1 FAILED: ZeroDivisionError: no such luck" in done.out
     assert "attempt" not in done.out and "Traceback" not in done.out + done.err
+
+
+def test_a_worker_that_dies_while_it_starts_holds_nothing_up(tmp_path):
+    """Before it has taken what it needs, which is more than a pipe holds."""
+    (tmp_path / "script.py").write_text("""
+import os, signal
+if __name__ == "__mp_main__" and not os.path.exists("died"):
+    os.mkdir("died")
+    os.kill(os.getpid(), signal.SIGKILL)
+if __name__ == "__main__":
+    from engines import Context, LocalEngine, Task
+    engine = LocalEngine(1, Context(bytes(10**7), 8))
+    engine.submit(Task("a task", "of no known kind", {}))
+    while not engine.idle:
+        for kind, _, text in engine.events():
+            print(kind, text)
+    engine.close()
+""")
+    environment = {**os.environ, "PYTHONPATH": str(studies.ROOT)}
+    done = subprocess.run(
+        [sys.executable, "script.py"], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert done.stdout.splitlines() == [
+        "retry its worker was killed by SIGKILL (out of memory?); attempt 2 of 3",
+        "failed KeyError: 'of no known kind'",
+    ], done.stderr
 
 
 def test_what_a_trial_gives_reaches_the_study_where_few_files_may_be_open(study, undisturbed, tmp_path):
