@@ -377,6 +377,23 @@ def matched(cells: Sequence[Cell], name: str, loss: float | None) -> dict[str, n
     return {cell.activation: of(cell) for cell in cells}
 
 
+def difference_at_equal_loss(group: Sequence[Cell], reference: Cell) -> Estimate | None:
+    """The difference in relative PD where all have come down to one validation loss, in % of the reference's.
+
+    The mean of the group's activations minus the reference, paired; read off the curves, linear between their points.
+    None where they have no common loss.
+    """
+    cells = [*group, reference]
+    loss = common_loss(cells)
+    if loss is None:
+        return None
+    found = matched(cells, "relative_pd", loss)
+    base = significance.pair_interval(found[reference.activation]).mean
+    mean = np.mean([found[cell.activation] for cell in group], axis=0)
+    difference = significance.compare_pair_means(mean, found[reference.activation]).difference
+    return scaled(difference, 100 / base) if base and difference.mean is not None else None
+
+
 @dataclass(frozen=True)
 class Flip:
     """Two activations whose order in a metric depends on how they are matched. `clear`: both intervals exclude 0."""

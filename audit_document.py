@@ -18,7 +18,6 @@ from audit_tests import (
     Evidence,
     Untested,
     cells_of,
-    difference_at_equal_loss,
     number,
     steps_to_matched,
     with_interval,
@@ -109,7 +108,7 @@ def loss_table(evidence: Evidence) -> list[str]:
         for measure in ("val_loss", "relative_pd"):
             found = analysis.in_percent(analysis.compare(cell, relu, measure), relu, measure)
             row.append(with_interval(found, "{:+.2f}", " %").partition(", n")[0])
-        at_loss = difference_at_equal_loss([cell], relu)
+        at_loss = analysis.difference_at_equal_loss([cell], relu)
         rows.append([*row, "none" if at_loss is None else with_interval(at_loss, "{:+.2f}", " %").partition(", n")[0]])
     headers = ["Activation", "Validation loss", "Relative PD", "Loss against ReLU", "PD against ReLU"]
     return markdown_table([*headers, "PD against ReLU at equal loss"], rows)

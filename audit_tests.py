@@ -182,26 +182,10 @@ def loss_caveat(evidence: Evidence, of: Sequence[str], than: str, pd_relation: s
     names = of if pd_relation == "lower" else [than]
     text = f" But {labels(names)} {'has' if len(names) == 1 else 'have'} the higher loss"
     text += f" (by {abs(loss.difference.mean):.4f} nats), and PD depends on how far models have learnt"
-    at_loss = difference_at_equal_loss(cells_of(evidence, role, of), cells_of(evidence, role, [than])[0])
+    at_loss = analysis.difference_at_equal_loss(cells_of(evidence, role, of), cells_of(evidence, role, [than])[0])
     if at_loss is None:
         return text + "."
     return text + f"; at equal validation loss the difference is {with_interval(at_loss, '{:+.1f}', ' %')}."
-
-
-def difference_at_equal_loss(group: Sequence[Cell], reference: Cell) -> Estimate | None:
-    """The difference in relative PD where all have come down to one validation loss, in % of the reference's.
-
-    Read off the curves, linear between their points; None where they have no common loss.
-    """
-    cells = [*group, reference]
-    loss = analysis.common_loss(cells)
-    if loss is None:
-        return None
-    found = analysis.matched(cells, "relative_pd", loss)
-    base = significance.pair_interval(found[reference.activation]).mean
-    mean = np.mean([found[cell.activation] for cell in group], axis=0)
-    difference = significance.compare_pair_means(mean, found[reference.activation]).difference
-    return analysis.scaled(difference, 100 / base) if base and difference.mean is not None else None
 
 
 def repeats_under_protocol(evidence: Evidence, pairs: Sequence[tuple[str, str]], measure: str) -> bool:

@@ -55,6 +55,7 @@ def answer(
         paragraphs += [f"{alone}: {facts}.", *filter(None, [without_pairs(cells)])]
         return Section("answer", title, paragraphs)
     paragraphs.append(_summary(cells, reference, comparisons))
+    paragraphs += filter(None, [_at_equal_loss(cells, reference, comparisons)])
     if sensitivity and n >= 2:
         paragraphs.append(_does_it_matter(cells, sensitivity))
     if reference.activation != analysis.REFERENCE:
@@ -131,6 +132,27 @@ def _summary(cells, reference, comparisons):
         f" Shown to be more reproducible than {reference.label} (lower relative PD): **{listing(lower)}**;"
         f" less reproducible: **{listing(higher)}**."
     )
+
+
+def _at_equal_loss(cells, reference, comparisons):
+    """What is left of the differences in relative PD that were shown, at equal loss: PD depends on how much is learnt."""
+    texts = []
+    for cell in cells:
+        if cell is reference or _kind(comparisons[cell.activation, "relative_pd"]) != "different":
+            continue
+        loss = comparisons[cell.activation, "val_loss"]
+        kind = _kind(loss)
+        its_loss = "its loss is not shown to differ" if kind == "undecided" else "its loss is equivalent"
+        if kind == "different":
+            its_loss = f"its loss is {'lower' if loss.difference.mean < 0 else 'higher'}"
+        found = analysis.difference_at_equal_loss([cell], reference)
+        left = "the curves do not meet at one loss"
+        if found is not None:
+            left = f"at equal loss its relative PD differs by {with_interval(found, 1, signed=True)} %"
+        texts.append(f"{cell.label}: {its_loss}; {left}")
+    if not texts:
+        return None
+    return f"Trained less, or more reproducible? {'. '.join(texts)}."
 
 
 def _does_it_matter(cells, sensitivity):

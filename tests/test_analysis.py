@@ -158,6 +158,26 @@ def test_there_is_no_common_loss_where_curves_do_not_meet_or_are_missing():
     assert analysis.common_loss([cell_of([3.0], [])]) is None
 
 
+def test_an_activation_that_has_only_learnt_less_differs_at_the_end_and_not_at_equal_loss():
+    """Two activations on the same path of PD against loss; one is behind. Its higher PD is gone where losses are equal."""
+
+    def on_the_path(activation, *losses):
+        starts = (0.00, 0.01, 0.02, 0.03)
+        histories = [curve(*(loss + start for loss in losses)) for start in starts]
+        cell = cell_of([h[-1]["val_loss"] for h in histories], [0.1] * 6, activation, histories)
+        for pair in cell.result["pairs"]:
+            mean = (starts[pair["trial_a"] - 1] + starts[pair["trial_b"] - 1]) / 2
+            values = [(loss + mean) / 10 for loss in losses]  # PD is a tenth of the loss, at any time
+            pair["history"] = [{"step": 10 * i, "relative_pd": v} for i, v in enumerate(values)]
+            pair["relative_pd"] = values[-1]
+        return cell
+
+    quick, slow = on_the_path("relu", 4.0, 3.0, 2.0), on_the_path("gelu", 4.0, 3.5, 2.5)
+    assert analysis.in_percent(analysis.compare(slow, quick, "relative_pd"), quick, "relative_pd").mean > 20
+    assert analysis.difference_at_equal_loss([slow], quick).mean == pytest.approx(0, abs=1e-9)
+    assert analysis.difference_at_equal_loss([quick], cell_of([2.0] * 4, [0.1] * 6, "gelu")) is None  # no curves
+
+
 def square(*values):
     """(n, n) from the pairs' values in the order of combinations."""
     n = round((1 + math.sqrt(1 + 8 * len(values))) / 2)

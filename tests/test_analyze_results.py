@@ -179,6 +179,8 @@ def test_every_section_of_the_report_is_there_for_the_reference_studies(name, tm
         assert f"\n## {title}\n" in (study / "REPORT.md").read_text()
     assert "corpus shakespeare" in " ".join(out.split()) and f"{name} protocol" in " ".join(out.split())
     assert not list(tmp_path.rglob("*.png"))
+    shown = re.search(r"less reproducible: (.+?)\.", " ".join(out.split())).group(1)
+    assert (shown != "none") == (" at equal loss its relative PD differs by " in " ".join(out.split()))
 
 
 def test_the_report_of_the_reference_study_says_what_its_files_say(tmp_path, analyze):
