@@ -3,7 +3,7 @@
 An engine takes tasks and gives events back. It knows nothing of studies, writes no results, and cannot change them:
 a task is a pure function of its arguments. Events are tuples (kind, task, payload):
 
-    ("progress", task, dict)   a running trial reports {step, loss} or {warning}
+    ("progress", task, dict)   a running trial reports {trial, step, loss}, {trial, resumed} or {warning}
     ("done", task, result)
     ("retry", task, text)      its worker died, or memory ran out beside others; the task is tried again
     ("failed", task, text)     it raised an error, or its workers died MAX_ATTEMPTS times

@@ -31,6 +31,7 @@ class Progress:
         self.total, self.n_trials, self.max_iters = total, n_trials, max_iters
         self.done = 0
         self.fractions = {}  # running trial -> share of its steps
+        self.found_done = 0.0  # trials' worth of steps that an earlier run had done
         self.started = time.monotonic()
         self.last_line = {}
         self.bars = None
@@ -49,15 +50,26 @@ class Progress:
 
     def time_left(self) -> str:
         """An estimate from the trials and shares of trials done so far."""
-        worked = self.done + sum(self.fractions.values())
+        reached = self.done + sum(self.fractions.values())
+        worked = reached - self.found_done
         if worked < 0.1 or not self.total:  # the start, which comes once, would be taken for the pace
             return "time left unknown yet"
         elapsed = time.monotonic() - self.started
-        return f"about {duration(elapsed / worked * max(self.total - worked, 0))} left"
+        return f"about {duration(elapsed / worked * max(self.total - reached, 0))} left"
+
+    def resumed(self, name, number, step):
+        """A trial goes on from a step that it, or an earlier run of the study, had saved."""
+        if (name, number) not in self.fractions:  # else it is this run's own work, after a worker died
+            self.fractions[name, number] = self._share(step)
+            self.found_done += self._share(step)
+        self.say(f"{name}  trial {number} of {self.n_trials}  goes on from step {step} of {self.max_iters}")
+
+    def _share(self, step):
+        return min(step / self.max_iters, 1) * 0.9  # evaluation is about the last tenth
 
     def step(self, name, number, step, loss):
         """A running trial has done `step` steps."""
-        self.fractions[name, number] = min(step / self.max_iters, 1) * 0.9  # evaluation is about the last tenth
+        self.fractions[name, number] = self._share(step)
         if self.bars:
             self._bar(name, number).update(step - self._bar(name, number).n)
             if loss is not None:

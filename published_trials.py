@@ -91,7 +91,11 @@ def _load(path, trial, corpus, report):
     from train import partial_identity
 
     content = storage.load_state(path, partial_identity(trial, corpus), report)
-    return content and content["snapshot"]
+    if content is None:
+        return None
+    if report:
+        report({"trial": trial.number, "resumed": content["snapshot"]["step"]})
+    return content["snapshot"]
 
 
 def compare_checkpoints(checkpoints, corpus) -> list[dict]:

@@ -478,7 +478,11 @@ def run(plan, corpus, experiments, others, tasks, engine, progress, interrupted,
 def _show(progress, experiment, task, event):
     if "warning" in event:
         progress.say(f"{task.name}: {event['warning']}")
-    if "step" in event and event["trial"] in [trial.number for trial in trials_of(task)]:
+    elif event["trial"] not in [trial.number for trial in trials_of(task)]:
+        pass  # it fills a pack, and is not one of the study's
+    elif "resumed" in event:
+        progress.resumed(experiment.name, event["trial"], event["resumed"])
+    else:
         progress.step(experiment.name, event["trial"], event["step"], event["loss"])
 
 

@@ -123,7 +123,8 @@ def run_trial(trial: Trial, corpus, partial_path=None, report=None, should_stop=
       trial: what to train.
       corpus: a corpus.Corpus.
       partial_path: where the running trial saves itself, and from where it goes on; None saves nothing.
-      report: called as report({trial, step, loss, ...}) now and then.
+      report: called as report({trial, step, loss}) now and then, report({trial, resumed}) with the step from which
+        a trial goes on, report({warning}).
       should_stop: called after each step; when it returns true, the trial saves itself and raises Interrupted.
 
     Returns:
@@ -410,6 +411,8 @@ def _load_partial(path, trials, corpus, learner, report):
     if content is None:
         return state
     learner.load(content["learner"])
+    for trial in trials if report else ():
+        report({"trial": trial.number, "resumed": content["step"]})
     for member in content["members"]:
         member["curve"] = [(step, log_p.numpy()) for step, log_p in member["curve"]]
     return {name: content[name] for name in state}

@@ -101,8 +101,10 @@ def test_a_stopped_study_saves_itself_says_how_to_go_on_and_leaves_no_orphans(
     assert "stopping: the running trials finish their step and save themselves" in started.err
     assert started.out.endswith("interrupted; the same command goes on from here\n")
     assert "Traceback" not in started.out + started.err
-    assert storage.read_checkpoint(partial(tmp_path))["step"] >= 1
-    assert studies.run(*study, folder=tmp_path).status == 0
+    step = storage.read_checkpoint(partial(tmp_path))["step"]
+    assert step >= 1
+    again = studies.run(*study, folder=tmp_path)
+    assert again.status == 0 and f"trial 1 of 3  goes on from step {step} of 6" in again.out
     assert studies.difference(undisturbed, tmp_path) is None
 
 
