@@ -88,14 +88,6 @@ def truncated(name: str, low: float | None, high: float | None) -> tuple[float |
 # --- position by position: (N, V) or (N,) in, (N,) out
 
 
-def total_variation(p, q):
-    """sum |p - q| / 2, in [0, 1]: by how much p and q can differ on the probability of a set of characters.
-
-    Rows of p and q sum to 1, so relative PD, mean |p - q| / (mean p + mean q), is its mean over positions.
-    """
-    return np.abs(p - q).sum(axis=-1) / 2
-
-
 def shamir_difference(log_p_true, log_q_true):
     """2 |p_y - q_y| / (p_y + q_y), in [0, 2], from log p_y and log q_y; 0 where both are zero.
 

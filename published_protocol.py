@@ -31,16 +31,6 @@ N_CONTEXTS = 1000  # single contexts per accuracy, and per model of a pair
 INITIAL_SD = 0.02  # of the weights of every Linear and Embedding
 CONTEXTS_AT_ONCE = 100  # where contexts are not evaluated one by one
 
-FIGURES = (
-    "train_loss",
-    "val_loss",
-    "train_accuracy",
-    "val_accuracy",
-    "training_time_s",
-    "relative_pd",
-    "prediction_differences",
-)
-
 
 def check_published(config, corpus) -> None:
     """A UserError unless the report's protocol can run this configuration on this corpus."""
@@ -290,25 +280,6 @@ def _disagreement(logits_a, logits_b):
         return none
     differences = (p.argmax(-1) != q.argmax(-1)).sum().item()
     return none | {"relative_pd": relative_pd, "prediction_differences": differences}
-
-
-def summarize_published(records) -> dict:
-    """The report's summary of trials, or of pairs: figure -> {mean, sd, n}, for each figure that they have.
-
-    The standard deviation is the population's (ddof 0), as in the report; it is None for fewer than two
-    values, as the mean is for none. Figures that are None, of diverged trials, are left out and not counted.
-    """
-    summary = {}
-    for name in FIGURES:
-        if not any(name in record for record in records):
-            continue
-        values = [record[name] for record in records if record[name] is not None]
-        summary[name] = {
-            "mean": float(np.mean(values)) if values else None,
-            "sd": float(np.std(values)) if len(values) > 1 else None,
-            "n": len(values),
-        }
-    return summary
 
 
 # --- surroundings -------------------------------------------------------------------------------------------

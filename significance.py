@@ -272,11 +272,6 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
 # --- power ---
 
 
-def power_of_paired_test(sd: float, n: int, margin: float, alpha: float = 0.05) -> float:
-    """Power of the two-sided paired t test where the true difference is `margin`; sd: of the differences."""
-    return predicted_power((sd**2, 0.0), n, margin, alpha)
-
-
 def predicted_power(
     variance_terms: tuple[float, float],
     n: int,

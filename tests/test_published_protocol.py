@@ -377,20 +377,6 @@ def test_every_activation_trains_and_none_stands_for_another(corpus, monkeypatch
     assert_same(train(corpus, config=config, activation="silu"), trials["swish"])  # two names of one
 
 
-def test_summaries_have_the_populations_standard_deviation():
-    trials = [
-        {"val_loss": 2.6317, "val_accuracy": 0.275, "history": []},
-        {"val_loss": 2.6444, "val_accuracy": 0.263, "history": []},
-        {"val_loss": None, "val_accuracy": None, "history": []},
-    ]
-    summary = published.summarize_published(trials)
-    assert summary["val_loss"] == pytest.approx({"mean": 2.63805, "sd": 0.00635, "n": 2})
-    assert summary["val_accuracy"] == pytest.approx({"mean": 0.269, "sd": 0.006, "n": 2})
-    assert summary.keys() == {"val_loss", "val_accuracy"}
-    assert published.summarize_published(trials[:1])["val_loss"] == {"mean": 2.6317, "sd": None, "n": 1}
-    assert published.summarize_published(trials[2:])["val_loss"] == {"mean": None, "sd": None, "n": 0}
-
-
 @pytest.mark.parametrize(
     ("change", "seed", "complaint"),
     [

@@ -346,13 +346,13 @@ def test_holm_keeps_the_order_and_lies_between_the_raw_p_and_bonferroni(p_values
 def test_the_power_of_a_paired_test_is_the_noncentral_t(n, margin):
     t = stats.t.ppf(0.975, n - 1)
     nct = stats.nct(n - 1, margin * math.sqrt(n) / 0.7)
-    assert sig.power_of_paired_test(0.7, n, margin) == pytest.approx(nct.sf(t) + nct.cdf(-t), abs=2e-4)
+    assert sig.predicted_power((0.7**2, 0.0), n, margin) == pytest.approx(nct.sf(t) + nct.cdf(-t), abs=2e-4)
 
 
 def test_34_pairs_give_80_percent_power_at_half_a_standard_deviation():
     """Cohen 1988, and every table of paired t tests since."""
     assert sig.trials_for_power((1.0, 0.0), 0.5) == 34
-    assert sig.power_of_paired_test(1.0, 34, 0.5) >= 0.8 > sig.power_of_paired_test(1.0, 33, 0.5)
+    assert sig.predicted_power((1.0, 0.0), 34, 0.5) >= 0.8 > sig.predicted_power((1.0, 0.0), 33, 0.5)
 
 
 def test_no_number_of_trials_that_matters_shows_a_tiny_margin():
