@@ -15,7 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from errors import UserError, unknown
+from errors import RunError, UserError, unknown
+from storage import write_atomically
 
 CORPORA = ("auto", "shakespeare", "pydoc")
 
@@ -190,8 +191,8 @@ def _shakespeare(data_dir, progress: bool) -> bytes:
         return _verified(_read(stored), str(stored))
     try:
         data = _verified(_download(SHAKESPEARE_URL, progress), "the answer")
-        _write_atomically(stored, data)
-    except (OSError, UserError) as error:
+        write_atomically(stored, data)
+    except (OSError, UserError, RunError) as error:
         raise DownloadFailed(
             f"tiny Shakespeare could not be downloaded ({error}); get {SHAKESPEARE_URL} in another way,"
             f" and save it as {stored} or name the file in the environment variable CHARLM_CORPUS"
@@ -251,20 +252,6 @@ def _connect(url: str, seconds: float):
     if isinstance(answer, Exception):
         raise answer
     return answer
-
-
-def _write_atomically(path: Path, data: bytes) -> None:
-    """Write a file that is complete whenever it is there, also after a crash."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _shakespeare_or_pydoc(data_dir, progress: bool) -> Corpus:
