@@ -86,9 +86,10 @@ def main(argv=None) -> int:
             waiting = f": {GO_ON}" if any(cell.n_missing_pairs for cell in study.cells) else ""
             raise UserError(f"{folder} holds no measured pair of trials that could be measured again{waiting}")
         identical = recompute(cells, checkpoints, user_files, say=lambda text: print(text, flush=True))
+    import recompute as from_text
     import report
 
-    document = build(study, others, margins)
+    document = build(study, others, margins, from_text.yardsticks(study))
     if not args.no_figures:
         plots = args.plots_dir or sibling(folder, "plots")
         document = report_figures.add_figures(document, study, others, margins, plots, checkpoints)
@@ -141,8 +142,11 @@ def read_study(folder: Path):
     return analysis.Study(str(folder), study["identity"], cells, planned)
 
 
-def build(study, others, margins):
-    """The report.Document of a study, and of others that it is compared with. No files are read or written."""
+def build(study, others, margins, yardsticks):
+    """The report.Document of a study, and of others that it is compared with. No files are read or written.
+
+    yardsticks: from `recompute.yardsticks`.
+    """
     import report_facts
     import report_findings
     import report_studies
@@ -161,7 +165,7 @@ def build(study, others, margins):
     sections = [report_studies.architectures(trained, sensitivities), facts] if several else []
     for name, cells in trained.architectures.items():
         unfinished = report_facts.unfinished(study, cells)
-        found = report_findings.sections(cells, margins, sensitivities[name], missing, unfinished)
+        found = report_findings.sections(cells, margins, sensitivities[name], missing, unfinished, yardsticks)
         found += [make([trained, *others], name) for make in (report_studies.sources, report_studies.arithmetics)]
         found = [section for section in found if section is not None]
         if several:

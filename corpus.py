@@ -337,3 +337,42 @@ def curve_windows(n_evaluation_windows: int, count: int) -> np.ndarray:
 def batch_starts(generator: np.random.Generator, split_length: int, block_size: int, batch_size: int) -> np.ndarray:
     """(batch_size,) independent offsets, uniform in [0, split_length - T)."""
     return generator.integers(0, split_length - block_size, size=batch_size)
+
+
+@dataclass(frozen=True)
+class Yardstick:
+    """What a table of counts predicts: a loss in nats per character and a share of right top-1 predictions."""
+
+    name: str
+    loss: float
+    accuracy: float
+
+
+def yardsticks(corpus: Corpus, block_size: int) -> tuple[Yardstick, Yardstick]:
+    """What characters' frequencies alone tell (a unigram model), and which character follows which (a bigram model).
+
+    Counted on the training split, one added to every count (Laplace), and measured like a model: on all windows of the
+    validation split. Ties go to the lower index.
+    """
+    size, train = corpus.vocabulary_size, corpus.train.astype(np.int64)
+    x, y = (part.ravel() for part in evaluation_windows(corpus, "validation", block_size))
+    single = np.bincount(train, minlength=size)
+    frequencies = Yardstick(
+        "frequencies of the characters",
+        float(-np.log((single[y] + 1) / (len(train) + size)).mean()),
+        float((y == single.argmax()).mean()),
+    )
+    codes, counts = np.unique(train[:-1] * size + train[1:], return_counts=True)  # a V x V table may be too large
+    before = np.bincount(train[:-1], minlength=size)
+    place = np.searchsorted(codes, x * size + y).clip(max=len(codes) - 1)
+    found = np.where(codes[place] == x * size + y, counts[place], 0)
+    often_first = codes[np.lexsort((codes, -counts))]
+    seen, first = np.unique(often_first // size, return_index=True)
+    likeliest = np.zeros(size, np.int64)
+    likeliest[seen] = often_first[first] % size
+    following = Yardstick(
+        "which character follows which",
+        float(-np.log((found + 1) / (before[x] + size)).mean()),
+        float((y == likeliest[x]).mean()),
+    )
+    return frequencies, following

@@ -33,6 +33,15 @@ def study_corpus(result: dict, may_download: bool):
     return text.load_recorded(result["corpus"])
 
 
+def yardsticks(study) -> tuple[text.Yardstick, ...] | str:
+    """What tables of counts predict on a study's text, or why that cannot be said."""
+    try:
+        corpus = study_corpus(study.cells[0].result, may_download=False)
+    except UserError as error:
+        return str(error)
+    return text.yardsticks(corpus, study.identity["config"]["block_size"])
+
+
 def checkpoint_path(checkpoints_dir: Path, cell: Cell, number: int) -> Path:
     return Path(checkpoints_dir) / f"{cell.architecture}_{cell.activation}" / f"trial_{number}.pt"
 

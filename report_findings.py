@@ -13,6 +13,7 @@ import numpy as np
 import analysis
 import significance
 from analysis import MEASURES, PRIMARY, Cell, Margins
+from corpus import Yardstick
 from errors import UserError
 from report import Section, Table, decimals_for, listing, number, p_value, plural, plus_minus, with_interval
 from report_tables import PAIRS_METHOD, counted, sampled, shown, without_pairs
@@ -33,12 +34,14 @@ def answer(
     margins: Margins,
     comparisons,
     sensitivity,
-    missing: Sequence[str] = (),
-    unfinished: Sequence[str] = (),
+    missing: Sequence[str],
+    unfinished: Sequence[str],
+    yardsticks: Sequence[Yardstick] | str,
 ) -> Section:
     """One sentence per comparison and measure, after a summary of them all.
 
     missing: sentences on what is not there. unfinished: the study's activations without a complete trial.
+    yardsticks: from `recompute.yardsticks`.
     """
     reference = analysis.reference_of(cells)
     title = "The answer"
@@ -52,10 +55,10 @@ def answer(
         alone = f"There is one activation, {only.label}, and nothing to compare it with"
         if unfinished:
             alone = f"Only {only.label} has complete trials **so far**; still to come: {listing(unfinished)}"
-        paragraphs += [f"{alone}: {facts}.", *filter(None, [without_pairs(cells)])]
+        paragraphs += [f"{alone}: {facts}.", *filter(None, [without_pairs(cells), _little_learnt(cells, yardsticks)])]
         return Section("answer", title, paragraphs)
     paragraphs.append(_summary(cells, reference, comparisons))
-    paragraphs += filter(None, [_at_equal_loss(cells, reference, comparisons)])
+    paragraphs += filter(None, [_little_learnt(cells, yardsticks), _at_equal_loss(cells, reference, comparisons)])
     if sensitivity and n >= 2:
         paragraphs.append(_does_it_matter(cells, sensitivity))
     if reference.activation != analysis.REFERENCE:
@@ -131,6 +134,29 @@ def _summary(cells, reference, comparisons):
         f"Of {plural(len(kinds), 'comparison')} with {reference.label} ({counted(cells)}), {', '.join(parts)}."
         f" Shown to be more reproducible than {reference.label} (lower relative PD): **{listing(lower)}**;"
         f" less reproducible: **{listing(higher)}**."
+    )
+
+
+def _little_learnt(cells, yardsticks):
+    """Whether tables of counts predict as well as the models; None where they do not, or nothing is known of it."""
+    losses = {cell: analysis.estimate(cell, "val_loss").mean for cell in cells}
+    losses = {cell: loss for cell, loss in losses.items() if loss is not None}
+    if isinstance(yardsticks, str) or not losses:
+        return None
+    frequencies, following = yardsticks
+    behind = [cell.label for cell, loss in losses.items() if loss >= frequencies.loss]
+    if behind:
+        return (
+            f"**Nothing is learnt yet that the {frequencies.name} do not tell** (they give {frequencies.loss:.3f} nats) by"
+            f" the models of {listing(behind)}. How far such models agree says little about activations."
+        )
+    behind = [cell.label for cell, loss in losses.items() if loss >= following.loss]
+    if not behind:
+        return None
+    of = "all activations" if len(behind) == len(losses) > 1 else listing(behind)
+    return (
+        f"**Little is learnt yet**: a table of {following.name}, counted on the training split, has a validation loss of"
+        f" {following.loss:.3f} nats, lower than the models of {of}. How far models agree may change as they learn more."
     )
 
 
@@ -287,6 +313,22 @@ def training_path(cells: Sequence[Cell]) -> Section:
         " models, averaged). It counts as known in the intervals."
     )
     return Section("training_path", title, paragraphs, tables)
+
+
+def learnt(cells: Sequence[Cell], yardsticks: Sequence[Yardstick] | str) -> Section:
+    """The models' loss and accuracy beside those of tables of counts on the same text."""
+    title = "How much have the models learnt?"
+    if isinstance(yardsticks, str):
+        return Section("learnt", title, [f"The comparison needs the corpus, and was left out: {yardsticks}."])
+    rows = [[stick.name.capitalize(), "-", f"{stick.loss:.4f}", f"{100 * stick.accuracy:.2f}"] for stick in yardsticks]
+    for cell in cells:
+        rows.append([cell.label, str(len(cell.trials)), shown(cell, "val_loss"), shown(cell, "val_accuracy")])
+    headers = ["Predicted by", "n", "Validation loss (nats)", "Validation accuracy (%)"]
+    caption = (
+        "Tables of counts, and the models. The counts are of the training split (one added to each); all are measured on"
+        f" the validation split. {sampled(cells)}"
+    )
+    return Section("learnt", title, tables=[Table(headers, rows, caption.strip())])
 
 
 def _with_training(cells):
@@ -474,7 +516,12 @@ def text_share(cells: Sequence[Cell]) -> Section | None:
 
 
 def sections(
-    cells: Sequence[Cell], margins: Margins, sensitivity, missing: Sequence[str], unfinished: Sequence[str]
+    cells: Sequence[Cell],
+    margins: Margins,
+    sensitivity,
+    missing: Sequence[str],
+    unfinished: Sequence[str],
+    yardsticks: Sequence[Yardstick] | str,
 ) -> list[Section]:
     """Everything about one architecture: the answer first, then the report's own tables and what they leave open."""
     import report_studies
@@ -484,10 +531,11 @@ def sections(
     own = report_tables.sections(cells, comparisons)
     appendices = [section for section in own if section.title.startswith("Appendix")]
     found = [
-        answer(cells, margins, comparisons, sensitivity, missing, unfinished),
+        answer(cells, margins, comparisons, sensitivity, missing, unfinished, yardsticks),
         comparison_table(cells, comparisons),
         report_studies.three_steps(cells),
         *(section for section in own if section not in appendices),
+        learnt(cells, yardsticks),
         training_path(cells),
         all_measures(cells),
         groups(cells),

@@ -19,6 +19,7 @@ import report_figures
 import storage
 import study as studying
 from analysis import Cell, Margins, Study
+from corpus import load_corpus, yardsticks
 from figure_style import activation_label
 
 REFERENCE = Path(__file__).resolve().parent.parent / "results" / "reference"
@@ -28,7 +29,12 @@ SECTIONS = (
     *("The answer", "Every activation against ReLU", "What was run"),
     *("3.1 Overview", "3.2 Reproducibility", "3.3 Accuracy", "3.4 Every trial", "3.5 Training dynamics"),
     *("4.2 Accuracy against reproducibility", "4.3 GELU as the compromise", "4.4 Effect of SmeLU's beta"),
-    *("4.5 Variance of the loss", "Trained less, or more reproducible?", "Every measure of reproducibility"),
+    *(
+        "4.5 Variance of the loss",
+        "How much have the models learnt?",
+        "Trained less, or more reproducible?",
+        "Every measure of reproducibility",
+    ),
     *("Appendix B: differing predictions", "Appendix C: computing time", "Methods"),
 )
 
@@ -224,6 +230,39 @@ def test_one_activation_has_nothing_to_be_compared_with(few, analyze, plans):
     assert "A Pareto frontier needs two activations" in out
     kinds = [plan.draw.__name__ for plan in plans]
     assert set(kinds) >= set(KINDS) and not set(kinds) & {"forest", "pareto", "pd_at_equal_loss"}
+
+
+def test_models_that_tables_of_counts_equal_are_said_to_have_learnt_little(folder, analyze):
+    """Six steps of training teach less than the frequencies of the characters; a loss of 0 would be more than both."""
+    frequencies = "Nothing is learnt yet that the frequencies of the characters do not tell"
+    following = "a table of which character follows which, counted on the training split, has a validation loss of"
+
+    def set_losses(loss):
+        def change_losses(result):
+            for record in result["trials"]:
+                record["val_loss"] = loss + record["trial"] / 1e4
+
+        for path in (folder / "results").glob("charlm_*.json"):
+            change(path, change_losses)
+        _, out, _ = analyze("--no-figures")
+        return " ".join(out.split())
+
+    corpus = load_corpus(str(folder / "tiny.txt"))
+    single, double = (stick.loss for stick in yardsticks(corpus, 8))
+    assert double < single
+    out = set_losses(single)
+    assert frequencies in out and following not in out
+    assert f"Frequencies of the characters - {single:.4f}" in out
+    out = set_losses(double)
+    assert frequencies not in out and f"{following} {double:.3f} nats, lower than the models of all activations" in out
+    out = set_losses(double - 0.01)
+    assert frequencies not in out and following not in out
+
+
+def test_without_the_corpus_it_is_said_that_no_table_of_counts_stands_beside_the_models(folder, analyze):
+    (folder / "tiny.txt").unlink()
+    status, out, _ = analyze("--no-figures")
+    assert status == 0 and "The comparison needs the corpus, and was left out: corpus file tiny.txt" in out
 
 
 def test_an_interrupted_study_is_analysed_and_what_is_missing_is_said(folder, analyze):

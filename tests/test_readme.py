@@ -106,6 +106,24 @@ def test_the_table_of_sources_is_that_of_its_studies():
         assert share == ("" if source == "all together" else f"{summary['relative_pd']['mean'] / whole:.1%}")
 
 
+def test_what_is_left_at_equal_loss_is_what_the_study_gives():
+    import analysis
+    import analyze_results
+
+    cells = {cell.activation: cell for cell in analyze_results.read_study(REFERENCE / "matched").cells}
+    left = analysis.difference_at_equal_loss([cells["smelu_1"]], cells["relu"])
+    assert f"excess is {left.mean:.1f} % [{left.low:+.1f}, {left.high:+.1f}]" in README
+
+
+def test_the_table_of_counts_is_that_of_the_corpus(shakespeare):
+    from corpus import yardsticks
+
+    _, following = yardsticks(shakespeare, 128)
+    assert f"has a validation loss of {following.loss:.3f} nats and {following.accuracy:.2%} accuracy" in (
+        README.replace(" %", "%").replace("\n", " ")
+    )
+
+
 def test_the_audits_summary_is_that_of_its_document():
     document = (ROOT / "docs" / "audit.md").read_text(encoding="utf-8")
     counts = re.search(r"(\d+) checkable claims: (.*)\.\n", document)
