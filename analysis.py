@@ -24,6 +24,7 @@ from significance import Comparison, Estimate
 REFERENCE = "relu"
 PRIMARY = ("val_loss", *metrics.PRIMARY)
 SMELU = "smelu_"
+FEWEST_POINTS = 3  # of a curve that is read between its points
 
 
 @dataclass(frozen=True)
@@ -201,6 +202,23 @@ def in_percent(comparison: Comparison, reference: Cell, name: str) -> Estimate |
     return scaled(comparison.difference, 100 / abs(base)) if base else None
 
 
+def share_of(cell: Cell, whole: Cell, name: str) -> Estimate | None:
+    """A pair metric of one cell in per cent of another's, over the trials that both have; None where that is 0.
+
+    The ratio R of two means over pairs, with the delta method's interval: that of the mean of c - R w over pairs, in
+    per cent of w's mean, c and w being the two cells' values for the same two trials.
+    """
+    numbers = sorted(set(cell.numbers) & set(whole.numbers))
+    part, base = matrix(cell, name, numbers), matrix(whole, name, numbers)
+    means = [of_pairs(side, name).mean for side in (part, base)]
+    if None in means or means[1] == 0:
+        return None
+    ratio = means[0] / means[1]
+    about = scaled(significance.compare_pair_means(part, ratio * base).difference, 100 / means[1])
+    ends = {end: None if (x := getattr(about, end)) is None else 100 * ratio + x for end in ("low", "high")}
+    return replace(about, mean=100 * ratio, **ends)
+
+
 def reference_of(cells: Sequence[Cell]) -> Cell | None:
     """ReLU's cell, or the first one; None of no cells."""
     return next((cell for cell in cells if cell.activation == REFERENCE), cells[0] if cells else None)
@@ -347,12 +365,16 @@ def value_at_loss(history: Sequence[tuple[float, float]], loss: float) -> float 
 
 
 def common_loss(cells: Sequence[Cell]) -> float | None:
-    """The lowest validation loss (curve windows) that every pair of every cell comes down to; None if there is none."""
+    """The lowest validation loss (curve windows) that every pair of every cell comes down to.
+
+    None if there is none, or where a curve has fewer than FEWEST_POINTS: between two points, the beginning and the end,
+    there is a straight line and no curve.
+    """
     lowest, first = [], []
     for cell in cells:
         for pair in cell.pairs:
             losses = [loss for loss, _ in pair_history(cell, pair, "relative_pd")]
-            if len(losses) < 2:
+            if len(losses) < FEWEST_POINTS:
                 return None
             lowest.append(min(losses))
             first.append(losses[0])

@@ -215,7 +215,8 @@ def build_model(architecture: str, activation: str, config: Config, vocabulary_s
 
     Returns:
       A module (B, T) integers -> (B, T, V), with `names` (architecture, activation) and `sizes`, a dictionary of width,
-      n_parameters and n_parameters_charlm (of CharLM at this configuration, activations aside).
+      n_parameters and n_parameters_charlm (of CharLM at this configuration, activations aside). It is in evaluation mode:
+      a step of training needs `train()`, and an address for its dropout (`model.address_dropout`).
     """
     entry, kind = architecture_record(architecture), activations.record(activation)
     if reason := supports(architecture, activation):
@@ -235,7 +236,7 @@ def build_model(architecture: str, activation: str, config: Config, vocabulary_s
         "n_parameters": sum(parameter.numel() for parameter in model.parameters()),
         "n_parameters_charlm": _charlm_size(config, vocabulary_size),
     }
-    return model
+    return model.eval()
 
 
 def _check_activations(entry, activation, config, model):

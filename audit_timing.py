@@ -159,7 +159,7 @@ def measure(small: Config, full: Config, repeats: int, steps: int, full_steps: i
     from storage import SCHEMA_VERSION
     from train import prepare_torch
 
-    prepare_torch(small, "cpu")
+    prepare_torch(small)
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     tokens = torch.from_numpy(np.random.default_rng(0).integers(VOCABULARY_SIZE, size=N_TOKENS))
     activations = interleaved(REPORT, small, tokens, repeats, steps, say)

@@ -78,7 +78,7 @@ class Workload:
         import packed
         import train
 
-        train.prepare_torch(config, device)
+        train.prepare_torch(config)
         seeds = train.stream_seeds(0, 1, ("init", "data", "dropout"))
         trial = train.Trial(architecture, activation, config, 1, 0, seeds, device, pack=pack, compiled=compiled)
         trials = packed.pack_of(trial, 0, ("init", "data", "dropout")) if pack else (trial,)

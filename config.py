@@ -52,11 +52,6 @@ class Config:
                 f"n_embd must be a multiple of n_head, but {self.n_embd} is not a multiple of {self.n_head}"
             )
 
-    @classmethod
-    def help(cls) -> dict[str, str]:
-        """Field name -> one line of help."""
-        return {spec.name: spec.metadata["help"] for spec in fields(Config)}
-
     def as_dict(self) -> dict:
         """Field name -> value, ready for JSON."""
         return dataclasses.asdict(self)

@@ -80,7 +80,7 @@ def predict_task(context, report, should_stop, checkpoint, device):
 
     model, content = train.load_model(checkpoint)
     config = Config(**content["config"])
-    train.prepare_torch(config, device)
+    train.prepare_torch(config)
     x, _ = evaluate.evaluation_data(context.corpus, config, device).validation
     return evaluate.predict(model.to(device), x, config)
 

@@ -53,7 +53,7 @@ def run_trial(trial, corpus, partial_path=None, report=None, should_stop=None) -
     if record["status"] != "complete":
         return outcome | {"record": record | {"reason": "a loss is not finite", "matched": None}}
     started = time.perf_counter()
-    train.prepare_torch(trial.config, "cpu")
+    train.prepare_torch(trial.config)
     model = _model(trial.activation, trial.config, corpus.vocabulary_size, weights)
     data = evaluate.evaluation_data(corpus, trial.config)
     final = evaluate.final_evaluation(model, data, trial.config)

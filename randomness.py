@@ -12,7 +12,6 @@ import hashlib
 import numpy as np
 
 STREAMS = ("init", "data", "dropout", "bit")
-SOURCES = STREAMS  # what --vary can vary
 
 # Raised whenever this mapping, or the arithmetic that turns it into a trained model, changes its results.
 NUMERICS_VERSION = 1

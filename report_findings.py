@@ -172,7 +172,7 @@ def _at_equal_loss(cells, reference, comparisons):
         if kind == "different":
             its_loss = f"its loss is {'lower' if loss.difference.mean < 0 else 'higher'}"
         found = analysis.difference_at_equal_loss([cell], reference)
-        left = "the curves do not meet at one loss"
+        left = "the curves cannot be read at one loss"
         if found is not None:
             left = f"at equal loss its relative PD differs by {with_interval(found, 1, signed=True)} %"
         texts.append(f"{cell.label}: {its_loss}; {left}")
@@ -298,7 +298,7 @@ def training_path(cells: Sequence[Cell]) -> Section:
         reason = (
             "only one activation has complete trials"
             if len(cells) < 2
-            else "the pairs have no curves in common, or their losses do not overlap"
+            else f"the pairs have no curves of {analysis.FEWEST_POINTS} points or more, or their losses do not overlap"
         )
         return Section("training_path", title, [why, f"Left out: {reason}."])
     paragraphs, tables = [why], []

@@ -233,8 +233,7 @@ def sources(studies: Sequence[Study], architecture: str) -> Section | None:
         cell, whole = row["cell"], everything.get(row["activation"])
         share, less = "-", "-"
         if row["source"] != "all together" and whole is not None:
-            mean = analysis.estimate(whole, "relative_pd").mean
-            share = "-" if not mean or row["mean"] is None else f"{row['mean'] / mean:.1%}"
+            share = with_interval(analysis.share_of(cell, whole, "relative_pd"), 1)
             less = with_interval(analysis.compare(cell, whole, "relative_pd").difference, 4, signed=True)
         line = [row["source"], cell.label, str(len(cell.trials)), shown(cell, "relative_pd")]
         table_rows.append([*line, share, less, shown(cell, "top1_disagreement")])
@@ -243,13 +242,13 @@ def sources(studies: Sequence[Study], architecture: str) -> Section | None:
         "Activation",
         "n",
         "Relative PD",
-        "Of all together",
+        "% of all together",
         "Difference from all",
         "Top-1 disagr.",
     ]
     caption = (
-        f"Relative PD where only one source of randomness differs between trials. {PAIRS_METHOD} The difference is paired by"
-        " trial: trial k has the same seed in what both vary."
+        f"Relative PD where only one source of randomness differs between trials. {PAIRS_METHOD} Per cent and"
+        " difference are paired by trial (trial k has the same seed in what both vary), over the trials that both have."
     )
     paragraphs = (
         [] if everything else ["No study in which everything varies was given, so there is no whole to compare with."]
@@ -265,12 +264,14 @@ def _source_sentences(rows, everything):
     """One sentence per activation: the sources alone, in per cent of all together."""
     found = []
     for activation, whole in everything.items():
-        mean = analysis.estimate(whole, "relative_pd").mean
         own = [
-            r for r in rows if r["activation"] == activation and r["source"] != "all together" and r["mean"] is not None
+            (row, share)
+            for row in rows
+            if row["activation"] == activation and row["source"] != "all together"
+            if (share := analysis.share_of(row["cell"], whole, "relative_pd")) and share.mean is not None
         ]
-        if mean and own:
-            texts = [f"{row['source']} alone {row['mean'] / mean:.0%} (n = {row['n']})" for row in own]
+        if own:
+            texts = [f"{row['source']} alone {with_interval(share, 0)} % (n = {share.n})" for row, share in own]
             found.append(f"{whole.label}: of the relative PD of all together, {listing(texts)}.")
     return [found] if found else []
 

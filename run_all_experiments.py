@@ -14,6 +14,7 @@ interrupted.
 import contextlib
 import math
 import os
+import re
 import signal
 import time
 from dataclasses import replace
@@ -87,7 +88,7 @@ def parser():
 
 def split_list(values) -> list[str]:
     """['a,b', 'c'] -> ['a', 'b', 'c'], each once; a UserError where nothing is left."""
-    names = list(dict.fromkeys(name for value in values for name in value.split(",") if name))
+    names = list(dict.fromkeys(name for value in values for name in re.split(r"[,\s]+", value) if name))
     if not names:
         raise UserError("an option that takes names was given none (an empty text); name some, or leave it out")
     return names
@@ -421,9 +422,10 @@ def work_left(args, plan, corpus, facts) -> tuple[list[tuple[str, str]], int]:
     import storage
     from study import Experiment, trials_of
 
+    begun = not args.fresh and storage.holds_study(plan.results_dir, plan.identity(corpus))
     if not args.fresh:
         storage.holds_study(plan.checkpoints_dir, plan.identity(corpus), "--checkpoints-dir")
-    if args.fresh or not storage.holds_study(plan.results_dir, plan.identity(corpus)):
+    if not begun:
         tasks = [(architecture, "trial") for architecture, _ in plan.experiments for _ in range(plan.n_trials)]
         return tasks, len(plan.experiments) * math.comb(plan.n_trials, 2)
     experiments = [Experiment(plan, corpus, *key, facts[key]) for key in plan.experiments]

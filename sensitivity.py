@@ -136,6 +136,11 @@ def permutation_sensitivity_test(
     return float((1 + as_far.sum()) / (1 + n_permutations))
 
 
+def smallest_p(groups: int, n: int) -> float:
+    """The smallest p that permuting A activations within each of n trials can give: one relabelling of all changes nothing."""
+    return math.factorial(groups) ** (1.0 - n)
+
+
 def sensitivity_of_means(
     values: Sequence[Sequence[float | None]], margin: float | None, n_permutations: int = 9999, seed: int = 0
 ) -> Sensitivity:
@@ -257,6 +262,12 @@ def _sensitivity(values, differences, margin, n_permutations, seed, alpha=0.05, 
     else:
         tests_need = _trials_needed(groups, differences, margin, alpha, power)
         needed, verdict, reason = undecided(tests_need, n, margin, power)
+    if verdict.startswith("undecided") and p is not None and (least := smallest_p(groups, n)) >= alpha:
+        reason = (
+            f"{reason or ''}; permuting {groups} activations within {n} trials gives no p below {least:.2g}".lstrip(
+                "; "
+            )
+        )
     return Sensitivity(between, p, equivalence_p, margin, spread, needed, verdict, reason)
 
 
@@ -274,6 +285,6 @@ def _trials_needed(groups, differences, margin, alpha, power):
 
     joint = 1 - (1 - power) / len(differences)
     return [
-        fewest_trials(power_at, power, 3 if second else 2),
+        fewest_trials(lambda n: power_at(n) * (smallest_p(groups, n) < alpha), power, 3 if second else 2),
         trials_for_power((first, second), margin, joint, alpha, "equivalence"),
     ]

@@ -83,7 +83,7 @@ install() {
     echo "setup.sh: installing $requirements (PyTorch is large: this can take minutes)"
     venv/bin/python -m pip install --no-input --disable-pip-version-check -r "$requirements" ||
         stop "pip could not install $requirements (its message is above); PYTHON=... chooses another Python" 1
-    for done in requirements.txt "$requirements"; do
+    for finished in requirements.txt "$requirements"; do
         fingerprint "$done" >venv/.installing
         mv venv/.installing "venv/.installed-$done"
     done

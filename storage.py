@@ -25,7 +25,7 @@ SUMMARY_FILE = "all_experiments_summary.json"
 UNFINISHED = ".tmp"  # how a file's name ends while it is being written; a hidden one
 
 # What may differ between two results that are identical in the sense of DESIGN.md's first promise.
-VOLATILE = ("training_time_s", "evaluation_time_s", "environment", "provenance", "attempts")
+VOLATILE = ("training_time_s", "evaluation_time_s", "environment", "provenance")
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -288,6 +288,9 @@ def first_difference(expected, found, name: str = "") -> str | None:
         return None
     if isinstance(expected, list) and isinstance(found, list):
         if len(expected) != len(found):
+            if all(isinstance(entry, (str, int, float)) for entry in (*expected, *found)):
+                sides = (", ".join(map(str, side)) or "nothing" for side in (expected, found))
+                return f"{name}: {' against '.join(sides)}"
             return f"{name}: {len(expected)} entries against {len(found)}"
         for index, (left, right) in enumerate(zip(expected, found)):
             if difference := first_difference(left, right, f"{name}[{index}]"):

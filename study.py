@@ -341,14 +341,13 @@ def summarize(result: dict) -> dict:
     }
     numbers = [record["trial"] for record in records]
     index = {number: position for position, number in enumerate(numbers)}
-    for name in metrics.METRICS if result["pairs"] else ():
+    for name in metrics.METRICS:
         values = [
             (index[pair["trial_a"]], index[pair["trial_b"]], pair[name])
             for pair in result["pairs"]
             if pair.get(name) is not None and pair["trial_a"] in index and pair["trial_b"] in index
         ]
-        if values:
-            summary[name] = significance.pair_interval(significance.pair_matrix(values, len(numbers))).as_dict()
+        summary[name] = significance.pair_interval(significance.pair_matrix(values, len(numbers))).as_dict()
     return summary
 
 

@@ -66,7 +66,7 @@ class Interrupted(Exception):
     """The trial was asked to stop; it has saved what it needs to go on."""
 
 
-def prepare_torch(config, device):
+def prepare_torch(config):
     """Sets what decides a sum's last bits: the number of threads, and deterministic algorithms.
 
     To be called before the first computation on a GPU: cuBLAS reads its setting once, when it starts.
@@ -149,7 +149,7 @@ def run_together(make_learner, trials, wanted, corpus, partial_path=None, report
     import evaluate
 
     config, device = trials[0].config, trials[0].device
-    prepare_torch(config, device)
+    prepare_torch(config)
     data = evaluate.evaluation_data(corpus, config, device)
     learner = make_learner(trials, corpus)
     state = _load_partial(partial_path, trials, corpus, learner, report)
@@ -573,7 +573,7 @@ def sample(args, own) -> int:
     model, content = load_model(args.sample)
     cli.check_own_are_used(own, [(content["architecture"], content["activation"])])
     config = Config(**content["config"])
-    prepare_torch(config, "cpu")
+    prepare_torch(config)
     alphabet = text.Corpus(content["corpus"]["label"], "", content["vocabulary"], None, 0)
     print(evaluate.sample_text(model, alphabet, config, args.prompt, args.length, args.temperature, seed=args.seed))
     return 0

@@ -178,6 +178,17 @@ def test_an_activation_that_has_only_learnt_less_differs_at_the_end_and_not_at_e
     assert analysis.difference_at_equal_loss([quick], cell_of([2.0] * 4, [0.1] * 6, "gelu")) is None  # no curves
 
 
+def test_the_share_of_a_part_is_over_the_trials_that_both_have():
+    """A part that is a quarter of the whole in every pair is 25 %, and nothing about that is uncertain."""
+    whole = cell_of([2.0] * 5, [0.1, 0.2, 0.3, 0.9, 0.5, 0.6, 0.9, 0.4, 0.9, 0.9])
+    part = cell_of([2.0] * 4, [0.025, 0.05, 0.075, 0.125, 0.15, 0.1])  # trials 1 to 4; the whole's fifth is left out
+    share = analysis.share_of(part, whole, "relative_pd")
+    assert [share.mean, share.low, share.high] == pytest.approx([25, 25, 25])
+    noisy = cell_of([2.0] * 4, [0.03, 0.05, 0.06, 0.125, 0.17, 0.1])
+    share = analysis.share_of(noisy, whole, "relative_pd")
+    assert share.low < share.mean < share.high and share.mean == pytest.approx(100 * 0.535 / 2.1)
+
+
 def square(*values):
     """(n, n) from the pairs' values in the order of combinations."""
     n = round((1 + math.sqrt(1 + 8 * len(values))) / 2)

@@ -378,3 +378,10 @@ def test_the_checks_leave_the_global_generators_as_they_were():
     before = torch.get_rng_state(), random.getstate()
     check("charlm", "relu", ConfigCPU())
     assert torch.equal(torch.get_rng_state(), before[0]) and random.getstate() == before[1]
+
+
+def test_a_model_that_has_just_been_built_predicts():
+    """The first lines of architectures.py, as a reader would type them."""
+    model = build_model("convlm", "gelu", ConfigCPU(), vocabulary_size=65)
+    initialize(model, seed=42)
+    assert model(torch.zeros(2, 7, dtype=torch.long)).shape == (2, 7, 65)

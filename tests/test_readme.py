@@ -92,7 +92,6 @@ def test_the_table_of_sources_is_that_of_its_studies():
         "dropout": "vary_dropout",
         "one bit of one weight": "vary_bit",
     }
-    whole = result("matched", "charlm_relu")["summary"]["relative_pd"]["mean"]
     rows = table("sources")
     assert [row[0] for row in rows] == list(studies)
     matched, *others = [load(study) for study in studies.values()]
@@ -103,7 +102,8 @@ def test_the_table_of_sources_is_that_of_its_studies():
         if other:
             e = analysis.compare(other, matched, "relative_pd").difference
             assert from_all == f"{e.mean:+.4f} [{e.low:+.4f}, {e.high:+.4f}]"
-        assert share == ("" if source == "all together" else f"{summary['relative_pd']['mean'] / whole:.1%}")
+            e = analysis.share_of(other, matched, "relative_pd")
+            assert share == f"{e.mean:.1f} [{e.low:.1f}, {e.high:.1f}]"
 
 
 def test_what_is_left_at_equal_loss_is_what_the_study_gives():

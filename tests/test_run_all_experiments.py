@@ -275,7 +275,7 @@ def test_fresh_never_moves_a_study_onto_one_that_was_set_aside_before(study, tmp
         ("--seed-base=1", "seed_base: 42 against 1"),
         ("--max-iters=7", "config.max_iters: 6 against 7"),
         ("--corpus=other.txt", "corpus_sha256: "),
-        ("--vary=init", "vary: 3 entries against 1"),
+        ("--vary=init", "vary: init, data, dropout against init"),
         ("--threads-per-trial=2", "config.threads_per_trial: 1 against 2"),
     ],
 )
@@ -287,6 +287,20 @@ def test_another_identity_in_the_same_folder_is_refused_by_naming_the_field(stud
     assert f"results holds a study of another identity ({says}" in done.err
     assert len(done.err.splitlines()) == 1
     assert files(three) == before
+
+
+def test_a_dry_run_of_another_identity_names_the_folder_of_results_not_that_of_checkpoints(study, three):
+    done = studies.run(*study, "--n-embd=16", "--dry-run", folder=three)
+    assert done.status == 2 and "results holds a study of another identity" in done.err
+    assert "choose another --results-dir" in done.err
+
+
+@pytest.mark.parametrize("text", ["relu,gelu", "relu gelu", "relu, gelu", " relu ,gelu,"])
+def test_a_list_takes_spaces_or_commas_also_within_one_argument(text):
+    import run_all_experiments
+
+    assert run_all_experiments.split_list([text]) == ["relu", "gelu"]
+    assert run_all_experiments.split_list([*text.split()]) == ["relu", "gelu"]
 
 
 def test_each_kind_of_study_has_folders_of_its_own(study, tmp_path):

@@ -1,5 +1,6 @@
 """Claims about many activations at once: does the choice matter, how much, and who is on the Pareto frontier?"""
 
+import itertools
 import json
 
 import numpy as np
@@ -226,3 +227,20 @@ def test_a_resampled_trial_is_never_paired_with_its_copy():
     other = matrices.copy()
     other[:, np.arange(5), np.arange(5)] = np.nan
     assert (sen.pareto_shares(losses, matrices, 500) == sen.pareto_shares(losses, other, 500)).all()
+
+
+@pytest.mark.parametrize(("groups", "n"), [(2, 2), (2, 4), (3, 2)])
+def test_the_smallest_p_is_the_share_of_arrangements_as_extreme_as_the_most_extreme(groups, n):
+    """All permutations of A values within each of n trials, counted one by one."""
+    values = np.arange(float(groups))
+    orders = list(itertools.permutations(values))
+    spreads = [np.var(np.sum(rows, axis=0)) for rows in itertools.product(orders, repeat=n)]
+    assert np.mean(np.isclose(spreads, max(spreads))) == pytest.approx(sen.smallest_p(groups, n))
+
+
+def test_what_permutations_cannot_show_is_said_and_takes_more_trials():
+    rng = np.random.default_rng(0)
+    values = rng.normal(0, 1e-3, (2, 3)) + np.array([[0.0], [1.0]])
+    found = sen.sensitivity_of_means(values, margin=0.1)
+    assert found.verdict.startswith("undecided") and "no p below 0.25" in found.reason
+    assert found.trials_needed >= 6  # 1/32, the first below 0.05

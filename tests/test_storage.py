@@ -453,7 +453,7 @@ def test_the_first_difference_is_none_exactly_where_values_are_equal(one, other)
         ({"a": 1}, {"a": 1, "b": 2}, "b: missing against 2"),
         ({"a": 1, "b": None}, {"a": 1}, "b: None against missing"),
         ({"trials": [{"v": 1}, {"v": 2}]}, {"trials": [{"v": 1}, {"v": 3}]}, "trials[1].v: 2 against 3"),
-        ({"vary": ["init"]}, {"vary": []}, "vary: 1 entries against 0"),
+        ({"vary": ["init"]}, {"vary": []}, "vary: init against nothing"),
         ({"a": {"b": 1}}, {"a": 1}, "a: {'b': 1} against 1"),
     ],
 )
