@@ -82,7 +82,9 @@ class Workload:
         seeds = train.stream_seeds(0, 1, ("init", "data", "dropout"))
         trial = train.Trial(architecture, activation, config, 1, 0, seeds, device, pack=pack, compiled=compiled)
         trials = packed.pack_of(trial, 0, ("init", "data", "dropout")) if pack else (trial,)
-        text = np.random.default_rng(0).integers(vocabulary_size, size=10**6).astype(np.uint8)
+        often = 1 / np.arange(1, vocabulary_size + 1)  # as unevenly as characters are in a text
+        rng = np.random.default_rng(0)
+        text = rng.choice(vocabulary_size, size=10**6, p=often / often.sum()).astype(np.uint8)
         corpus = SimpleNamespace(train=text, vocabulary_size=vocabulary_size)
         self.config, self.device = config, device
         self.learner = (packed.Stack if pack or compiled else train.Alone)(trials, corpus)

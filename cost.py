@@ -113,13 +113,16 @@ def measure(plan, architecture, activation, n_parameters, vocabulary_size) -> tu
 
     from benchmark import Workload
     from engines import keep_freed_memory
+    from train import wait_for
 
     keep_freed_memory()  # as every worker does
     config, device = plan.config, plan.device
     few = device == "cpu" and n_parameters > MEASURED_WHOLE
     sequences = min(config.batch_size, 4) if few else config.batch_size
     workload = Workload(config.replace(batch_size=sequences), device, activation, vocabulary_size, architecture)
-    step_s, evaluation_s = timed(workload.step), timed(workload.evaluation)
+    step_s, evaluation_s = (
+        timed(lambda work=work: (work(), wait_for(device))) for work in (workload.step, workload.evaluation)
+    )
     del workload
     if device == "cuda":
         torch.cuda.empty_cache()  # the workers need it

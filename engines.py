@@ -5,7 +5,7 @@ a task is a pure function of its arguments. Events are tuples (kind, task, paylo
 
     ("progress", task, dict)   a running trial reports {trial, step, loss}, {trial, resumed} or {warning}
     ("done", task, result)
-    ("retry", task, text)      its worker died, or memory ran out beside others; the task is tried again
+    ("retry", task, text)      its worker died or lost its GPU, or memory ran out beside others; the task is tried again
     ("failed", task, text)     it raised an error, or its workers died MAX_ATTEMPTS times
     ("stopped", task, None)    it was asked to stop, and has saved itself
 """
@@ -145,18 +145,33 @@ def _worker(channel, stop):
             send("stopped", None)
         except Exception as error:
             text = f"{type(error).__name__}: {error}"
-            kind = "memory" if is_out_of_memory(error) else "failed"
+            kind = "memory" if is_out_of_memory(error) else "lost" if is_device_lost(error) else "failed"
             send(kind, text if os.environ.get("CHARLM_TRACEBACK") is None else traceback.format_exc())
-            if kind == "memory":
-                return  # only the end of a process gives a GPU's memory back for certain
+            if kind != "failed":
+                return  # only the end of a process gives a GPU's memory back for certain, and only a new one can use it again
+        release_gpu_memory()
 
 
 def is_out_of_memory(error) -> bool:
     """Whether an error says that a GPU, or this machine, has no memory left."""
     import torch
 
-    words = ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "can't allocate memory")
+    words = ("out of memory", "can't allocate memory", "STATUS_ALLOC_FAILED", "STATUS_ALLOCATION_FAILED")
+    words += ("CUBLAS_STATUS_NOT_INITIALIZED",)  # what cuBLAS says where it finds no room to start in
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(word in str(error) for word in words)
+
+
+def is_device_lost(error) -> bool:
+    """Whether an error leaves this process without a GPU: after one, every later call of CUDA fails as well."""
+    return "CUDA error" in str(error) and not is_out_of_memory(error)
+
+
+def release_gpu_memory():
+    """Gives a GPU's memory that no tensor uses back to the other processes on it, between two tasks."""
+    import torch
+
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
 
 
 def _end_with_parent():
@@ -290,9 +305,11 @@ class LocalEngine:
         task = worker.task
         if kind != "progress":
             worker.task = None
-        if kind != "memory":
+        if kind not in ("memory", "lost"):
             return kind, task, payload
         self._end(worker)
+        if kind == "lost":
+            return self._try_again(task, f"lost its GPU ({payload})")
         if not self._workers:
             return "failed", task, f"there is no memory for it, even alone ({payload})"
         if self._stop.value:
@@ -322,13 +339,16 @@ class LocalEngine:
         task = worker.task
         if task is None:
             return events
-        how = _how_it_ended(worker.process.exitcode)
+        return [*events, self._try_again(task, _how_it_ended(worker.process.exitcode))]
+
+    def _try_again(self, task, how):
+        """The event of a task whose worker is gone."""
         if self._stop.value:
-            return [*events, ("stopped", task, None)]
+            return "stopped", task, None
         if task.attempts < MAX_ATTEMPTS:
             self._waiting.appendleft(task)
-            return [*events, ("retry", task, f"its worker {how}; attempt {task.attempts + 1} of {MAX_ATTEMPTS}")]
-        return [*events, ("failed", task, f"its worker {how}, {MAX_ATTEMPTS} times")]
+            return "retry", task, f"its worker {how}; attempt {task.attempts + 1} of {MAX_ATTEMPTS}"
+        return "failed", task, f"its worker {how}, {MAX_ATTEMPTS} times"
 
     def stop(self):
         """Asks every running task to save itself and stop; waiting tasks are dropped."""

@@ -44,7 +44,7 @@ class Dropout(nn.Module):
         generator = torch.Generator(device).manual_seed(
             randomness.device_key(self.seed, "dropout", self.step, self.site)
         )
-        return torch.randint(-(2**15), 2**15, shape, generator=generator, device=device, dtype=torch.int16)
+        return levels_on_device(shape, generator)
 
     def mask(self, x_shape, device, dtype):
         """1 where a value is kept, 0 where it is dropped."""
@@ -60,6 +60,14 @@ class Dropout(nn.Module):
 
     def extra_repr(self):
         return f"{self.probability}, site={self.site}"
+
+
+def levels_on_device(shape, generator):
+    """Independent uniform int16 levels of the given shape on a generator's device, four to each 64-bit word drawn."""
+    count = torch.Size(shape).numel()
+    words = torch.empty(-(-count // 4), dtype=torch.int64, device=generator.device)
+    words.random_(-(2**63), None, generator=generator)  # every bit is random
+    return words.view(torch.int16)[:count].view(shape)
 
 
 def number_dropouts(model):
@@ -92,7 +100,12 @@ class Attention(nn.Module):
     def forward(self, x):  # (B, T, C) -> (B, T, C)
         layers = (self.query, self.key, self.value)
         bias = None if self.query.bias is None else torch.cat([layer.bias for layer in layers])
-        qkv = F.linear(x, torch.cat([layer.weight for layer in layers]), bias)  # one product instead of three
+        weight = torch.cat([layer.weight for layer in layers])  # one product instead of three
+        if self.written_out and bias is not None:
+            qkv = F.linear(x, weight)
+            qkv = qkv + bias.to(qkv.dtype)  # as in packed.BatchedLinear
+        else:
+            qkv = F.linear(x, weight, bias)
         return self.output_dropout(self.projection(self._attend(qkv)))
 
     def _attend(self, qkv):
@@ -102,6 +115,8 @@ class Attention(nn.Module):
         if qkv.device.type == "cpu" and qkv.dtype != torch.bfloat16 and not self.written_out:
             levels = drop.levels(shape, qkv.device) if drop.active else None
             return fused.attention(qkv, self.n_head, levels, drop.threshold, drop.keep if drop.active else 1.0)
+        if qkv.device.type != "cpu" and not self.written_out and not torch.is_grad_enabled():
+            return fused.library_attention(qkv, self.n_head)
         kept = drop.mask(shape, qkv.device, qkv.dtype) if drop.active else None
         return fused.plain_attention(qkv, self.n_head, kept, drop.keep)
 

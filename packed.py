@@ -12,6 +12,7 @@ Shapes: N slots, B sequences, T characters, V characters in the vocabulary. Para
 A module of its own because train.py's loop needs to know none of this: it trains an `Alone` or a `Stack`.
 """
 
+import contextlib
 import copy
 import math
 from dataclasses import replace
@@ -23,9 +24,12 @@ from torch import nn
 from torch.func import functional_call, stack_module_state, vmap
 from torch.multiprocessing.reductions import StorageWeakRef
 
+import networks
 import train
 from errors import UserError
 from model import Attention, Dropout
+
+MOST_ONE_HOT = 1024  # characters in a vocabulary that is written out as 0s and 1s
 
 
 def pack_of(trial, seed_base, vary) -> tuple:
@@ -64,12 +68,10 @@ class Stack:
         models = [train.build(trial, corpus.vocabulary_size) for trial in trials]
         self.parameters, self.buffers = stack_module_state(models)
         self.single = models[0]  # takes the weights of any slot, to be evaluated as an ordinary model
-        self.base = stateless(models[0])
+        self.base, self.losses = stateless(models[0]), stacked_losses
+        if trials[0].compiled:
+            self.base, self.losses = _compiled(trials, corpus.vocabulary_size, self.base)
         self.shapes = mask_shapes(self.base, self.config)
-        self.losses = stacked_losses
-        if trials[0].compiled:  # deterministic, since prepare_torch asks all of PyTorch to be
-            torch.compiler.reset()  # it would refuse the ninth stack of a process
-            self.losses = torch.compile(stacked_losses, fullgraph=True, dynamic=False)
         self.optimizer = train.make_optimizer(self.parameters.values(), self.config)
 
     @torch.no_grad()
@@ -108,6 +110,24 @@ class Stack:
         self.optimizer.load_state_dict(state["optimizer"])
 
 
+_last_compiled = {}  # what a step depends on -> (base, function): one at a time
+
+
+def _compiled(trials, vocabulary_size, base):
+    """(base, a compiled `stacked_losses`); those of the stack before, where it differs in nothing but seeds.
+
+    Compiling takes a minute, and a worker trains an activation's trials one after another. Deterministic, since
+    train.prepare_torch asks all of PyTorch to be.
+    """
+    trial = trials[0]
+    what = (trial.architecture, trial.activation, trial.config, trial.device, len(trials), vocabulary_size)
+    if what not in _last_compiled:
+        _last_compiled.clear()
+        torch.compiler.reset()  # it would refuse the ninth function of a process
+        _last_compiled[what] = base, torch.compile(stacked_losses, fullgraph=True, dynamic=False)
+    return _last_compiled[what]
+
+
 def stacked_losses(base, config, device, parameters, buffers, given, x, y):
     """Each slot's mean loss in nats per character on its own batch: (N,).
 
@@ -121,9 +141,19 @@ def stacked_losses(base, config, device, parameters, buffers, given, x, y):
     def loss(parameters, buffers, given, x, y):
         with evaluate.autocast(config, device):
             logits = functional_call(base, {**parameters, **buffers, **given}, (x,))
-        return train.loss_of(logits, y)
+        return one_hot_loss(logits, y) if logits.shape[-1] <= MOST_ONE_HOT else train.loss_of(logits, y)
 
+    if len(x) == 1:  # nothing to batch
+        alone = [{name: t.squeeze(0) for name, t in tensors.items()} for tensors in (parameters, buffers, given)]
+        return loss(*alone, x[0], y[0])[None]
     return vmap(loss)(parameters, buffers, given, x, y)
+
+
+# --- operations that can be batched and compiled ----------------------------------------------------------------------
+
+# Under vmap, or in a compiled step, PyTorch's own ways back through an embedding and a cross-entropy become scattered
+# sums. Those that are deterministic add one position after another where many are the same character, as in a text they
+# are. Products with 0s and 1s say the same, and take no such sum.
 
 
 def stateless(model):
@@ -132,7 +162,39 @@ def stateless(model):
     for module in base.modules():
         if isinstance(module, Attention):
             module.written_out = True
+        elif type(module) is nn.Linear:
+            module.__class__ = BatchedLinear
+        elif type(module) is nn.Embedding and module.num_embeddings <= MOST_ONE_HOT:
+            module.__class__ = OneHotEmbedding
     return base
+
+
+class OneHotEmbedding(nn.Embedding):
+    """An embedding as a product with 0s and 1s, in its weights' own type, so that it copies rows exactly."""
+
+    def forward(self, tokens):
+        kind = self.weight.device.type
+        with contextlib.nullcontext() if kind == "meta" else torch.autocast(kind, enabled=False):
+            return one_hot(tokens, self.num_embeddings, self.weight.dtype) @ self.weight
+
+
+class BatchedLinear(nn.Linear):
+    """A linear layer whose output has its product's type: a batched one with a bias would be float32 under autocast."""
+
+    def forward(self, x):
+        product = nn.functional.linear(x, self.weight)
+        return product if self.bias is None else product + self.bias.to(product.dtype)
+
+
+def one_hot(tokens, size, dtype):
+    """(..., V) with a 1 at each token."""
+    return (tokens[..., None] == torch.arange(size, device=tokens.device)).to(dtype)
+
+
+def one_hot_loss(logits, targets):
+    """train.loss_of without an index: mean cross-entropy in nats; logits (B, T, V), targets (B, T)."""
+    log_p = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
+    return -(log_p * one_hot(targets, logits.shape[-1], log_p.dtype)).sum(-1).mean()
 
 
 # --- dropout ----------------------------------------------------------------------------------------------------------
@@ -173,8 +235,8 @@ def draw_masks(base, shapes, trials, step) -> dict:
 # --- what can be packed, and what fits ----------------------------------------------------------------------------------
 
 
-def check(architecture, activation, config, vocabulary_size) -> int:
-    """The bytes of memory that a slot needs at the least; a UserError where PyTorch cannot batch the model.
+def check(architecture, activation, config, vocabulary_size, compiled=False) -> int:
+    """The bytes of memory that a slot needs at the least; a UserError where PyTorch cannot batch, or compile, the model.
 
     Weights, gradients and AdamW's two moments in float32, the dropout masks, and what a step keeps for its gradient:
     counted in a step on the meta device, which computes nothing. Under bfloat16 half of that last part is counted, as if
@@ -189,6 +251,8 @@ def check(architecture, activation, config, vocabulary_size) -> int:
             f"{name} cannot be packed or compiled: PyTorch runs its {recurrent[0]} as a whole; leave out"
             " --pack, and give --compile off"
         )
+    if compiled and any(isinstance(module, networks.ElmanLayer) for module in model.modules()):
+        raise UserError(f"{name} takes a step for each character, which is too long to compile; give --compile off")
     base = stateless(model)
     try:
         shapes = mask_shapes(base, config)

@@ -71,6 +71,18 @@ def compiler(device: str) -> str:
     return subprocess.run([get_cpp_compiler(), "--version"], capture_output=True, text=True).stdout.splitlines()[0]
 
 
+@functools.cache
+def gpu_environment() -> dict:
+    """What else than its model decides a GPU's bits."""
+    import torch
+
+    return {
+        "cuda": torch.version.cuda,
+        "cudnn": torch.backends.cudnn.version(),
+        "multiprocessors": torch.cuda.get_device_properties(0).multi_processor_count,
+    }
+
+
 def environment(device: str, threads: int, compiled: bool = False) -> dict:
     """What a trial ran on: enough to tell whether another machine could give the same bits, and the program's commit."""
     import torch
@@ -83,6 +95,7 @@ def environment(device: str, threads: int, compiled: bool = False) -> dict:
         "cpu": cpu_model(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "gpu": torch.cuda.get_device_name() if device == "cuda" else None,
+        **(gpu_environment() if device == "cuda" else {}),
         "threads": threads,
         "git_commit": git_commit(),
         **({"compiler": compiler(device)} if compiled else {}),

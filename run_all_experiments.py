@@ -253,7 +253,7 @@ def check_packs(plan, vocabulary_size) -> None:
     import packed
 
     for architecture, activation in plan.experiments:
-        slot_bytes = packed.check(architecture, activation, plan.config, vocabulary_size)
+        slot_bytes = packed.check(architecture, activation, plan.config, vocabulary_size, plan.compiled)
         if plan.device == "cuda":
             memory = torch.cuda.get_device_properties(0).total_memory
             packed.check_fits(plan.pack or 1, slot_bytes, memory, f"{architecture} with {activation}")

@@ -84,8 +84,8 @@ install() {
     venv/bin/python -m pip install --no-input --disable-pip-version-check -r "$requirements" ||
         stop "pip could not install $requirements (its message is above); PYTHON=... chooses another Python" 1
     for finished in requirements.txt "$requirements"; do
-        fingerprint "$done" >venv/.installing
-        mv venv/.installing "venv/.installed-$done"
+        fingerprint "$finished" >venv/.installing
+        mv venv/.installing "venv/.installed-$finished"
     done
 }
 

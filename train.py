@@ -18,7 +18,7 @@ import randomness
 from config import Config
 from errors import RunError, UserError
 
-SAVE_EVERY_S = 60.0  # a running trial also saves at every point of its curves
+SAVE_EVERY_S = 60.0  # on a CPU a running trial also saves at every point of its curves
 REPORT_EVERY_S = 0.5
 
 
@@ -81,6 +81,7 @@ def prepare_torch(config):
     torch.utils.deterministic.fill_uninitialized_memory = False  # a pass over memory that changes no result
     torch.backends.cudnn.benchmark = False
     torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False  # partial sums stay in float32
     torch.backends.cudnn.allow_tf32 = False
 
 
@@ -274,7 +275,10 @@ def _train(trials, corpus, data, learner, state, partial_path, report, should_st
     reported = saved = time.perf_counter()
     for step in range(state["step"], config.max_iters + 1):
         if step % config.eval_interval == 0 or step == config.max_iters:
-            if _add_points(step, learner, data, state, config, device) and 0 < step < config.max_iters:
+            measured = _add_points(step, learner, data, state, config, device)
+            # Between two points a GPU computes less long than it takes to write its state.
+            due = reads_each_loss or time.perf_counter() - saved > SAVE_EVERY_S
+            if measured and due and 0 < step < config.max_iters:
                 _save_partial(partial_path, trials, corpus, learner, state, report)
                 saved = time.perf_counter()
             if step == config.max_iters or not _finite(members):
@@ -492,7 +496,7 @@ def train_one(args, own) -> int:
     if trial.compiled:
         import packed
 
-        packed.check(architecture, activation, config, corpus.vocabulary_size)
+        packed.check(architecture, activation, config, corpus.vocabulary_size, compiled=True)
     output = args.output or Path("checkpoints/single") / f"{trial.name}_seed_{args.seed}.pt"
     if output.exists():
         raise UserError(f"{output} exists already; move it away or choose another --output")

@@ -28,6 +28,7 @@ needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ 
 def compiled_anew(trials, corpus, **hooks):
     """What a pack gives whose step is compiled from the very beginning, as on a machine that has never compiled it."""
     trials = tuple(replace(trial, compiled=True) for trial in trials)
+    packed._last_compiled.clear()
     with fresh_cache():
         return packed.run_pack(trials, trials, corpus, **hooks)
 
@@ -55,11 +56,40 @@ def test_a_step_that_is_compiled_twice_gives_the_same_bits(corpus, tmp_path):
 
 
 @pytest.mark.slow
+def test_the_next_trial_of_an_activation_is_not_compiled_again(corpus, monkeypatch):
+    """Only where something else than seeds differs is there something to compile."""
+    graphs = []
+    monkeypatch.setattr(
+        torch, "compile", partial(torch.compile, backend=lambda graph, _: graphs.append(graph) or graph)
+    )
+    one, two = a_pack(2, max_iters=1, architecture="mlp")  # an architecture that no other test compiles
+    losses = [packed.Stack((replace(trial, compiled=True),), corpus).update(0).item() for trial in (one, two, one)]
+    assert len(graphs) == 1 and losses[0] == losses[2] != losses[1]
+    packed.Stack((replace(one, compiled=True, activation="swish"),), corpus).update(0)
+    assert len(graphs) == 2
+
+
+@needs_compiler
+@pytest.mark.slow
+def test_a_compiled_step_sums_nothing_by_scattering(corpus):
+    """Scattered sums that are deterministic go one by one over all places of a character: slow on a GPU."""
+    from torch._inductor.utils import run_and_get_code
+
+    (trial,) = a_pack(1)
+    with fresh_cache():
+        stack = packed.Stack((replace(trial, compiled=True, activation="elu"),), corpus)
+        _, code = run_and_get_code(stack.update, 0)
+    assert len(code) >= 2  # forward and backward
+    assert not any(word in text for text in code for word in ("index_put", "scatter", "atomic_add"))
+
+
+@pytest.mark.slow
 def test_a_process_can_compile_any_number_of_steps(corpus, monkeypatch):
     """PyTorch's compiler stops at eight versions of a function; a worker trains more trials than that."""
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
     (trial,) = a_pack(1, max_iters=1)
-    losses = {packed.Stack((replace(trial, compiled=True),), corpus).update(0).item() for _ in range(10)}
+    others = [replace(trial, compiled=True, config=trial.config.replace(learning_rate=0.01 * k)) for k in range(1, 11)]
+    losses = {packed.Stack((other,), corpus).update(0).item() for other in others}
     assert losses == {packed.Stack((trial,), corpus).update(0).item()}
 
 

@@ -177,6 +177,26 @@ def test_out_of_memory_lowers_the_number_at_a_time_and_changes_no_bit(tmp_path, 
     assert studies.difference(tmp_path / "alone", tmp_path / "crowded") is None
 
 
+def test_a_worker_whose_gpu_is_lost_is_replaced_and_costs_the_other_trials_nothing(tmp_path, tiny_corpus_file):
+    """After such an error every call of CUDA fails in that process, whatever trial it is for."""
+    prelude = """
+import os, engines
+real, lost = engines.FUNCTIONS["trial"], []
+def fragile(context, report, should_stop, trial, partial_path):
+    if not os.path.exists("once"):
+        open("once", "w").close()
+        lost.append(True)
+    if lost:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+    return real(context, report, should_stop, trial, partial_path)
+engines.FUNCTIONS["trial"] = fragile
+"""
+    run = a_study(tmp_path, tiny_corpus_file, "--workers", "1", prelude=prelude)
+    assert run.status == 0, run.out + run.err
+    assert "its worker lost its GPU (RuntimeError: CUDA error: an illegal memory access" in run.out
+    assert "attempt 2 of 3" in run.out
+
+
 def test_room_for_two_keeps_two_at_a_time(tmp_path, tiny_corpus_file):
     run = a_study(tmp_path, tiny_corpus_file, "--workers", "3", prelude=CROWDED.format(room=2))
     assert run.status == 0, run.out + run.err
