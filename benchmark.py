@@ -288,13 +288,14 @@ def benchmark_study(repeats) -> dict:
     }
 
 
-def measure(part, repeats) -> dict:
-    """What a part measures, by name."""
+def measure(part, repeats):
+    """Yields what a part measures, {name: value}, as it comes."""
     if part == "cuda":
         import benchmark_gpu
 
-        return benchmark_gpu.benchmark_cuda(repeats)
-    return globals()[f"benchmark_{part}"](repeats)
+        yield from benchmark_gpu.benchmark_cuda(repeats)
+    else:
+        yield globals()[f"benchmark_{part}"](repeats)
 
 
 def show(results) -> str:
@@ -325,6 +326,7 @@ def main(argv=None) -> int:
     p.add_argument("--json", type=Path, help="also write the results to this file")
     args = p.parse_args(argv)
     from errors import UserError, unknown
+    from storage import write_atomically
 
     for part in args.parts:
         if part not in choices:
@@ -336,12 +338,12 @@ def main(argv=None) -> int:
     for part in args.parts or PARTS:
         repeats = args.repeats or (20 if part in ("step", "dtype", "cuda") else 3)
         print(f"measuring: {part} ({repeats} repeats)", file=sys.stderr, flush=True)
-        results["parts"][part] = measure(part, repeats)
+        results["parts"][part] = {}
+        for rows in measure(part, repeats):
+            results["parts"][part] |= rows
+            if args.json:  # after each, so that a run that is cut off has what it measured
+                write_atomically(args.json, (json.dumps(results, indent=1) + "\n").encode())
     print(show(results))
-    if args.json:
-        from storage import write_atomically
-
-        write_atomically(args.json, (json.dumps(results, indent=1) + "\n").encode())
     return 0
 
 

@@ -6,8 +6,10 @@ A trial on the device "cpu:0" takes every branch of a device that is not "cpu", 
 import importlib
 import math
 import multiprocessing
+import os
 import re
 import shlex
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,12 +19,15 @@ from studies import Reads
 
 import benchmark
 import benchmark_gpu
+import cost
 import engines
 import evaluate
+import randomness
 import run_all_experiments
 import storage
 import train
 from config_cpu import ConfigCPU
+from model import levels_on_device
 
 fork = multiprocessing.get_context("fork")
 no_cuda = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
@@ -74,6 +79,50 @@ def test_another_device_reports_the_step_and_the_loss_of_the_last_evaluation(cor
     losses = {point["step"]: point["train_loss"] for point in record["history"]}
     assert [event["step"] for event in events] == [1, 2, 3, 4, 5, 6]
     assert [event["loss"] for event in events] == [losses[step] for step in (0, 0, 2, 2, 4, 4)]
+
+
+@pytest.mark.parametrize(("device", "expected"), [("cpu", [2, 4]), ("cpu:0", [])])
+def test_only_a_cpu_writes_its_state_at_every_point_of_the_curves(device, expected, corpus, tmp_path, monkeypatch):
+    """A GPU is at the next point before a state is written; there, time alone decides."""
+    steps = []
+    monkeypatch.setattr(storage, "save_state", lambda path, identity, content, report: steps.append(content["step"]))
+    train.run_trial(a_trial(device), corpus, partial_path=tmp_path / "state.pt")
+    assert steps == expected
+    monkeypatch.setattr(train, "SAVE_EVERY_S", 0.0)
+    train.run_trial(a_trial("cpu:0"), corpus, partial_path=tmp_path / "state.pt")
+    assert {1, 2, 3, 4, 5} <= set(steps)
+
+
+def test_levels_drawn_as_whole_words_are_uniform_and_the_generators_own():
+    def levels(seed, shape=(3, 100_001)):
+        return levels_on_device(shape, torch.Generator("cpu").manual_seed(seed))
+
+    drawn = levels(1)
+    assert drawn.shape == (3, 100_001) and drawn.dtype == torch.int16
+    assert torch.equal(drawn, levels(1)) and not torch.equal(drawn, levels(2))
+    for bit in range(16):
+        assert (drawn.int() >> bit & 1).float().mean() == pytest.approx(0.5, abs=5 * 0.5 / 300_003**0.5)
+    threshold, keep = randomness.dropout_threshold(0.2)
+    assert (drawn >= threshold).float().mean() == pytest.approx(keep, abs=5 * 0.4 / 300_003**0.5)
+
+
+def test_a_dry_run_waits_for_what_it_has_timed(monkeypatch):
+    """A GPU takes work faster than it does it: without waiting, a step would seem to take no time."""
+    waits = []
+    monkeypatch.setattr(train, "wait_for", lambda device: waits.append(device) or 0.0)
+    experiments = (("charlm", "relu"),)
+    plan = SimpleNamespace(config=a_trial("cpu").config, device="cpu:0", experiments=experiments)
+    cost.measure(plan, "charlm", "relu", 1000, 65)
+    assert len(waits) >= 4 and set(waits) == {"cpu:0"}
+
+
+def test_attention_is_timed_written_out_and_as_pytorchs_own():
+    def timed(function, count):
+        function()
+        return 1e-3 * count
+
+    rows = benchmark_gpu.attention_times("cpu", ConfigCPU(**studies.SIZES), 2, timed)
+    assert set(rows) == {f"attention_{name}_ms" for name in ("mask", "written_out", "of_pytorch")}
 
 
 def test_a_trial_on_another_device_that_is_interrupted_goes_on_to_the_same_bits(corpus, tmp_path):
@@ -256,13 +305,24 @@ class NoRoom(benchmark.Workload):
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
 
-@pytest.mark.parametrize("workload", [benchmark.Workload, NoRoom])
+class Dying(benchmark.Workload):
+    """A workload whose process ends without a word."""
+
+    def step(self):
+        os._exit(1)
+
+
+def merged(rows):
+    return {name: value for row in rows for name, value in row.items()}
+
+
+@pytest.mark.parametrize("workload", [benchmark.Workload, NoRoom, Dying])
 def test_the_benchmark_counts_trials_of_all_processes_until_they_do_not_fit(workload, monkeypatch):
     monkeypatch.setattr(multiprocessing, "get_context", lambda method: fork)  # so that the workload is inherited
     monkeypatch.setattr(benchmark, "Workload", workload)
     config = ConfigCPU(**{**studies.SIZES, "max_iters": 60})
-    found = benchmark_gpu.trials_per_hour("cpu", config, (1, 2), steps=4)
-    if workload is NoRoom:
+    found = merged(benchmark_gpu.trials_per_hour("cpu", config, (1, 2), steps=4))
+    if workload in (NoRoom, Dying):
         assert found == {"trials_per_hour_1_processes": "out of memory"}
     else:
         assert set(found) == {"trials_per_hour_1_processes", "trials_per_hour_2_processes"}
@@ -272,7 +332,7 @@ def test_the_benchmark_counts_trials_of_all_processes_until_they_do_not_fit(work
 def test_the_benchmark_counts_the_trials_of_a_pack(monkeypatch):
     monkeypatch.setattr(multiprocessing, "get_context", lambda method: fork)
     config = ConfigCPU(**{**studies.SIZES, "max_iters": 60})
-    found = benchmark_gpu.trials_per_hour_packed("cpu", config, (2, 3), False, steps=4)
+    found = merged(benchmark_gpu.trials_per_hour_packed("cpu", config, (2, 3), False, steps=4))
     assert set(found) == {"trials_per_hour_pack_of_2", "trials_per_hour_pack_of_3"}
     assert all(0 < rate < math.inf for rate in found.values())
 
