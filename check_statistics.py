@@ -33,7 +33,7 @@ from significance import (
 )
 
 SEED = 2026
-SIZES = (5, 10)  # trials
+SIZES = (3, 5, 10)  # trials
 SHARES = (0.0, 0.25, 0.5, 1.0)  # of a pair's variance that its two trials bring: 2 s_a^2 / (2 s_a^2 + s_e^2)
 ACTIVATIONS = 5
 PERMUTATIONS = 399
@@ -144,11 +144,12 @@ def coverage(rng, studies, case, n, share, trial_noise, pair_noise, promised):
 
 
 def coverage_of_random_models(rng, studies, n):
-    """The truth is the mean over 100,000 pairs of models; the first-order share is estimated."""
+    """The truth is the mean over 100,000 pairs of models; the first-order share is estimated, from more than three."""
     truth = random_models(rng, (100_000,), 2)[:, 0, 1].mean()
     matrices = random_models(rng, (studies,), n)
-    _, _, ms_trials, ms_pairs = pair_mean_squares(matrices)
-    s_a2, s_e2 = (ms_trials.mean() - ms_pairs.mean()) / (n - 2), ms_pairs.mean()
+    more = matrices if n > 3 else random_models(rng, (studies,), 5)
+    _, _, ms_trials, ms_pairs = pair_mean_squares(more)
+    s_a2, s_e2 = (ms_trials.mean() - ms_pairs.mean()) / (more.shape[-1] - 2), ms_pairs.mean()
     yield coverage_line("random models", n, round(float(2 * s_a2 / (2 * s_a2 + s_e2)), 2), matrices, truth)
 
 

@@ -94,6 +94,9 @@ def _why_no_pair(result):
 # --- one activation -----------------------------------------------------------------------------------------
 
 
+LEAST_SHADED = 0.15  # shades reach at least this share of a value above and below it
+
+
 @styled
 def training_curves(result: dict, folder) -> Path:
     """Loss along training: every trial thin, their mean bold; beside it each trial's distance from that mean."""
@@ -178,9 +181,11 @@ def _draw_matrix(ax, result, name):
     shown = grid[~np.isnan(grid)]
     if not len(shown):
         return say_instead(ax, f"{label} was not measured.")
-    room = max(0.02 * shown.max(), 1e-6) if np.ptp(shown) == 0 else 0
+    middle, half = (shown.min() + shown.max()) / 2, np.ptp(shown) / 2
+    half = max(half, LEAST_SHADED * middle)  # or shades would make much of pairs that hardly differ
+    low, high = (middle - half, middle + half) if middle else (0, 1)
     # of the aspect "equal" the layout knows nothing, and would let labels overlap
-    image = ax.imshow(grid, cmap=SHADES, vmin=shown.min() - room, vmax=shown.max() + room, aspect="auto")
+    image = ax.imshow(grid, cmap=SHADES, vmin=low, vmax=high, aspect="auto")
     in_numbers = n <= 11
     if in_numbers:
         _annotate(ax, image, grid, size=7 if n <= 8 else 6)
