@@ -56,7 +56,10 @@ def _sensitivity_table(study, sensitivities, name):
 
 def _claim(sensitivities):
     """The report's 4 of 5, answered from the verdicts."""
-    paragraphs = []
+    paragraphs = [
+        "The report's section 7.1 finds 4 of 5 architectures insensitive (MiniGPT, NanoTransformer, HybridLM, ConvLM)."
+        " Insensitive means here: every difference between two activations is shown to be within the margin of interest."
+    ]
     for name, label in (("val_loss", "validation loss"), ("relative_pd", "relative PD")):
         kinds = {a: found[name].verdict.split(",")[0] for a, found in sensitivities.items() if found}
         counts = [(kind, [a for a in kinds if kinds[a] == kind]) for kind in ("sensitive", "insensitive", "undecided")]
@@ -64,17 +67,13 @@ def _claim(sensitivities):
         claimed = [a for a in CLAIMED_INSENSITIVE if a in kinds]
         refuted = [a for a in claimed if kinds[a] == "sensitive"]
         confirmed = [a for a in claimed if kinds[a] == "insensitive"]
-        answer = "None of the four is in this study."
+        answer = ""
         if claimed:
             answer = (
-                f"Of the four that the report calls insensitive, {len(claimed)} {'is' if len(claimed) == 1 else 'are'} here:"
+                f" Of the four that the report calls insensitive, {len(claimed)} {'is' if len(claimed) == 1 else 'are'} here:"
                 f" shown to be insensitive: {_named(confirmed)}; shown to be sensitive: {_named(refuted)}."
             )
-        paragraphs.append(f"By {label}, of {plural(len(kinds), 'architecture')}: {', '.join(texts)}. {answer}")
-    paragraphs.append(
-        "The report's section 7.1 finds 4 of 5 architectures insensitive (MiniGPT, NanoTransformer, HybridLM, ConvLM)."
-        " Insensitive means here: every difference between two activations is shown to be within the margin of interest."
-    )
+        paragraphs.append(f"By {label}, of {plural(len(kinds), 'architecture')}: {', '.join(texts)}.{answer}")
     return paragraphs
 
 
