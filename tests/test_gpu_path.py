@@ -22,12 +22,15 @@ import benchmark_gpu
 import cost
 import engines
 import evaluate
+import packed
 import randomness
 import run_all_experiments
 import storage
 import train
+from activations import ACTIVATIONS
+from architectures import ARCHITECTURES
 from config_cpu import ConfigCPU
-from model import levels_on_device
+from model import Attention, levels_on_device
 
 fork = multiprocessing.get_context("fork")
 no_cuda = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
@@ -293,6 +296,36 @@ def test_a_model_too_large_for_the_machine_is_said_before_the_start(tmp_path, ti
 )
 def test_running_out_of_memory_is_told_from_other_errors(error, expected):
     assert engines.is_out_of_memory(error) is expected
+
+
+# --- operations -------------------------------------------------------------------------------------------------------
+
+# What has no deterministic form on CUDA, by the documentation of torch.use_deterministic_algorithms, in ATen's names.
+NOT_DETERMINISTIC = re.compile(
+    r"avg_pool3d_backward|_adaptive_\w+_backward|adaptive_max_pool2d_backward|fractional_max_pool\w+|max_unpool\w+"
+    r"|upsample_\w+_backward|reflection_pad\w+_backward|nll_loss2d\w*|_ctc_loss\w*|_embedding_bag\w*|put_?"
+    r"|histc|bincount|kthvalue|median|cumsum|grid_sampler\w+_backward|resize_quantized"
+)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "activation"),
+    [(name, "gelu") for name in ARCHITECTURES] + [("charlm", name) for name in ACTIVATIONS if name != "gelu"],
+)
+def test_every_operation_of_a_trial_has_a_deterministic_form_on_a_gpu(architecture, activation, corpus):
+    """A step forward and back, alone and, where that can be, in a pack; with attention as a GPU computes it."""
+    trials = studies.a_pack(2, architecture=architecture, activation=activation)
+    learners = [train.Alone(trials[:1], corpus)]
+    if architecture not in ("tinylstm", "gru", "hybridlm", "lstm_attention"):
+        learners.append(packed.Stack(trials, corpus))
+    for module in learners[0].model(0).modules():
+        if isinstance(module, Attention):
+            module.written_out = True
+    with studies.Operations() as found:
+        for learner in learners:
+            learner.update(0)
+    assert any("backward" in name for name in found.names) and "_fused_adamw_" in found.names
+    assert not [name for name in found.names if NOT_DETERMINISTIC.fullmatch(name)]
 
 
 # --- the benchmark of processes that share a device -----------------------------------------------------------------
