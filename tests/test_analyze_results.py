@@ -425,7 +425,7 @@ def test_sources_of_randomness_stand_beside_all_of_them(few, analyze, plans):
             pair["relative_pd"] /= 2
         storage.write_json(path, content)
     status, out, _ = analyze("results", "--compare", "vary_data")
-    assert status == 0 and "order of the data alone 50% (n = 3)" in " ".join(out.split())
+    assert status == 0 and "order of the data alone 50 [50, 50] % (n = 3)" in " ".join(out.split())
     (rows,) = (plan.arguments[0] for plan in plans if plan.draw.__name__ == "sources")
     assert [row["source"] for row in rows] == ["all together"] * 2 + ["order of the data"] * 2
 
