@@ -339,6 +339,20 @@ def along_training(cells: Sequence[Cell], name: str) -> list[tuple[int, float]]:
     return [(step, float(np.mean([np.mean([c[step] for c in pairs]) for pairs in curves]))) for step in sorted(common)]
 
 
+def turns(path: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
+    """The first and the last point of a path of (step, value), and between them the one where it turns, if it does.
+
+    It turns at the point that lies farthest outside of the values of both ends, by a tenth of the path's range at least.
+
+    >>> turns([(0, 0.13), (50, 0.09), (100, 0.08), (500, 0.12)]), turns([(0, 0.13), (50, 0.1), (100, 0.08)])
+    ([(0, 0.13), (100, 0.08), (500, 0.12)], [(0, 0.13), (100, 0.08)])
+    """
+    ends, values = [path[0], path[-1]], [value for _, value in path]
+    low, high = sorted(value for _, value in ends)
+    outside, turn = max((max(low - point[1], point[1] - high), point) for point in path)
+    return [path[0], turn, path[-1]] if outside > 0.1 * (max(values) - min(values)) else ends
+
+
 def pair_history(cell: Cell, pair: dict, name: str) -> list[tuple[float, float]]:
     """(the two models' mean validation loss, the metric) at every step for which the pair has both."""
     losses = [

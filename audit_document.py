@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import analysis
+import report
 from activations import REPORT
 from audit_tests import (
     MARGINS,
@@ -308,14 +309,10 @@ def _loss_and_pd(evidence):
 
 
 def _with_training(evidence):
-    """How relative PD changes from the first to the last point of the curves."""
+    """How relative PD changes along the curves."""
     path = analysis.along_training(cells_of(evidence, "matched", REPORT), "relative_pd")
-    (first, before), (last, after) = path[0], path[-1]
-    kind = "falls" if after < before else "rises"
-    return (
-        f"averaged over the activations relative PD {kind} from {before:.4f} at step {first} to {after:.4f} at step"
-        f" {last} (curve windows, {len(path)} points)"
-    )
+    course = report.course(analysis.turns(path), 4)
+    return f"averaged over the activations relative PD {course} (curve windows, {len(path)} points)"
 
 
 def _movement(evidence):

@@ -6,6 +6,7 @@ for a phone, a desktop and paper. Paragraphs may hold **bold** and `code`; a par
 
 import base64
 import html
+import itertools
 import math
 import os
 import re
@@ -87,6 +88,16 @@ def with_interval(estimate, decimals: int, signed: bool = False, n: int | None =
     text = text if estimate.low is not None else f"({text})"
     other_n = f" (n = {estimate.n})" if n is not None and estimate.n != n else ""
     return f"{number(estimate.mean, decimals, signed)} {text}{other_n}"
+
+
+def course(points, decimals: int) -> str:
+    """'falls from 0.1288 at step 0 to 0.0797 at step 100 and rises to 0.1275 at step 500', of points (step, value)."""
+    texts = []
+    for (first, before), (last, after) in itertools.pairwise(points):
+        kind = "falls" if after < before else "rises"
+        start = "" if texts else f" from {before:.{decimals}f} at step {first:,}"
+        texts.append(f"{kind}{start} to {after:.{decimals}f} at step {last:,}")
+    return " and ".join(texts)
 
 
 def half_width(estimate, decimals: int) -> str:

@@ -15,7 +15,7 @@ import significance
 from analysis import MEASURES, PRIMARY, Cell, Margins
 from corpus import Yardstick
 from errors import UserError
-from report import Section, Table, decimals_for, listing, number, p_value, plural, plus_minus, with_interval
+from report import Section, Table, course, decimals_for, listing, number, p_value, plural, plus_minus, with_interval
 from report_tables import PAIRS_METHOD, counted, sampled, shown, without_pairs
 
 IN_TEXT = {
@@ -332,15 +332,13 @@ def learnt(cells: Sequence[Cell], yardsticks: Sequence[Yardstick] | str) -> Sect
 
 
 def _with_training(cells):
-    """How the measures change from the first to the last point of the curves; nothing where there are not two."""
+    """How the measures change along the curves; nothing where these have no two points."""
     texts = []
     for name in MATCHED:
         path = analysis.along_training(cells, name)
         if len(path) < 2:
             return ""
-        (first, before), (last, after) = path[0], path[-1]
-        kind = "falls" if after < before else "rises"
-        texts.append(f"{IN_TEXT[name]} {kind} from {before:.4f} at step {first:,} to {after:.4f} at step {last:,}")
+        texts.append(f"{IN_TEXT[name]} {course(analysis.turns(path), 4)}")
     who = "mean of the activations" if len(cells) > 1 else "mean over pairs"
     return f" ({'; '.join(texts)}; {who})"
 

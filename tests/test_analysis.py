@@ -12,6 +12,7 @@ from made_results import damaged, make_result, summarized
 
 import analysis
 import analyze_results
+import report
 import report_tables
 import significance
 from analysis import Cell, Margins
@@ -187,6 +188,20 @@ def test_the_share_of_a_part_is_over_the_trials_that_both_have():
     noisy = cell_of([2.0] * 4, [0.03, 0.05, 0.06, 0.125, 0.17, 0.1])
     share = analysis.share_of(noisy, whole, "relative_pd")
     assert share.low < share.mean < share.high and share.mean == pytest.approx(100 * 0.535 / 2.1)
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ((0.13, 0.10, 0.08), "falls from 0.13 at step 0 to 0.08 at step 20"),
+        ((0.13, 0.08, 0.10, 0.12), "falls from 0.13 at step 0 to 0.08 at step 10 and rises to 0.12 at step 30"),
+        ((0.1, 0.3, 0.2), "rises from 0.10 at step 0 to 0.30 at step 10 and falls to 0.20 at step 20"),
+        ((0.20, 0.10, 0.099, 0.10), "falls from 0.20 at step 0 to 0.10 at step 30"),  # that is no turn, but noise
+    ],
+)
+def test_a_path_that_turns_is_told_with_its_turn(values, expected):
+    path = [(10 * k, value) for k, value in enumerate(values)]
+    assert report.course(analysis.turns(path), 2) == expected
 
 
 def square(*values):
