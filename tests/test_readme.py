@@ -42,6 +42,32 @@ def test_the_table_of_the_matched_study_is_that_of_its_ten_trials():
         assert cells == [*expected, interval(summary["val_accuracy"], 2, 100)]
 
 
+def test_the_table_of_the_longer_study_is_that_of_its_trials():
+    rows = table("longer")
+    assert [row[0] for row in rows] == ["SmeLU β=1", "ReLU"]
+    for label, *cells in rows:
+        summary = result("longer", f"charlm_{labels()[label]}")["summary"]
+        assert {summary[name]["n"] for name in ("val_loss", "relative_pd")} == {5}
+        expected = [interval(summary[name], 4) for name in ("val_loss", "relative_pd", "top1_disagreement")]
+        assert cells == [*expected, interval(summary["val_accuracy"], 2, 100)]
+
+
+def test_how_relative_pd_turns_is_what_the_longer_study_shows():
+    import analysis
+    import analyze_results
+    import report
+
+    cells = {cell.activation: cell for cell in analyze_results.read_study(REFERENCE / "longer").cells}
+    course = report.course(analysis.turns(analysis.along_training([cells["relu"]], "relative_pd")), 3)
+    text = " ".join(README.split())
+    assert f"relative PD {course}" in text
+    smelu, relu = cells["smelu_1"], cells["relu"]
+    less = analysis.in_percent(analysis.compare(smelu, relu, "relative_pd"), relu, "relative_pd")
+    assert f"more reproducible, by {-less.mean:.1f} % [{-less.high:.1f}, {-less.low:.1f}]" in text
+    left = analysis.difference_at_equal_loss([smelu], relu)
+    assert f"At equal loss the difference is {left.mean:+.1f} % [{left.low:+.1f}, {left.high:+.1f}]" in text
+
+
 def test_the_table_of_the_published_protocol_is_that_of_its_pair_and_of_the_ten_trials():
     claims = json.loads((ROOT / "audit_claims.json").read_text(encoding="utf-8"))
     rows = table("published")
