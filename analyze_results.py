@@ -65,6 +65,9 @@ def main(argv=None) -> int:
         import report_scales
 
         return report_scales.run([read_study(path) for path in args.scales], args.plots_dir, not args.no_figures)
+    import recompute
+    import report
+
     user_files, own = cli.load_user_files(args)
     margins = margins_given(args)
     folder = study_folder(args)
@@ -78,18 +81,14 @@ def main(argv=None) -> int:
         report_figures.begin()
     identical = True
     if args.recompute:
-        from recompute import recompute
         from report_tables import GO_ON
 
         cells = [cell for cell in study.cells if cell.pairs]
         if not cells:
             waiting = f": {GO_ON}" if any(cell.n_missing_pairs for cell in study.cells) else ""
             raise UserError(f"{folder} holds no measured pair of trials that could be measured again{waiting}")
-        identical = recompute(cells, checkpoints, user_files, say=lambda text: print(text, flush=True))
-    import recompute as from_text
-    import report
-
-    document = build(study, others, margins, from_text.yardsticks(study))
+        identical = recompute.recompute(cells, checkpoints, user_files, say=lambda text: print(text, flush=True))
+    document = build(study, others, margins, recompute.yardsticks(study))
     if not args.no_figures:
         plots = args.plots_dir or sibling(folder, "plots")
         document = report_figures.add_figures(document, study, others, margins, plots, checkpoints)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import analysis
+import curves
 import report
 from activations import REPORT
 from audit_tests import (
@@ -109,7 +110,7 @@ def loss_table(evidence: Evidence) -> list[str]:
         for measure in ("val_loss", "relative_pd"):
             found = analysis.in_percent(analysis.compare(cell, relu, measure), relu, measure)
             row.append(with_interval(found, "{:+.2f}", " %").partition(", n")[0])
-        at_loss = analysis.difference_at_equal_loss([cell], relu)
+        at_loss = curves.difference_at_equal_loss([cell], relu)
         rows.append([*row, "none" if at_loss is None else with_interval(at_loss, "{:+.2f}", " %").partition(", n")[0]])
     headers = ["Activation", "Validation loss", "Relative PD", "Loss against ReLU", "PD against ReLU"]
     return markdown_table([*headers, "PD against ReLU at equal loss"], rows)
@@ -310,8 +311,8 @@ def _loss_and_pd(evidence):
 
 def _with_training(evidence):
     """How relative PD changes along the curves."""
-    path = analysis.along_training(cells_of(evidence, "matched", REPORT), "relative_pd")
-    course = report.course(analysis.turns(path), 4)
+    path = curves.along_training(cells_of(evidence, "matched", REPORT), "relative_pd")
+    course = report.course(curves.turns(path), 4)
     return f"averaged over the activations relative PD {course} (curve windows, {len(path)} points)"
 
 

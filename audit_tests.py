@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 import analysis
+import curves
 import significance
 from activations import REPORT
 from analysis import MEASURES, Cell
@@ -182,7 +183,7 @@ def loss_caveat(evidence: Evidence, of: Sequence[str], than: str, pd_relation: s
     names = of if pd_relation == "lower" else [than]
     text = f" But {labels(names)} {'has' if len(names) == 1 else 'have'} the higher loss"
     text += f" (by {abs(loss.difference.mean):.4f} nats), and PD depends on how far models have learnt"
-    at_loss = analysis.difference_at_equal_loss(cells_of(evidence, role, of), cells_of(evidence, role, [than])[0])
+    at_loss = curves.difference_at_equal_loss(cells_of(evidence, role, of), cells_of(evidence, role, [than])[0])
     if at_loss is None:
         return text + "."
     return text + f"; at equal validation loss the difference is {with_interval(at_loss, '{:+.1f}', ' %')}."

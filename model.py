@@ -83,6 +83,12 @@ def address_dropout(model, seed, step):
             module.seed, module.step = seed, step
 
 
+def linear_in_one_type(x, weight, bias=None):
+    """F.linear with its product's type: under vmap and autocast, one with a bias would give float32."""
+    product = F.linear(x, weight)
+    return product if bias is None else product + bias.to(product.dtype)
+
+
 class Attention(nn.Module):
     """Causal multi-head self-attention; dropout on the attention weights and on the output."""
 
@@ -101,11 +107,7 @@ class Attention(nn.Module):
         layers = (self.query, self.key, self.value)
         bias = None if self.query.bias is None else torch.cat([layer.bias for layer in layers])
         weight = torch.cat([layer.weight for layer in layers])  # one product instead of three
-        if self.written_out and bias is not None:
-            qkv = F.linear(x, weight)
-            qkv = qkv + bias.to(qkv.dtype)  # as in packed.BatchedLinear
-        else:
-            qkv = F.linear(x, weight, bias)
+        qkv = (linear_in_one_type if self.written_out else F.linear)(x, weight, bias)
         return self.output_dropout(self.projection(self._attend(qkv)))
 
     def _attend(self, qkv):

@@ -27,7 +27,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 import networks
 import train
 from errors import UserError
-from model import Attention, Dropout
+from model import Attention, Dropout, linear_in_one_type
 
 MOST_ONE_HOT = 1024  # characters in a vocabulary that is written out as 0s and 1s
 
@@ -179,11 +179,10 @@ class OneHotEmbedding(nn.Embedding):
 
 
 class BatchedLinear(nn.Linear):
-    """A linear layer whose output has its product's type: a batched one with a bias would be float32 under autocast."""
+    """A linear layer that gives the type that it gives when it is not batched."""
 
     def forward(self, x):
-        product = nn.functional.linear(x, self.weight)
-        return product if self.bias is None else product + self.bias.to(product.dtype)
+        return linear_in_one_type(x, self.weight, self.bias)
 
 
 def one_hot(tokens, size, dtype):

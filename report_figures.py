@@ -14,6 +14,7 @@ from multiprocessing import forkserver
 from pathlib import Path
 
 import analysis
+import curves
 import plot_utils
 from analysis import MEASURES, PRIMARY, Cell, Margins, Study
 from errors import RunError, UserError
@@ -204,7 +205,7 @@ def _forest_rows(cells, reference, margins):
 def _training_plans(cells, part, folder):
     """What happens along training: losses, and disagreement at equal steps and at equal loss."""
     results, plans = [cell.result for cell in cells], []
-    if any(analysis.steps(cell) for cell in cells):
+    if any(curves.steps(cell) for cell in cells):
         minus = f" Below: minus {analysis.reference_of(cells).label}, paired by trial." if len(cells) > 1 else ""
         caption = (
             f"Validation loss along training ({counted(cells)}). Lines: means over trials; bands: {T_BAND}.{minus}"
@@ -216,7 +217,7 @@ def _training_plans(cells, part, folder):
     caption = f"Disagreement along training, on the curve windows ({counted(cells)}). Lines: means over pairs; bands: {U_BAND}."
     plans.append(Plan(part, "training_path", caption, plot_utils.pd_along_training, (results, folder)))
     if len(cells) > 1:
-        common = analysis.common_loss(cells)
+        common = curves.common_loss(cells)
         caption = (
             "The same disagreement against the step (left), and against the validation loss that the two models of a pair"
             f" have come down to (right; each pair interpolated linearly between the points of its curve); {counted(cells)};"
@@ -234,9 +235,9 @@ def _curve(cell, common):
     at_loss = {"loss": losses}
     for name in ("relative_pd", "top1_disagreement"):
         steps, _, estimates = pair_curves(cell.result, name)
-        curve |= {"step": steps, "loss": [analysis.loss_at_step(cell, step).mean for step in steps]}
+        curve |= {"step": steps, "loss": [curves.loss_at_step(cell, step).mean for step in steps]}
         curve[name] = [_triple(estimate) for estimate in estimates]
-        matrices = [analysis.matched([cell], name, loss)[cell.activation] for loss in losses]
+        matrices = [curves.matched([cell], name, loss)[cell.activation] for loss in losses]
         at_loss[name] = [_triple(analysis.of_pairs(matrix, name)) for matrix in matrices]
     return curve | ({"at_loss": at_loss} if losses else {})
 
@@ -246,13 +247,13 @@ def _losses_in_common(cell, common):
 
     From the second point on: on the long way from the first, untrained models', a straight line would be a guess.
     """
-    lowest = analysis.common_loss([cell])
+    lowest = curves.common_loss([cell])
     if lowest is None:
         return []
-    highest = min(analysis.pair_history(cell, pair, "relative_pd")[1][0] for pair in cell.pairs)
+    highest = min(curves.pair_history(cell, pair, "relative_pd")[1][0] for pair in cell.pairs)
     if highest <= lowest:
         return []
-    means = [analysis.loss_at_step(cell, step).mean for step in analysis.steps(cell)]
+    means = [curves.loss_at_step(cell, step).mean for step in curves.steps(cell)]
     between = [loss for loss in (*means, common) if loss is not None and lowest < loss < highest]
     return sorted({highest, lowest, *between}, reverse=True)
 
@@ -358,7 +359,7 @@ def _caption(cell, kind):
         return f"{loss} {sampled([cell])}".strip()
     pairs = f"{n}, {plural(len(cell.pairs), 'pair')}"
     if kind == "reproducibility":
-        curves = any(pair["history"] for pair in cell.pairs)
-        below = f" Below: along training; thin: each pair; bold: their mean; bands: {U_BAND}." if curves else ""
+        has_history = any(pair["history"] for pair in cell.pairs)
+        below = f" Below: along training; thin: each pair; bold: their mean; bands: {U_BAND}." if has_history else ""
         return f"{cell.label}, reproducibility ({pairs}). Above: every pair of trials.{below}"
     return f"{cell.label}, summary ({pairs}). Bars: {T_BAND}, of pair measures with the variance of a U-statistic."

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import analysis
+import curves
 from analysis import MEASURES, Cell
 from report import (
     Section,
@@ -156,13 +157,13 @@ def _trial_table(cell, headers):
 
 def dynamics(cells: Sequence[Cell]) -> Section:
     """3.5: losses along training, and how long it took."""
-    at = sorted(set.intersection(*(set(analysis.steps(cell)) for cell in cells)))
+    at = sorted(set.intersection(*(set(curves.steps(cell)) for cell in cells)))
     chosen = sorted({at[round(i * (len(at) - 1) / 5)] for i in range(6)}) if at else []
     tables = []
     if chosen:
         rows = []
         for cell in cells:
-            losses = [analysis.loss_at_step(cell, step) for step in chosen]
+            losses = [curves.loss_at_step(cell, step) for step in chosen]
             rows.append([cell.label, str(len(cell.trials)), *(plus_minus(loss, 4) for loss in losses)])
         headers = ["Activation", "n", *(f"Step {step:,}" for step in chosen)]
         caption = "Validation loss along training (nats, on the curve windows): mean ± half of its 95 % t interval."
@@ -176,7 +177,7 @@ def dynamics(cells: Sequence[Cell]) -> Section:
             " activation is. For that, activations must take turns on an idle machine (`python benchmark.py`).",
         )
     )
-    first = [analysis.loss_at_step(cell, chosen[0]).mean for cell in cells] if chosen else []
+    first = [curves.loss_at_step(cell, chosen[0]).mean for cell in cells] if chosen else []
     paragraphs = []
     if first and chosen[0] == 0 and None not in first:
         low, high = min(first), max(first)

@@ -263,11 +263,8 @@ def _sensitivity(values, differences, margin, n_permutations, seed, alpha=0.05, 
         tests_need = _trials_needed(groups, differences, margin, alpha, power)
         needed, verdict, reason = undecided(tests_need, n, margin, power)
     if verdict.startswith("undecided") and p is not None and (least := smallest_p(groups, n)) >= alpha:
-        reason = (
-            f"{reason or ''}; permuting {groups} activations within {n} trials gives no p below {least:.2g}".lstrip(
-                "; "
-            )
-        )
+        too_few = f"permuting {groups} activations within {n} trials gives no p below {least:.2g}"
+        reason = f"{reason}; {too_few}" if reason else too_few
     return Sensitivity(between, p, equivalence_p, margin, spread, needed, verdict, reason)
 
 

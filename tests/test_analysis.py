@@ -12,6 +12,7 @@ from made_results import damaged, make_result, summarized
 
 import analysis
 import analyze_results
+import curves
 import report
 import report_tables
 import significance
@@ -132,12 +133,12 @@ def test_a_large_margin_makes_equivalent_what_a_small_one_does_not():
 
 def test_the_value_at_a_loss_is_where_the_curve_first_comes_down_to_it():
     history = [(4.0, 0.0), (3.0, 0.2), (2.5, 0.3), (2.8, 0.9), (2.0, 1.0)]
-    assert analysis.value_at_loss(history, 4.0) == 0.0
-    assert analysis.value_at_loss(history, 3.5) == pytest.approx(0.1)
-    assert analysis.value_at_loss(history, 2.75) == pytest.approx(0.25)  # not where it rises, nor the second time
-    assert analysis.value_at_loss(history, 2.0) == 1.0
-    assert analysis.value_at_loss(history, 1.9) is None and analysis.value_at_loss(history, 4.1) is None
-    assert analysis.value_at_loss([], 3.0) is None and analysis.value_at_loss([(4.0, 1.0)], 4.0) is None
+    assert curves.value_at_loss(history, 4.0) == 0.0
+    assert curves.value_at_loss(history, 3.5) == pytest.approx(0.1)
+    assert curves.value_at_loss(history, 2.75) == pytest.approx(0.25)  # not where it rises, nor the second time
+    assert curves.value_at_loss(history, 2.0) == 1.0
+    assert curves.value_at_loss(history, 1.9) is None and curves.value_at_loss(history, 4.1) is None
+    assert curves.value_at_loss([], 3.0) is None and curves.value_at_loss([(4.0, 1.0)], 4.0) is None
 
 
 def test_the_common_loss_is_the_lowest_that_every_pair_reaches():
@@ -145,18 +146,18 @@ def test_the_common_loss_is_the_lowest_that_every_pair_reaches():
     near = with_pair_history(
         cell_of([2.6, 2.8], [0.1], "gelu", [curve(4, 3.4, 2.6), curve(4, 3.4, 2.8)]), 0.1, 0.2, 0.3
     )
-    assert analysis.common_loss([far]) == pytest.approx(2.1)
-    assert analysis.common_loss([far, near]) == pytest.approx(2.7)
-    assert analysis.matched([far, near], "relative_pd", 2.7)["gelu"][0, 1] == pytest.approx(0.3)
-    assert analysis.matched([far, near], "relative_pd", 2.7)["relu"][0, 1] == pytest.approx(0.2 + 0.1 * 0.3 / 0.9)
+    assert curves.common_loss([far]) == pytest.approx(2.1)
+    assert curves.common_loss([far, near]) == pytest.approx(2.7)
+    assert curves.matched([far, near], "relative_pd", 2.7)["gelu"][0, 1] == pytest.approx(0.3)
+    assert curves.matched([far, near], "relative_pd", 2.7)["relu"][0, 1] == pytest.approx(0.2 + 0.1 * 0.3 / 0.9)
 
 
 def test_there_is_no_common_loss_where_curves_do_not_meet_or_are_missing():
     high = with_pair_history(cell_of([3.0, 3.0], [0.1], histories=[curve(4, 3), curve(4, 3)]), 0.1, 0.2)
     low = with_pair_history(cell_of([2.0, 2.0], [0.1], "gelu", [curve(2.9, 2), curve(2.9, 2)]), 0.1, 0.2)
-    assert analysis.common_loss([high, low]) is None
-    assert analysis.common_loss([cell_of([3.0, 3.0], [0.1])]) is None
-    assert analysis.common_loss([cell_of([3.0], [])]) is None
+    assert curves.common_loss([high, low]) is None
+    assert curves.common_loss([cell_of([3.0, 3.0], [0.1])]) is None
+    assert curves.common_loss([cell_of([3.0], [])]) is None
 
 
 def test_an_activation_that_has_only_learnt_less_differs_at_the_end_and_not_at_equal_loss():
@@ -175,8 +176,8 @@ def test_an_activation_that_has_only_learnt_less_differs_at_the_end_and_not_at_e
 
     quick, slow = on_the_path("relu", 4.0, 3.0, 2.0), on_the_path("gelu", 4.0, 3.5, 2.5)
     assert analysis.in_percent(analysis.compare(slow, quick, "relative_pd"), quick, "relative_pd").mean > 20
-    assert analysis.difference_at_equal_loss([slow], quick).mean == pytest.approx(0, abs=1e-9)
-    assert analysis.difference_at_equal_loss([quick], cell_of([2.0] * 4, [0.1] * 6, "gelu")) is None  # no curves
+    assert curves.difference_at_equal_loss([slow], quick).mean == pytest.approx(0, abs=1e-9)
+    assert curves.difference_at_equal_loss([quick], cell_of([2.0] * 4, [0.1] * 6, "gelu")) is None  # no curves
 
 
 def test_the_share_of_a_part_is_over_the_trials_that_both_have():
@@ -201,7 +202,7 @@ def test_the_share_of_a_part_is_over_the_trials_that_both_have():
 )
 def test_a_path_that_turns_is_told_with_its_turn(values, expected):
     path = [(10 * k, value) for k, value in enumerate(values)]
-    assert report.course(analysis.turns(path), 2) == expected
+    assert report.course(curves.turns(path), 2) == expected
 
 
 def square(*values):
@@ -215,18 +216,18 @@ def test_a_flip_is_a_pair_of_activations_whose_order_depends_on_the_matching():
     noise = np.array([0.001, -0.001, 0.002, -0.002, 0.0015, -0.0015])
     steps = {"a": square(*(0.20 + noise)), "b": square(*(0.10 - noise)), "c": square(*(0.30 + 0 * noise))}
     loss = {"a": square(*(0.10 + noise)), "b": square(*(0.20 - noise)), "c": square(*(0.30 + 0 * noise))}
-    (flip,) = analysis.flips(steps, loss)
+    (flip,) = curves.flips(steps, loss)
     assert (flip.first, flip.second, flip.clear) == ("b", "a", True)  # the lower one at equal steps comes first
     assert flip.at_equal_steps.mean == pytest.approx(-0.10) and flip.at_equal_loss.mean == pytest.approx(0.10)
     assert flip.at_equal_steps.low < flip.at_equal_steps.mean < flip.at_equal_steps.high < 0
-    assert analysis.flips(steps, steps) == []
+    assert curves.flips(steps, steps) == []
 
 
 def test_a_flip_within_the_noise_is_not_clear():
     wild = np.array([0.05, -0.05, 0.04, -0.04, 0.03, -0.03])
     steps = {"a": square(*(0.200 + wild)), "b": square(*(0.201 - wild))}
     loss = {"a": square(*(0.201 + wild)), "b": square(*(0.200 - wild))}
-    (flip,) = analysis.flips(steps, loss)
+    (flip,) = curves.flips(steps, loss)
     assert not flip.clear
 
 

@@ -15,6 +15,7 @@ import activations
 import analysis
 import analyze_results
 import cli
+import curves
 import report_figures
 import storage
 import study as studying
@@ -496,10 +497,10 @@ def test_every_caption_says_n_and_what_its_bands_are(plans):
 
 def test_the_curves_at_equal_loss_pass_through_the_values_of_the_table():
     cells = [Cell(make_result(name, 4)) for name in ("relu", "gelu")]
-    common = analysis.common_loss(cells)
+    common = curves.common_loss(cells)
     for cell in cells:
         curve = report_figures._curve(cell, common)["at_loss"]
-        matched = analysis.matched(cells, "relative_pd", common)[cell.activation]
+        matched = curves.matched(cells, "relative_pd", common)[cell.activation]
         place = curve["loss"].index(common)
         assert curve["relative_pd"][place][0] == pytest.approx(np.nanmean(matched[np.triu_indices(4, 1)]))
         assert curve["loss"] == sorted(curve["loss"], reverse=True)

@@ -32,22 +32,16 @@ def interval(entry, decimals, factor=1):
     return f"{factor * entry['mean']:.{decimals}f} [{factor * low:.{decimals}f}, {factor * high:.{decimals}f}]"
 
 
-def test_the_table_of_the_matched_study_is_that_of_its_ten_trials():
-    rows = table("matched")
-    assert [row[0] for row in rows] == list(labels())
-    for label, *cells in rows:
-        summary = result("matched", f"charlm_{labels()[label]}")["summary"]
-        assert {summary[name]["n"] for name in ("val_loss", "relative_pd")} == {10}
-        expected = [interval(summary[name], 4) for name in ("val_loss", "relative_pd", "top1_disagreement")]
-        assert cells == [*expected, interval(summary["val_accuracy"], 2, 100)]
-
-
-def test_the_table_of_the_longer_study_is_that_of_its_trials():
-    rows = table("longer")
-    assert [row[0] for row in rows] == ["SmeLU β=1", "ReLU"]
-    for label, *cells in rows:
-        summary = result("longer", f"charlm_{labels()[label]}")["summary"]
-        assert {summary[name]["n"] for name in ("val_loss", "relative_pd")} == {5}
+@pytest.mark.parametrize(
+    ("study", "activations", "n"),
+    [("matched", ["smelu_05", "smelu_1", "relu", "gelu", "swish"], 10), ("longer", ["smelu_1", "relu"], 5)],
+)
+def test_the_table_of_a_study_is_that_of_its_trials(study, activations, n):
+    rows = table(study)
+    assert [labels()[row[0]] for row in rows] == activations
+    for activation, (_, *cells) in zip(activations, rows):
+        summary = result(study, f"charlm_{activation}")["summary"]
+        assert {summary[name]["n"] for name in ("val_loss", "relative_pd")} == {n}
         expected = [interval(summary[name], 4) for name in ("val_loss", "relative_pd", "top1_disagreement")]
         assert cells == [*expected, interval(summary["val_accuracy"], 2, 100)]
 
@@ -55,16 +49,17 @@ def test_the_table_of_the_longer_study_is_that_of_its_trials():
 def test_how_relative_pd_turns_is_what_the_longer_study_shows():
     import analysis
     import analyze_results
+    import curves
     import report
 
     cells = {cell.activation: cell for cell in analyze_results.read_study(REFERENCE / "longer").cells}
-    course = report.course(analysis.turns(analysis.along_training([cells["relu"]], "relative_pd")), 3)
+    course = report.course(curves.turns(curves.along_training([cells["relu"]], "relative_pd")), 3)
     text = " ".join(README.split())
     assert f"relative PD {course}" in text
     smelu, relu = cells["smelu_1"], cells["relu"]
     less = analysis.in_percent(analysis.compare(smelu, relu, "relative_pd"), relu, "relative_pd")
     assert f"more reproducible, by {-less.mean:.1f} % [{-less.high:.1f}, {-less.low:.1f}]" in text
-    left = analysis.difference_at_equal_loss([smelu], relu)
+    left = curves.difference_at_equal_loss([smelu], relu)
     assert f"At equal loss the difference is {left.mean:+.1f} % [{left.low:+.1f}, {left.high:+.1f}]" in text
 
 
@@ -133,11 +128,11 @@ def test_the_table_of_sources_is_that_of_its_studies():
 
 
 def test_what_is_left_at_equal_loss_is_what_the_study_gives():
-    import analysis
     import analyze_results
+    import curves
 
     cells = {cell.activation: cell for cell in analyze_results.read_study(REFERENCE / "matched").cells}
-    left = analysis.difference_at_equal_loss([cells["smelu_1"]], cells["relu"])
+    left = curves.difference_at_equal_loss([cells["smelu_1"]], cells["relu"])
     assert f"excess is {left.mean:.1f} % [{left.low:+.1f}, {left.high:+.1f}]" in README
 
 
