@@ -5,7 +5,7 @@
     ACTIVATIONS["gelu"].smoothness     # 'C-infinity'
     register("my_swish", lambda x: x * torch.sigmoid(2 * x), smoothness="C-infinity")
 
-`smelu_<beta>` and `gsmelu_<alpha>_<beta>_<left slope>` stand for families; any of their members can be named.
+`smelu_<beta>`, `smelu_<beta>_centred` and `gsmelu_<alpha>_<beta>_<left slope>` stand for families; any of their members can be named.
 Parameters of the learnable ones start at fixed values, without a random draw.
 """
 
@@ -25,6 +25,7 @@ from torch.nn import functional as F
 from common.errors import UserError, unknown
 
 REPORT = ("smelu_05", "smelu_1", "relu", "gelu", "swish")  # the five of the report
+ANSWER = ("relu", "gelu", "swish", "smelu_1", "smelu_1_centred")  # those of the confirmatory study
 SMOOTHNESS = ("C0", "C1", "C-infinity")  # continuous; with a continuous derivative; with all derivatives
 
 
@@ -112,6 +113,13 @@ class SmeLU(nn.Module):
         return f"beta={self.beta}"
 
 
+class CentredSmeLU(SmeLU):
+    """SmeLU minus its value at 0, beta / 4: smooth, and like ReLU, GELU and Swish 0 at 0."""
+
+    def forward(self, x):
+        return _smelu(x, self.beta) - self.beta / 4
+
+
 class GeneralizedSmeLU(nn.Module):
     """Generalized SmeLU (arXiv 2010.09931, equation 11): two straight lines, joined smoothly by a parabola.
 
@@ -193,7 +201,11 @@ class _Registry(dict):
     def __missing__(self, name):
         record = _member(name)
         if record is None:
-            raise unknown("activation", name, [*self, "smelu_<beta>", "gsmelu_<alpha>_<beta>_<left slope>"])
+            raise unknown(
+                "activation",
+                name,
+                [*self, "smelu_<beta>", "smelu_<beta>_centred", "gsmelu_<alpha>_<beta>_<left slope>"],
+            )
         return record
 
 
@@ -216,13 +228,19 @@ def _numbers(text):
 
 
 def _member(name):
-    """The record of `smelu_...` or `gsmelu_...`; None where the name is no member's."""
+    """The record of `smelu_...`, `smelu_..._centred` or `gsmelu_...`; None if the name is no member's."""
     family, _, text = name.partition("_")
+    centred = family == "smelu" and text.endswith("_centred")
+    text = text.removesuffix("_centred") if centred else text
     numbers = _numbers(text)
     if family == "smelu" and numbers and len(numbers) == 1 and numbers[0] > 0:
         (beta,) = numbers
         spelling = "smelu_05" if beta == 0.5 else f"smelu_{_number(beta)}"
         b = _number(beta)
+        if centred:
+            make, label = partial(CentredSmeLU, beta), f"SmeLU β={b}, centred"
+            formula = f"SmeLU β={b} minus its value at 0, {_number(beta / 4)}"
+            return Activation(f"{spelling}_centred", make, "C1", True, False, False, label, formula)
         formula = f"0 up to -{b}; (x + {b})^2 / {_number(4 * beta)}; x from {b} on"
         return Activation(spelling, partial(SmeLU, beta), "C1", True, False, False, f"SmeLU β={b}", formula)
     if family == "gsmelu" and numbers and 2 <= len(numbers) <= 3 and min(numbers[:2]) > 0:

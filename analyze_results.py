@@ -127,10 +127,12 @@ def read_study(folder: Path):
     """The analysis.Study in a folder, in the order of its summary."""
     from analysis.results import Cell, Study
     from common import storage
+    from training.identity import difference_of_identities, identity_of
 
     study, results = storage.read_study(folder)
     for result in results:
-        difference = storage.first_difference(study["identity"], result["identity"])
+        expected = identity_of(study["identity"], result["architecture"], result["activation"])
+        difference = difference_of_identities(expected, result["identity"])
         if difference:
             raise RunError(f"{result['path']} belongs to another study than {folder} ({difference}); move it away")
     if not results:

@@ -175,16 +175,15 @@ def benchmark_start(repeats) -> dict:
 
 def _trial_memory(channel):
     from common.memory import keep_freed_memory
-    from study.jobs import Context, Task, run_trial_task
-    from tasks import corpus
+    from study.jobs import Context, train_trial
+    from tasks.registry import load_task
     from training.trial import Trial, stream_seeds
 
     keep_freed_memory()
     config = ConfigCPU(max_iters=20, eval_interval=10)
     seeds = stream_seeds(42, 1, ("init", "data", "dropout"))
     trial = Trial("charlm", "gelu", config, 1, 42, seeds)
-    task = Task("memory", "trial", {"trial": trial, "partial_path": None})
-    run_trial_task(Context(corpus.load_corpus(), config.block_size), None, None, **task.arguments)
+    train_trial(Context(load_task()), None, None, trial, None)
     channel.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024))
 
 
@@ -201,7 +200,8 @@ def worker_memory() -> float:
 
 REPORTS_SCRIPT = """
 import sys
-import corpus, published_protocol as report
+from tasks import corpus
+from training import published_protocol as report
 from config_cpu import ConfigCPU
 config, text = ConfigCPU(threads_per_trial=int(sys.argv[1])), corpus.load_corpus()
 for activation in sys.argv[2].split(","):

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, fields
 from common.errors import UserError, unknown
 
 DTYPES = ("float32", "bfloat16")
+EVAL_SPACINGS = ("linear", "log")
 
 
 def _option(default, text):
@@ -26,14 +27,19 @@ class Config:
     block_size: int = _option(256, "characters of context")
     dropout: float = _option(0.2, "dropout probability, from 0 up to but not including 1")
     batch_size: int = _option(64, "sequences per training step")
-    learning_rate: float = _option(3e-4, "AdamW's learning rate (no schedule)")
+    learning_rate: float = _option(3e-4, "AdamW's learning rate (see cooldown)")
     weight_decay: float = _option(0.01, "AdamW's decoupled weight decay")
     max_iters: int = _option(5000, "training steps")
-    eval_interval: int = _option(500, "steps between two points of the training curves")
+    eval_interval: int = _option(500, "steps between two points of the training curves (eval_spacing linear)")
     eval_iters: int = _option(200, "batches per loss estimate (published protocol only)")
     curve_windows: int = _option(50, "windows of each split that a point of the curves is measured on")
     dtype: str = _option("bfloat16", "arithmetic of the matrix products: float32 or bfloat16 (autocast)")
     threads_per_trial: int = _option(1, "CPU threads of one trial; part of its identity, since sums depend on it")
+    # A field added later: its default means what was done before, so that stored identities stay valid.
+    cooldown: float = _option(0.0, "last fraction of the steps in which the learning rate falls linearly to 0")
+    eval_spacing: str = _option(
+        "linear", "points of the curves: linear, or log for steps 0, 1, 2, 4, 8, ... and the last"
+    )
 
     def __post_init__(self):
         for spec in fields(self):
@@ -45,8 +51,10 @@ class Config:
         _check(0 < self.learning_rate < float("inf"), "learning_rate", self.learning_rate, "must be positive")
         _check(0 <= self.weight_decay < float("inf"), "weight_decay", self.weight_decay, "must not be negative")
         _check(0 <= self.dropout < 1, "dropout", self.dropout, "must be at least 0 and less than 1")
-        if self.dtype not in DTYPES:
-            raise unknown("dtype", self.dtype, DTYPES)
+        _check(0 <= self.cooldown <= 1, "cooldown", self.cooldown, "must be from 0 to 1")
+        for name, choices in (("dtype", DTYPES), ("eval_spacing", EVAL_SPACINGS)):
+            if getattr(self, name) not in choices:
+                raise unknown(name, getattr(self, name), choices)
         if self.n_embd % self.n_head:
             raise UserError(
                 f"n_embd must be a multiple of n_head, but {self.n_embd} is not a multiple of {self.n_head}"
@@ -55,6 +63,19 @@ class Config:
     def as_dict(self) -> dict:
         """Field name -> value, ready for JSON."""
         return dataclasses.asdict(self)
+
+    def learning_rate_at(self, step: int) -> float:
+        """The learning rate of a training step (from 0): constant, then falling linearly to 0 over the cooldown."""
+        first = self.max_iters - round(self.cooldown * self.max_iters)
+        if step < first or first == self.max_iters:
+            return self.learning_rate
+        return self.learning_rate * (self.max_iters - step) / (self.max_iters - first)
+
+    def curve_steps(self) -> list[int]:
+        """The steps at which the training curves have a point: the first is 0, the last is max_iters."""
+        if self.eval_spacing == "linear":
+            return [*range(0, self.max_iters, self.eval_interval), self.max_iters]
+        return [0, *(2**k for k in range((self.max_iters - 1).bit_length())), self.max_iters]
 
     def replace(self, **changes) -> "Config":
         """A checked copy with some fields changed."""

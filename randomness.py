@@ -4,14 +4,14 @@ The address of a draw is (seed, stream, step, site). It is hashed into the key o
 never added up, so seed 42 at step 1 shares nothing with seed 43 at step 0.
 
 Streams: `init` (site: the parameter's qualified name), `data` (the batch of a step), `dropout` (site: the dropout's
-index), and `bit` (which single bit of the initial weights to flip: the smallest difference two trials can have).
+index), `probe` (what a diagnostic draws), and `bit` (which single bit of the initial weights to flip: the smallest difference two trials can have).
 """
 
 import hashlib
 
 import numpy as np
 
-STREAMS = ("init", "data", "dropout", "bit")
+STREAMS = ("init", "data", "dropout", "bit", "probe")
 
 # Raised whenever this mapping, or the arithmetic that turns it into a trained model, changes its results.
 NUMERICS_VERSION = 1

@@ -30,6 +30,7 @@ from training.options import (
     choose_compiled,
     choose_config,
     load_user_files,
+    split_rates,
 )
 
 SOURCES = ("init", "data", "dropout", "bit")  # what --vary can vary
@@ -46,13 +47,14 @@ def parser():
     p.add_argument("--architectures", help="names, or all (default: that of --architecture-file, or charlm)", **names)
     p.add_argument(
         "--activations",
-        help="names, report = the five, or all (default: that of --activation-file, or report; with --scale:"
+        help="names, report or answer (five each), or all (default: that of --activation-file, or report; with --scale:"
         f" {', '.join(ACTIVATIONS)})",
         **names,
     )
     p.add_argument("--trials", type=int, help=f"trials per activation (default: 10; with --scale: {TRIALS})")
     p.add_argument("--seed-base", type=int, default=42, help="seed of trial 1 (default: %(default)s)")
     p.add_argument("--protocol", choices=("matched", "published"), default="matched", help="default: matched")
+    p.add_argument("--task", default="text", metavar="NAME", help="what the models are trained on (default: text)")
     p.add_argument("--corpus", default="auto", help="auto, shakespeare, pydoc or a text file (default: auto)")
     p.add_argument(
         "--workers",
@@ -85,12 +87,19 @@ def parser():
         help="numbers of parameters, such as 1M 2M 5M 10M 20M 50M 100M: one study for each, in scale_<size>/ inside the"
         " folders; sets n_layer, n_head, n_embd and learning_rate (architectures/sizes.py says how)",
     )
+    p.add_argument(
+        "--probes",
+        nargs="+",
+        metavar="NAME",
+        default=[],
+        help="numbers measured along training, such as gradient_norm; they change no trial (diagnostics/probes.py)",
+    )
     p.add_argument("--results-dir", type=Path, help="default: results/, or a subfolder named after the kind of study")
     p.add_argument("--plots-dir", type=Path, help="default: plots/, with the subfolder of the results")
     p.add_argument("--checkpoints-dir", type=Path, help="default: checkpoints/, with the subfolder of the results")
     p.add_argument("--fresh", action="store_true", help="set the study in the folder aside and begin anew")
     p.add_argument("--dry-run", action="store_true", help="check everything, print trials, time and disk, and stop")
-    add_config_options(p)
+    add_config_options(p, several_rates=True)
     return p
 
 
@@ -117,20 +126,35 @@ def chosen_streams(values) -> tuple[str, ...]:
     return tuple(name for name in SOURCES if name in given)
 
 
+def default_architecture(task: str) -> str:
+    """The first architecture of a task."""
+    from architectures import ARCHITECTURES
+
+    return next((name for name, record in ARCHITECTURES.items() if record.task == task), "charlm")
+
+
 def chosen_experiments(args) -> tuple[list[tuple[str, str]], list[str]]:
     """((architecture, activation) pairs in order, notes on pairs that `all` leaves out)."""
-    from activations import ACTIVATIONS, REPORT, resolve
+    from activations import ACTIVATIONS, ANSWER, REPORT, resolve
     from architectures.registry import ARCHITECTURES, supports
+    from tasks.registry import TASKS
 
+    if args.task not in TASKS:
+        raise unknown("task", args.task, TASKS)
     architectures = split_list(args.architectures)
+    trainable = [name for name, record in ARCHITECTURES.items() if record.task == args.task]
     if architectures == ["all"]:
-        architectures = list(ARCHITECTURES)
+        architectures = trainable
     for name in architectures:
         if name not in ARCHITECTURES:
-            raise unknown("architecture", name, ARCHITECTURES)
+            raise unknown("architecture", name, trainable)
+        if name not in trainable:
+            raise UserError(f"{name} is not trained on {args.task}; its architectures are {', '.join(trainable)}")
     activations = []
     for name in split_list(args.activations):
-        activations += {"report": list(REPORT), "all": list(ACTIVATIONS)}.get(name) or [resolve(name)]
+        activations += {"report": list(REPORT), "answer": list(ANSWER), "all": list(ACTIVATIONS)}.get(name) or [
+            resolve(name)
+        ]
     asked_for_all = "all" in split_list(args.activations)
     experiments, notes = [], []
     for architecture in architectures:
@@ -180,21 +204,38 @@ def make_plan(args):
         raise UserError(
             "--eval-iters has no effect under the matched protocol, whose evaluation is exact; leave it out"
         )
+    args.learning_rate, rates = split_rates(args.learning_rate)
     config, device = choose_config(args)
     experiments, notes = chosen_experiments(args)
-    results = args.results_dir or Path("results") / default_subfolder(args.protocol, vary)
+    check_rates(rates, experiments)
+    results = args.results_dir or Path("results") / default_subfolder(args, vary)
     folders = folders_of(args, results)
+    probes = tuple(split_list(args.probes)) if args.probes else ()
     trials = {"n_trials": args.trials, "pack": args.pack, "compiled": choose_compiled(args, device)}
+    trials |= {"learning_rates": rates, "probes": probes}
     plan = Plan(
         config, device, args.protocol, args.seed_base, vary, experiments=tuple(experiments), **trials, **folders
     )
     return plan, notes
 
 
-def default_subfolder(protocol, vary) -> str:
+def check_rates(rates, experiments) -> None:
+    """A UserError for a learning rate that no experiment would use, or of which two would hold for one."""
+    names = {name for pair in experiments for name in pair}
+    for name in rates:
+        if name not in names:
+            raise unknown("activation or architecture (--learning-rate)", name, names)
+    for architecture, activation in experiments:
+        if architecture in rates and activation in rates:
+            raise UserError(f"--learning-rate gives both {architecture} and {activation} their own; give one of them")
+
+
+def default_subfolder(args, vary) -> str:
     """Where a kind of study goes unless told otherwise; '' for the default study."""
-    if protocol == "published":
+    if args.protocol == "published":
         return "published"
+    if args.task != "text":
+        return args.task if vary == ALL_STREAMS else f"{args.task}_vary_" + ("_".join(vary) or "none")
     return "" if vary == ALL_STREAMS else "vary_" + ("_".join(vary) or "none")
 
 
@@ -223,6 +264,12 @@ def refuse_ignored_options(args):
         raise UserError("--pack has no meaning under the published protocol, whose trials are trained one by one")
     if args.compile == "on":
         raise UserError("--compile on has no meaning under the published protocol, which runs as the report's did")
+    if args.probes:
+        raise UserError("--probes has no effect under the published protocol; leave it out")
+    if args.task != "text":
+        raise UserError("the published protocol is the text task's alone; leave out --task")
+    if args.cooldown is not None or args.eval_spacing is not None:
+        raise UserError("--cooldown and --eval-spacing have no effect under the published protocol; leave them out")
     if args.vary is not None:
         raise UserError("--vary has no meaning under the published protocol, where one generator feeds everything")
     if args.curve_windows is not None:
@@ -238,13 +285,13 @@ def refuse_ignored_options(args):
         raise UserError(f"the published protocol is CharLM's alone, but --architectures names {others[0]}")
 
 
-def model_facts(plan, vocabulary_size) -> dict:
+def model_facts(plan, task) -> dict:
     """Experiment -> {n_parameters, sizes}; building each model also checks that it is what its name says."""
     from architectures.registry import build_model
 
     facts = {}
     for architecture, activation in plan.experiments:
-        model = build_model(architecture, activation, plan.config, vocabulary_size)
+        model = build_model(architecture, activation, plan.config, task.model_sizes)
         facts[architecture, activation] = {
             "n_parameters": sum(p.numel() for p in model.parameters()),
             "sizes": getattr(model, "sizes", None),
@@ -252,7 +299,7 @@ def model_facts(plan, vocabulary_size) -> dict:
     return facts
 
 
-def check_packs(plan, vocabulary_size) -> None:
+def check_packs(plan, task) -> None:
     """A UserError where a model cannot be packed or compiled, or a pack does not fit into the GPU's memory."""
     if not (plan.pack or plan.compiled):
         return
@@ -261,7 +308,7 @@ def check_packs(plan, vocabulary_size) -> None:
     from training import packed
 
     for architecture, activation in plan.experiments:
-        slot_bytes = packed.check(architecture, activation, plan.config, vocabulary_size, plan.compiled)
+        slot_bytes = packed.check(architecture, activation, plan.config, task, plan.compiled)
         if plan.device == "cuda":
             memory = torch.cuda.get_device_properties(0).total_memory
             packed.check_fits(plan.pack or 1, slot_bytes, memory, f"{architecture} with {activation}")
@@ -286,10 +333,11 @@ def main(argv=None) -> int:
 def check_and_carry_out(args, signals) -> int:
     """Turns the options into studies, and brings these to completion; says only what they would take in a dry run."""
     from common.provenance import usable_cpus
-    from tasks import corpus as text
+    from diagnostics.probes import check_probes
+    from tasks.registry import load_task
 
     user_files, own = load_user_files(args)
-    args.architectures = args.architectures or [own.get("architecture", "charlm")]
+    args.architectures = args.architectures or [own.get("architecture") or default_architecture(args.task)]
     if "activation" in own:
         args.activations = args.activations or [own["activation"]]
     sizes = chosen_sizes(args)
@@ -298,9 +346,10 @@ def check_and_carry_out(args, signals) -> int:
     plan, notes = make_plan(args)
     check_user_files(own, plan.experiments, plan.config)
     check_folders(plan)
-    corpus = text.load_corpus(args.corpus)
-    text.check_length(corpus, plan.config.block_size)
-    plans = [at_size(args, plan, size, corpus.vocabulary_size) for size in sizes] or [plan]
+    task = load_task(args.task, args.corpus)
+    task.check(plan.config)
+    check_probes(plan.probes, task)
+    plans = [at_size(args, plan, size, task.model_sizes) for size in sizes] or [plan]
     for plan in plans:
         check_folders(plan)
     workers = args.workers or max(1, usable_cpus() // plan.config.threads_per_trial)
@@ -308,11 +357,11 @@ def check_and_carry_out(args, signals) -> int:
         workers = 1
     for note in notes:
         print(note)
-    studies = [(plan, model_facts(plan, corpus.vocabulary_size)) for plan in plans]
+    studies = [(plan, model_facts(plan, task)) for plan in plans]
     for plan in plans:
-        check_packs(plan, corpus.vocabulary_size)
+        check_packs(plan, task)
     if args.dry_run or sizes:
-        say_cost(args, studies, corpus, workers)
+        say_cost(args, studies, task, workers)
     if args.dry_run:
         warn_if_single(plan)
         return 0
@@ -320,7 +369,7 @@ def check_and_carry_out(args, signals) -> int:
     failures = []
     for plan, facts in studies:
         try:
-            status = carry_out(args, plan, corpus, facts, workers, user_files, signals)
+            status = carry_out(args, plan, task, facts, workers, user_files, signals)
         except RunError as error:  # the other sizes of a sweep go on
             if len(studies) == 1:
                 raise
@@ -346,7 +395,7 @@ def check_folders(plan) -> None:
         storage.check_writable(folder)
 
 
-def say_cost(args, studies, corpus, workers) -> None:
+def say_cost(args, studies, task, workers) -> None:
     """Says, of each study and of all, what is left to do and what it would take; changes nothing."""
     from common.memory import is_out_of_memory
     from study import cost
@@ -355,21 +404,21 @@ def say_cost(args, studies, corpus, workers) -> None:
     start_s = 2 * time.process_time()
     total_s = total_disk = 0.0
     for plan, facts in studies:
-        tasks, n_pairs = work_left(args, plan, corpus, facts)
-        left = sum(kind == "trial" for _, kind in tasks)
-        busy = min(workers, max(len(tasks), 1))
+        jobs, n_pairs = work_left(args, plan, task, facts)
+        left = sum(kind == "trial" for _, kind in jobs)
+        busy = min(workers, max(len(jobs), 1))
         try:
-            seconds, disk = cost.estimate(plan, corpus, facts, tasks, n_pairs, busy)
+            seconds, disk = cost.estimate(plan, task, facts, jobs, n_pairs, busy)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
             raise UserError(
-                f"{describe(plan, corpus)}: not even one trial fits into the memory of this machine's {plan.device};"
+                f"{describe(plan, task)}: not even one trial fits into the memory of this machine's {plan.device};"
                 " take a smaller size or --batch-size"
             ) from error
         total_s, total_disk = total_s + start_s + seconds, total_disk + disk
         said = cost.in_words(start_s + seconds, disk, busy)
-        print(f"{describe(plan, corpus)}\n{plan.n_trials * len(facts)} trials, {left} of them to train: {said}")
+        print(f"{describe(plan, task)}\n{plan.n_trials * len(facts)} trials, {left} of them to train: {said}")
     if len(studies) > 1:
         print(f"all {len(studies)} studies: {cost.in_words(total_s, total_disk, workers)}")
     print(
@@ -379,35 +428,36 @@ def say_cost(args, studies, corpus, workers) -> None:
     )
 
 
-def work_left(args, plan, corpus, facts) -> tuple[list[tuple[str, str]], int]:
+def work_left(args, plan, task, facts) -> tuple[list[tuple[str, str]], int]:
     """((architecture, kind) of each task that there is to do, the number of pairs to compare) of a study."""
-    from common import storage
     from study.experiment import Experiment
     from study.run import trials_of
+    from training.identity import holds_study
 
-    begun = not args.fresh and storage.holds_study(plan.results_dir, plan.identity(corpus))
+    begun = not args.fresh and holds_study(plan.results_dir, plan.identity(task))
     if not args.fresh:
-        storage.holds_study(plan.checkpoints_dir, plan.identity(corpus), "--checkpoints-dir")
+        holds_study(plan.checkpoints_dir, plan.identity(task), "--checkpoints-dir")
     if not begun:
-        tasks = [(architecture, "trial") for architecture, _ in plan.experiments for _ in range(plan.n_trials)]
-        return tasks, len(plan.experiments) * math.comb(plan.n_trials, 2)
-    experiments = [Experiment(plan, corpus, *key, facts[key]) for key in plan.experiments]
-    tasks = [
-        (experiment.architecture, "trial" if trials_of(task) else task.function)
+        jobs = [(architecture, "trial") for architecture, _ in plan.experiments for _ in range(plan.n_trials)]
+        return jobs, len(plan.experiments) * math.comb(plan.n_trials, 2)
+    experiments = [Experiment(plan, task, *key, facts[key]) for key in plan.experiments]
+    jobs = [
+        (experiment.architecture, "trial" if trials_of(job) else job.function)
         for experiment in experiments
-        for task in experiment.tasks()
-        for _ in trials_of(task) or (task,)
+        for job in experiment.jobs()
+        for _ in trials_of(job) or (job,)
     ]
-    return tasks, sum(len(experiment.pairs_to_come()) for experiment in experiments)
+    return jobs, sum(len(experiment.pairs_to_come()) for experiment in experiments)
 
 
-def describe(plan, corpus) -> str:
+def describe(plan, task) -> str:
     """One sentence that names the study."""
     architectures = list(dict.fromkeys(name for name, _ in plan.experiments))
     activations = list(dict.fromkeys(name for _, name in plan.experiments))
+    what = "corpus" if task.name == "text" else task.name
     return (
         f"study in {plan.results_dir}: {', '.join(architectures)} with {', '.join(activations)}, "
-        f"{plan.n_trials} trials each, {plan.protocol} protocol, corpus {corpus.label}, {plan.device}, "
+        f"{plan.n_trials} trials each, {plan.protocol} protocol, {what} {task.label}, {plan.device}, "
         f"{plan.config.max_iters} steps"
         + (f", packs of {plan.pack}" if plan.pack else "")
         + (", compiled" if plan.compiled else "")
@@ -419,13 +469,14 @@ def warn_if_single(plan):
         print("note: with one trial there is no pair to compare; reproducibility needs at least two trials")
 
 
-def carry_out(args, plan, corpus, facts, workers, user_files, signals) -> int:
+def carry_out(args, plan, task, facts, workers, user_files, signals) -> int:
     from common import storage
     from common.provenance import program
     from study.experiment import Experiment, other_results
     from study.jobs import Context
     from study.progress import Progress
     from study.run import remove_leftovers, run, set_study_aside, trials_of
+    from training.identity import holds_study, open_study
 
     folders = {plan.results_dir: "--results-dir"}
     if plan.checkpoints_dir.resolve() != plan.results_dir.resolve():
@@ -434,23 +485,23 @@ def carry_out(args, plan, corpus, facts, workers, user_files, signals) -> int:
         for folder, option in folders.items():
             until_done.enter_context(storage.locked(folder, option))
         # before anything is moved or written: the machines that it needs may not be there
-        engine = make_engine(args, plan, workers, Context(corpus, plan.config.block_size, user_files))
+        engine = make_engine(args, plan, workers, Context(task, user_files, plan.probes))
         until_done.callback(engine.close)
         if args.fresh and (aside := set_study_aside(plan)):
             print(f"the old study is set aside in {', '.join(map(str, aside))}", flush=True)
         if not args.fresh:
             for folder, option in folders.items():
-                storage.holds_study(folder, plan.identity(corpus), option)
+                holds_study(folder, plan.identity(task), option)
         for folder, option in folders.items():
-            storage.open_study(folder, plan.identity(corpus), program(), option)
-        experiments = [Experiment(plan, corpus, *key, facts[key]) for key in plan.experiments]
+            open_study(folder, plan.identity(task), program(), option)
+        experiments = [Experiment(plan, task, *key, facts[key]) for key in plan.experiments]
         for experiment in experiments:
             experiment.check_checkpoints(say=lambda text: print(text, flush=True))
         others = other_results(plan, experiments)
-        tasks = [(experiment, task) for experiment in experiments for task in experiment.tasks()]
-        remove_leftovers(plan, experiments, tasks)
-        n_to_train = sum(len(trials_of(task)) for _, task in tasks)
-        print(describe(plan, corpus), flush=True)
+        jobs = [(experiment, job) for experiment in experiments for job in experiment.jobs()]
+        remove_leftovers(plan, experiments, jobs)
+        n_to_train = sum(len(trials_of(job)) for _, job in jobs)
+        print(describe(plan, task), flush=True)
         warn_if_single(plan)
         done = plan.n_trials * len(experiments) - n_to_train
         print(f"{n_to_train} trials to train, {done} done before; {workers} worker(s)", flush=True)
@@ -458,7 +509,7 @@ def carry_out(args, plan, corpus, facts, workers, user_files, signals) -> int:
         until_done.callback(progress.close)
         shared = None if args.engine == "ray" else workers  # a cluster trains, and comparisons run here
         all_well = run(
-            plan, corpus, experiments, others, tasks, engine, progress, lambda: signals.received is not None, shared
+            plan, task, experiments, others, jobs, engine, progress, lambda: signals.received is not None, shared
         )
     if signals.received is not None:
         print("interrupted; the same command goes on from here", flush=True)

@@ -23,11 +23,12 @@ SMALL = ("--max-iters=10", "--eval-interval=5", "--n-embd=32", "--block-size=64"
 def check_training() -> str:
     """One trial twice; returns a sentence, or raises an AssertionError with one."""
     from config_cpu import ConfigCPU
-    from tasks import corpus
+    from tasks.corpus import make_corpus, pydoc_text
+    from tasks.text import Text
     from train import run_trial
     from training.trial import Trial, stream_seeds
 
-    text = corpus.make_corpus("the pydoc manual", corpus.pydoc_text()[:200_000])
+    text = Text(make_corpus("the pydoc manual", pydoc_text()[:200_000]))
     config = ConfigCPU(max_iters=20, eval_interval=10, n_embd=32, block_size=64, curve_windows=10)
     trial = Trial("charlm", "smelu_1", config, 1, 42, stream_seeds(42, 1, ("init", "data", "dropout")))
     first, second = (run_trial(trial, text)["record"] for _ in range(2))

@@ -4,7 +4,7 @@
     python train.py --verify results/charlm_relu.json --trial 3      # train it again: the same bits?
     python train.py --sample checkpoints/charlm_relu/trial_1.pt      # text from a trained model
 
-A trial is a pure function of its `Trial` and the corpus. Each draw has an address (randomness.py), so a trial that is
+A trial is a pure function of its `Trial` and the task. Each draw has an address (randomness.py), so a trial that is
 resumed needs weights, optimizer state and step, and no generator's state.
 """
 
@@ -28,7 +28,6 @@ from training.options import (
     choose_config,
     load_user_files,
 )
-from training.step import Alone, build, wait_for
 from training.trial import (
     REPORT_EVERY_S,
     SAVE_EVERY_S,
@@ -43,67 +42,67 @@ from training.trial import (
 )
 
 
-def run_trial(trial: Trial, corpus, partial_path=None, report=None, should_stop=None) -> dict:
+def run_trial(trial: Trial, task, partial_path=None, report=None, should_stop=None, probes=()) -> dict:
     """Trains and evaluates one trial under the matched protocol.
 
     Args:
       trial: what to train.
-      corpus: a corpus.Corpus.
+      task: a tasks.base.Task.
       partial_path: where the running trial saves itself, and from where it goes on; None saves nothing.
       report: called as report({trial, step, loss}) now and then, report({trial, resumed}) with the step from which
         a trial goes on, report({warning}).
       should_stop: called after each step; when it returns true, the trial saves itself and raises Interrupted.
+      probes: names from diagnostics.probes.PROBES, measured at each point of the curves; they change nothing else.
 
     Returns:
       {record: the trial's entry in a result, weights: name -> tensor (CPU), curve: list of (step, (Wc, T, V)
       log-probabilities), log_probabilities (W, T, V), window_loss (W,)}; all but the record are None when it diverged.
     """
-    return run_together(Alone, (trial,), (trial,), corpus, partial_path, report, should_stop)[0]
+    from training.step import SingleTrial
+
+    return run_together(SingleTrial, (trial,), (trial,), task, partial_path, report, should_stop, probes)[0]
 
 
-def run_pack(trials, wanted, corpus, **hooks) -> list[dict]:
+def run_pack(trials, wanted, task, **hooks) -> list[dict]:
     """Trains the trials of a pack together: for each of those that are wanted, what `run_trial` gives.
 
     Args:
       trials: all N, in the order of their slots.
       wanted: some of them.
-      corpus, hooks: as for `run_trial`.
+      task, hooks: as for `run_trial`.
     """
     from training.packed import Stack
 
-    return run_together(Stack, trials, wanted, corpus, **hooks)
+    return run_together(Stack, trials, wanted, task, **hooks)
 
 
-def run_together(make_learner, trials, wanted, corpus, partial_path=None, report=None, should_stop=None) -> list[dict]:
+def run_together(
+    make_learner, trials, wanted, task, partial_path=None, report=None, should_stop=None, probes=()
+) -> list[dict]:
     """Trains trials step by step together, and evaluates those that are wanted; one of them is a trial alone.
 
     Args:
-      make_learner: Alone, or packed.Stack: (trials, corpus) -> what the training loop trains.
+      make_learner: SingleTrial or packed.Stack: (trials, task) -> what the training loop trains.
       trials: of one architecture, activation, configuration and device.
       wanted: those of them whose outcomes are asked for.
-      corpus, partial_path, report, should_stop: as for `run_trial`; the state at partial_path is that of all trials.
+      task, partial_path, report, should_stop, probes: as for `run_trial`; the state at partial_path is that of all.
 
     Returns:
       What `run_trial` gives, for each wanted trial. A trial's time is its share of the time of all.
     """
-    from training import evaluate
-
-    config, device = trials[0].config, trials[0].device
-    prepare_torch(config)
-    data = evaluate.evaluation_data(corpus, config, device)
-    learner = make_learner(trials, corpus)
-    state = _load_partial(partial_path, trials, corpus, learner, report)
-    _train(trials, corpus, data, learner, state, partial_path, report, should_stop)
+    prepare_torch(trials[0].config)
+    learner = make_learner(trials, task)
+    state = _load_partial(partial_path, trials, task, learner, report)
+    _train(trials, task, learner, state, partial_path, report, should_stop, probes)
     return [
-        _outcome(trial, corpus, data, learner.model(slot), state, state["members"][slot])
+        _outcome(trial, task, learner.model_of(slot), state, state["members"][slot])
         for slot, trial in enumerate(trials)
         if trial in wanted
     ]
 
 
-def _outcome(trial, corpus, data, model, state, member):
+def _outcome(trial, task, model, state, member):
     """What `run_trial` returns, of a trial whose training has ended."""
-
     import torch
 
     from training import evaluate
@@ -131,8 +130,11 @@ def _outcome(trial, corpus, data, model, state, member):
         record["reason"] = f"the loss was no longer finite at step {member['diverged_at']}"
         return outcome
     started = time.perf_counter()
-    final = evaluate.final_evaluation(model, data, trial.config)
-    record["continuations"] = evaluate.continuation_texts(model, data, corpus, trial.config)
+    final = evaluate.final_evaluation(model, task, trial.config)
+    if (texts := task.continuations(model, trial.config)) is not None:
+        record["continuations"] = texts
+    if score := task.score(model.eval(), trial.config):
+        record["score"] = score
     record["evaluation_time_s"] += time.perf_counter() - started
     record |= {name: final[name] for name in ("train_loss", "val_loss", "train_accuracy", "val_accuracy")}
     if learned := learned_activation_parameters(model):
@@ -150,21 +152,22 @@ def _outcome(trial, corpus, data, model, state, member):
     }
 
 
-def _train(trials, corpus, data, learner, state, partial_path, report, should_stop):
+def _train(trials, task, learner, state, partial_path, report, should_stop, probes):
     """The training loop: from state["step"] to max_iters, or until no trial has a finite loss."""
     config, device, members = trials[0].config, trials[0].device, state["members"]
     # Reading a loss makes the program wait for a GPU; there, the points of the curves notice and report.
     reads_each_loss = device == "cpu"
     reported = saved = time.perf_counter()
+    curve_steps = set(config.curve_steps())
     for step in range(state["step"], config.max_iters + 1):
-        if step % config.eval_interval == 0 or step == config.max_iters:
-            measured = _add_points(step, learner, data, state, config, device)
+        if step in curve_steps:
+            measured = _add_points(step, trials, task, learner, state, probes)
             # Between two points a GPU computes less long than it takes to write its state.
             due = reads_each_loss or time.perf_counter() - saved > SAVE_EVERY_S
             if measured and due and 0 < step < config.max_iters:
-                _save_partial(partial_path, trials, corpus, learner, state, report)
+                _save_partial(partial_path, trials, task, learner, state, report)
                 saved = time.perf_counter()
-            if step == config.max_iters or not _finite(members):
+            if step == config.max_iters or not _still_training(members):
                 return
         started = time.perf_counter()
         losses = learner.update(step)
@@ -174,7 +177,7 @@ def _train(trials, corpus, data, learner, state, partial_path, report, should_st
         if reads_each_loss:
             for member, loss in zip(members, losses):
                 _note_loss(member, loss.item(), state["step"])
-        if not _finite(members):
+        if not _still_training(members):
             return
         if report and now - reported > REPORT_EVERY_S:
             for trial, member in zip(trials, members):
@@ -182,14 +185,14 @@ def _train(trials, corpus, data, learner, state, partial_path, report, should_st
             reported = now
         stop = should_stop is not None and should_stop()
         if stop or now - saved > SAVE_EVERY_S:
-            _save_partial(partial_path, trials, corpus, learner, state, report)
+            _save_partial(partial_path, trials, task, learner, state, report)
             saved = time.perf_counter()
         if stop:
             raise Interrupted
 
 
-def _finite(members):
-    """The members whose loss is finite still."""
+def _still_training(members):
+    """Trials whose loss is still finite."""
     return [member for member in members if member["diverged_at"] is None]
 
 
@@ -201,9 +204,11 @@ def _note_loss(member, loss, step):
         member["loss"] = loss
 
 
-def _add_points(step, learner, data, state, config, device):
+def _add_points(step, trials, task, learner, state, probes):
     """Measures the point of each curve that has none at this step yet; returns whether there was one to measure."""
+    from diagnostics.probes import measure_probes
     from training import evaluate
+    from training.step import synchronize
 
     slots = [
         slot
@@ -212,14 +217,17 @@ def _add_points(step, learner, data, state, config, device):
     ]
     if not slots:
         return False
-    state["training_time_s"] += wait_for(device)
+    state["training_time_s"] += synchronize(trials[0].device)
     started = time.perf_counter()
     for slot in slots:
-        member = state["members"][slot]
-        train_loss, val_loss, log_p = evaluate.curve_point(learner.model(slot), data, config)
+        member, model = state["members"][slot], learner.model_of(slot)
+        train_loss, val_loss, log_p = evaluate.curve_point(model, task, trials[slot].config)
         _note_loss(member, train_loss if math.isfinite(val_loss) else val_loss, step)
         if member["diverged_at"] is None:
-            member["history"].append({"step": step, "train_loss": train_loss, "val_loss": val_loss})
+            point = {"step": step, "train_loss": train_loss, "val_loss": val_loss}
+            if probes:
+                point["probes"] = measure_probes(probes, model, task, trials[slot], step)
+            member["history"].append(point)
             member["curve"].append((step, log_p))
     state["evaluation_time_s"] += time.perf_counter() - started
     return True
@@ -236,7 +244,7 @@ def learned_activation_parameters(model) -> dict | None:
     return found or None
 
 
-def _save_partial(path, trials, corpus, learner, state, report):
+def _save_partial(path, trials, task, learner, state, report):
     import torch
 
     members = [
@@ -244,15 +252,14 @@ def _save_partial(path, trials, corpus, learner, state, report):
         for member in state["members"]
     ]
     content = {**state, "learner": learner.state(), "members": members}
-    storage.save_state(path, [partial_identity(trial, corpus) for trial in trials], content, report)
+    storage.save_state(path, [partial_identity(trial, task) for trial in trials], content, report)
 
 
-def _load_partial(path, trials, corpus, learner, report):
+def _load_partial(path, trials, task, learner, report):
     """The state from which trials go on: that of these trials at `path`, or the beginning."""
-
     members = [{"history": [], "curve": [], "diverged_at": None, "loss": None} for _ in trials]
     state = {"step": 0, "training_time_s": 0.0, "evaluation_time_s": 0.0, "members": members}
-    content = storage.load_state(path, [partial_identity(trial, corpus) for trial in trials], report)
+    content = storage.load_state(path, [partial_identity(trial, task) for trial in trials], report)
     if content is None:
         return state
     learner.load(content["learner"])
@@ -272,6 +279,7 @@ def parser():
     p.add_argument("--activation", help="name of the activation (default: that of --activation-file, or relu)")
     add_file_options(p)
     p.add_argument("--seed", type=int, default=42, help="seed of every stream (default: %(default)s)")
+    p.add_argument("--task", default="text", help="what the model is trained on (default: %(default)s)")
     p.add_argument("--corpus", default="auto", help="auto, shakespeare, pydoc or a text file (default: %(default)s)")
     p.add_argument("--output", type=Path, help="where to save the checkpoint (default: checkpoints/single/...)")
     p.add_argument("--verify", type=Path, metavar="RESULT.json", help="train a trial of this result again and compare")
@@ -318,21 +326,22 @@ def train_one(args, own) -> int:
     from tqdm import tqdm
 
     from activations import resolve
-    from tasks import corpus as text
+    from tasks.registry import load_task
+    from training.step import build
 
     config, device = choose_config(args)
-    corpus = text.load_corpus(args.corpus)
-    text.check_length(corpus, config.block_size)
+    task = load_task(args.task, args.corpus)
+    task.check(config)
     architecture = args.architecture or own.get("architecture", "charlm")
     activation = resolve(args.activation or own.get("activation", "relu"))
     seeds = stream_seeds(args.seed, 1, ("init", "data", "dropout"))
     trial = Trial(architecture, activation, config, 1, args.seed, seeds, device, compiled=choose_compiled(args, device))
     check_user_files(own, [(architecture, activation)], config)
-    build(trial, corpus.vocabulary_size)  # complains before any work begins
+    build(trial, task.model_sizes)  # complains before any work begins
     if trial.compiled:
         from training import packed
 
-        packed.check(architecture, activation, config, corpus.vocabulary_size, compiled=True)
+        packed.check(architecture, activation, config, task, compiled=True)
     output = args.output or Path("checkpoints/single") / f"{trial.name}_seed_{args.seed}.pt"
     if output.exists():
         raise UserError(f"{output} exists already; move it away or choose another --output")
@@ -344,7 +353,7 @@ def train_one(args, own) -> int:
                 bar.update(event["step"] - bar.n)
                 bar.set_postfix(loss=f"{event['loss']:.4f}")
 
-        outcome = run_protocol(trial, corpus, report=show)
+        outcome = run_protocol(trial, task, report=show)
         bar.update(config.max_iters - bar.n)
     record = outcome["record"]
     for point in record["history"]:
@@ -354,9 +363,9 @@ def train_one(args, own) -> int:
         )
     if record["status"] != "complete":
         raise RunError(f"the trial diverged: {record['reason']}; try a smaller --learning-rate")
-    storage.write_checkpoint(output, checkpoint_content(trial, corpus, outcome))
+    storage.write_checkpoint(output, checkpoint_content(trial, task, outcome))
     print(
-        f"{trial.name}, seed {args.seed}, {corpus.label}: train loss {record['train_loss']:.4f},"
+        f"{trial.name}, seed {args.seed}, {task.label}: train loss {record['train_loss']:.4f},"
         f" val loss {record['val_loss']:.4f}, val accuracy {record['val_accuracy']:.2%} (all windows);"
         f" {record['training_time_s']:.1f} s training, {torch.get_num_threads()} thread(s)"
     )
@@ -366,7 +375,7 @@ def train_one(args, own) -> int:
 
 def sample(args, own) -> int:
     from tasks import corpus as text
-    from training import evaluate
+    from tasks.text import sample_text
 
     if args.length < 1 or not args.temperature >= 0 or not args.prompt:
         raise UserError("--length must be at least 1, --temperature not negative, and --prompt not empty")
@@ -375,19 +384,19 @@ def sample(args, own) -> int:
     config = Config(**content["config"])
     prepare_torch(config)
     alphabet = text.Corpus(content["corpus"]["label"], "", content["vocabulary"], None, 0)
-    print(evaluate.sample_text(model, alphabet, config, args.prompt, args.length, args.temperature, seed=args.seed))
+    print(sample_text(model, alphabet, config, args.prompt, args.length, args.temperature, seed=args.seed))
     return 0
 
 
-def run_protocol(trial, corpus, **hooks) -> dict:
+def run_protocol(trial, task, **hooks) -> dict:
     """`run_trial`, or its counterpart under the published protocol, or where the step is compiled."""
     if trial.protocol == "published":
         from training import published_trials
 
-        return published_trials.run_trial(trial, corpus, **hooks)
+        return published_trials.run_trial(trial, task, **hooks)
     if trial.compiled:
-        return run_pack((trial,), (trial,), corpus, **hooks)[0]
-    return run_trial(trial, corpus, **hooks)
+        return run_pack((trial,), (trial,), task, **hooks)[0]
+    return run_trial(trial, task, **hooks)
 
 
 # --- verifying a stored trial -----------------------------------------------------------------------------------------
@@ -403,7 +412,7 @@ def verify(path: Path, number: int, corpus: str, own: dict[str, str]) -> int:
       own: kind -> name of what a reader's files define.
     """
     from architectures.registry import check_reader_sources
-    from tasks.corpus import load_recorded
+    from tasks.registry import load_recorded
 
     if not path.exists():
         raise UserError(f"there is no result {path}")
@@ -423,9 +432,9 @@ def verify(path: Path, number: int, corpus: str, own: dict[str, str]) -> int:
     check_own_are_used(own, [(result["architecture"], result["activation"])])
     trial = trial_of_result(result, expected)
     check_device(trial.device)
-    text = load_recorded(result["corpus"], corpus)
+    task = load_recorded(result, corpus)
     print(f"training {trial.name}, trial {trial.number} again ({trial.config.max_iters} steps)", flush=True)
-    found = train_again(trial, result["identity"], text)["record"]
+    found = train_again(trial, result["identity"], task)["record"]
     expected = {**expected, "checkpoint": None}
     difference = storage.first_difference(storage.stable(expected), storage.stable(found))
     if difference is None:
@@ -439,13 +448,13 @@ def verify(path: Path, number: int, corpus: str, own: dict[str, str]) -> int:
     return 1
 
 
-def train_again(trial, identity, corpus) -> dict:
+def train_again(trial, identity, task) -> dict:
     """The outcome of a study's trial, from the study's identity: a packed one needs its whole pack."""
     if trial.pack is None:
-        return run_protocol(trial, corpus)
+        return run_protocol(trial, task)
     from training import packed
 
-    return run_pack(packed.pack_of(trial, identity["seed_base"], identity["vary"]), (trial,), corpus)[0]
+    return run_pack(packed.pack_of(trial, identity["seed_base"], identity["vary"]), (trial,), task)[0]
 
 
 def trial_of_result(result, record) -> Trial:

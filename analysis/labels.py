@@ -45,12 +45,12 @@ def study_line(results: list[dict]) -> str:
     'Corpus: shakespeare · matched protocol · n = 10 trials · 100 updates · cpu'
     """
     identity = results[0]["identity"]
-    labels = sorted({result["corpus"]["label"] for result in results})
+    labels = sorted({data_facts(result)["label"] for result in results})
     counts = sorted({len(complete(result)) for result in results})
     lost = sum(len(result["trials"]) - len(complete(result)) for result in results)
     n = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     parts = [
-        f"Corpus: {', '.join(labels)}",
+        f"{'Corpus' if 'corpus' in results[0] else 'Data'}: {', '.join(labels)}",
         f"{identity['protocol']} protocol",
         f"n = {n} trial{'s' if n != '1' else ''}" + (" per activation" if len(results) > 1 else ""),
         f"{identity['config']['max_iters']:,} updates",
@@ -61,6 +61,11 @@ def study_line(results: list[dict]) -> str:
     if lost:
         parts.append(f"{lost} trial{'s' if lost > 1 else ''} diverged or failed, left out of means and pairs")
     return " · ".join(parts)
+
+
+def data_facts(result: dict) -> dict:
+    """What a result records of its data: label, sha256 and sizes of the corpus, or of another task's data."""
+    return result["corpus"] if "corpus" in result else result["task"]
 
 
 def complete(result: dict) -> list[dict]:

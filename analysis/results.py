@@ -17,7 +17,7 @@ import numpy as np
 
 import metrics
 from analysis import significance
-from analysis.labels import activation_label, architecture_label
+from analysis.labels import activation_label, architecture_label, data_facts
 from analysis.sensitivity import Sensitivity, pareto_front, pareto_shares, sensitivity_of_means, sensitivity_of_pairs
 from analysis.series import truncated
 from analysis.significance import Comparison, Estimate
@@ -413,4 +413,4 @@ class Study:
 
     @property
     def corpus_label(self) -> str:
-        return self.cells[0].result["corpus"]["label"] if self.cells else "unknown"
+        return data_facts(self.cells[0].result)["label"] if self.cells else "unknown"

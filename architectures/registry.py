@@ -43,6 +43,7 @@ class Architecture:
     heads: whether its width must be a multiple of n_head.
     solved: whether its width is solved for CharLM's number of parameters; otherwise it is n_embd.
     source_sha256: of the file that a reader's own architecture came from.
+    task: name of the task that it is trained on.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Architecture:
     heads: bool = False
     solved: bool = True
     source_sha256: str | None = None
+    task: str = "text"
 
 
 ARCHITECTURES: dict[str, Architecture] = {}
@@ -231,11 +233,9 @@ def build_model(architecture: str, activation: str, config: Config, vocabulary_s
     _replace_dropouts(entry, model)
     parts.number_dropouts(model)
     model.names = (entry.name, kind.name)
-    model.sizes = {
-        "width": width,
-        "n_parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "n_parameters_charlm": _charlm_size(config, vocabulary_size),
-    }
+    model.sizes = {"width": width, "n_parameters": sum(parameter.numel() for parameter in model.parameters())}
+    if entry.task == "text":
+        model.sizes["n_parameters_charlm"] = _charlm_size(config, vocabulary_size)
     return model.eval()
 
 

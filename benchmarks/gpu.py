@@ -51,13 +51,13 @@ def _heard(channel):
 def _steps_in_process(channel, config, device, steps, how):
     """Says whether it is ready, hears whether all others are, says how many seconds it took; None: out of memory."""
     from common.memory import is_out_of_memory
-    from training.step import wait_for
+    from training.step import synchronize
 
     def seconds_of(count):
         started = time.perf_counter()
         for _ in range(count):
             workload.step()
-        wait_for(device)
+        synchronize(device)
         return time.perf_counter() - started
 
     def unless_out_of_memory(function):
@@ -79,7 +79,7 @@ def benchmark_cuda(repeats):
 
     from common.errors import UserError
     from config import Config
-    from training.step import wait_for
+    from training.step import synchronize
     from training.trial import prepare_torch
 
     if not torch.cuda.is_available():
@@ -88,11 +88,11 @@ def benchmark_cuda(repeats):
     matrix = torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16)
 
     def timed(function, count):
-        wait_for("cuda")
+        synchronize("cuda")
         started = time.perf_counter()
         for _ in range(count):
             function()
-        wait_for("cuda")
+        synchronize("cuda")
         return (time.perf_counter() - started) / count
 
     timed(lambda: matrix @ matrix, 5)

@@ -103,7 +103,10 @@ def roles_of(identity: dict, results: list[dict]) -> tuple[dict[str, dict[str, C
 def _differs(identity, role):
     """The first field in which a study is not of the configuration that a role needs; None where there is none."""
     expected = (Config() if role == "full size" else ConfigCPU()).as_dict()
-    kept = [{n: v for n, v in c.items() if n not in FREE_FIELDS[role]} for c in (expected, identity["config"])]
+    kept = [
+        {n: v for n, v in c.items() if n not in FREE_FIELDS[role]}
+        for c in (expected, Config(**identity["config"]).as_dict())
+    ]
     return storage.first_difference(*kept)
 
 

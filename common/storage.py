@@ -299,26 +299,6 @@ def first_difference(expected, found, name: str = "") -> str | None:
     return None if expected == found else f"{name}: {expected!r} against {found!r}"
 
 
-def open_study(folder: Path, identity: dict, provenance: dict, option: str = "--results-dir") -> None:
-    """Makes sure that `folder` holds the study of this identity: writes study.json, or compares with the one there."""
-    if not holds_study(folder, identity, option):
-        content = {"schema_version": SCHEMA_VERSION, "identity": identity, "provenance": provenance}
-        write_json(Path(folder) / STUDY_FILE, content)
-
-
-def holds_study(folder: Path, identity: dict, option: str = "--results-dir") -> bool:
-    """Whether `folder`, which `option` sets, holds the study of this identity; a UserError where it holds another one."""
-    path = Path(folder) / STUDY_FILE
-    advice = f"choose another {option}, or set the old study aside with --fresh"
-    if not path.exists():
-        if any(Path(folder).glob("*_*.json")):
-            raise UserError(f"{folder} holds results but no {STUDY_FILE}; {advice}")
-        return False
-    if difference := first_difference(read_json(path)["identity"], identity):
-        raise UserError(f"{folder} holds a study of another identity ({difference}); {advice}")
-    return True
-
-
 def sibling(folder: Path, kind: str) -> Path:
     """The folder of `kind` that belongs to a study: 'results' in its path becomes `kind`, or `kind` lies inside it.
 

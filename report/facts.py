@@ -6,7 +6,7 @@ Apart from report/findings.py, which answers them, so that each can be read at a
 from collections.abc import Sequence
 
 import metrics
-from analysis.labels import activation_label
+from analysis.labels import activation_label, data_facts
 from analysis.results import Cell, Margins, Study
 from analysis.words import listing, plural
 from report.document import Section, Table
@@ -27,7 +27,7 @@ def subtitle(study: Study) -> str:
     activations = list(dict.fromkeys(cell.label for cell in study.cells))
     names = listing(activations) if len(activations) <= 6 else f"{len(activations)} activations"
     return (
-        f"{names}; {counted(study.cells)}; corpus {first[0].result['corpus']['label']}; {identity['protocol']} protocol;"
+        f"{names}; {counted(study.cells)}; {'corpus' if 'corpus' in first[0].result else 'data'} {study.corpus_label}; {identity['protocol']} protocol;"
         f" {identity['device']}; {identity['config']['max_iters']:,} training steps."
     )
 
@@ -35,7 +35,7 @@ def subtitle(study: Study) -> str:
 def study_facts(study: Study, missing: Sequence[str]) -> Section:
     """What was run, with what, and what is missing."""
     identity, config, cells = study.identity, study.identity["config"], study.cells
-    corpus = cells[0].result["corpus"]
+    data, is_text = data_facts(cells[0].result), "corpus" in cells[0].result
     environments = {
         (environment["cpu"], environment["gpu"], environment["torch"], environment["system"])
         for cell in cells
@@ -58,8 +58,9 @@ def study_facts(study: Study, missing: Sequence[str]) -> Section:
     varied = listing(names[name] for name in identity["vary"]) if identity["vary"] else "nothing"
     if identity["protocol"] == "published":
         varied = "everything (one generator feeds all)"
+    size = f", {data['characters']:,} characters" if is_text else ""
     rows = [
-        ["Corpus", f"{corpus['label']}, {corpus['characters']:,} characters, SHA-256 {corpus['sha256'][:16]}"],
+        ["Corpus" if is_text else "Data", f"{data['label']}{size}, SHA-256 {data['sha256'][:16]}"],
         ["Protocol", identity["protocol"]],
         ["Device", f"{identity['device']}, {config['dtype']}, {plural(config['threads_per_trial'], 'thread')} a trial"],
         ["Model", f"{sizes}, dropout {config['dropout']:g}; {_span(parameters)} parameters"],
@@ -78,10 +79,8 @@ def study_facts(study: Study, missing: Sequence[str]) -> Section:
             f"**Mixed environments**: the trials ran in {len(environments)} different ones (below). Bits are promised within"
             " one only; differences between activations may hold differences between machines."
         )
-    if corpus["label"] != "shakespeare":
-        paragraphs.append(
-            f"The corpus is {corpus['label']}, not Shakespeare: no figure here compares with the report's."
-        )
+    if is_text and data["label"] != "shakespeare":
+        paragraphs.append(f"The corpus is {data['label']}, not Shakespeare: no figure here compares with the report's.")
     return Section("study", "What was run", paragraphs, [table])
 
 

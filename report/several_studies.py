@@ -8,7 +8,7 @@ import copy
 from collections.abc import Callable, Sequence
 
 from analysis import results
-from analysis.labels import architecture_label
+from analysis.labels import architecture_label, data_facts
 from analysis.results import MEASURES, Cell, Study
 from analysis.significance import pair_matrix
 from analysis.words import decimals_for, listing, plural, with_interval
@@ -160,7 +160,7 @@ def check_comparable(studies: Sequence[Study]) -> None:
     """A UserError unless the studies differ only in what varies between trials, and in the arithmetic."""
     first = studies[0]
     for other in studies[1:]:
-        ours, theirs = first.identity["corpus_sha256"], other.identity["corpus_sha256"]
+        ours, theirs = (data_facts(study.cells[0].result)["sha256"] for study in (first, other))
         if ours != theirs:
             raise UserError(
                 f"{first.folder} and {other.folder} were made on different corpora ({first.corpus_label}, SHA-256"

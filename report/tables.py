@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from analysis import curves, results
+from analysis.labels import data_facts
 from analysis.results import MEASURES, Cell
 from analysis.words import (
     decimals_for,
@@ -179,10 +180,14 @@ def dynamics(cells: Sequence[Cell]) -> Section:
     paragraphs = []
     if first and chosen[0] == 0 and None not in first:
         low, high = min(first), max(first)
-        uniform = cells[0].result["corpus"]["vocabulary_size"]
+        data = data_facts(cells[0].result)
+        uniform, what = (
+            data.get("vocabulary_size", data.get("n_classes")),
+            "characters" if "characters" in data else "classes",
+        )
         paragraphs.append(
             f"Before the first step the mean validation loss is {low:.3f} to {high:.3f} nats ({counted(cells)}); guessing"
-            f" all {uniform} characters alike gives ln {uniform} = {math.log(uniform):.3f}."
+            f" all {uniform} {what} alike gives ln {uniform} = {math.log(uniform):.3f}."
         )
     return Section("dynamics", "3.5 Training dynamics", paragraphs, tables)
 

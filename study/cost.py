@@ -5,39 +5,40 @@ A module of its own because an estimate is neither the choice of a study (run_al
 """
 
 import heapq
-import math
 import statistics
 import time
 
 MEASURED_WHOLE = 3_000_000  # parameters up to which a whole step is measured on a CPU
 
 
-def estimate(plan, corpus, facts, tasks, n_pairs, workers) -> tuple[float, float]:
+def estimate(plan, task, facts, jobs, n_pairs, workers) -> tuple[float, float]:
     """(seconds, bytes of disk at the most) of what is left of a study; starting it is not included.
 
     Args:
       facts: (architecture, activation) -> {n_parameters, ...}.
-      tasks: (architecture, kind) of each task that is left; the kind is "trial" or "predict".
+      jobs: (architecture, kind) of each job that is left; the kind is "trial" or "predict".
       n_pairs: how many pairs are left to compare.
-      workers: tasks at a time.
+      workers: jobs at a time.
     """
     seconds, window_s = {}, 0.0
-    for architecture in dict.fromkeys(name for name, _ in tasks):
+    for architecture in dict.fromkeys(name for name, _ in jobs):
         activation = next(act for name, act in plan.experiments if name == architecture)
         n_parameters = facts[architecture, activation]["n_parameters"]
-        step_s, window_s = measure(plan, architecture, activation, n_parameters, corpus.vocabulary_size)
-        n_windows = evaluated_windows(plan.config, corpus, plan.protocol)
+        step_s, window_s = measure(plan, architecture, activation, n_parameters, task)
+        n_windows = evaluated_examples(plan.config, task, plan.protocol)
         seconds[architecture, "trial"] = plan.config.max_iters * step_s + n_windows * window_s
-        seconds[architecture, "predict"] = windows_of_a_split(plan.config, corpus) * window_s
-    pairs_s = n_pairs * measure_pair(plan, corpus, window_s) if n_pairs else 0.0
+        seconds[architecture, "predict"] = task.n_examples("validation", plan.config) * window_s
+    pairs_s = n_pairs * measure_pair(plan, task, window_s) if n_pairs else 0.0
     at_a_time = 1 if plan.device == "cuda" else workers  # processes share a GPU; what that gains is not known here
-    n_trials = sum(kind == "trial" for _, kind in tasks)
-    predictions = 4 * len(corpus.validation) * corpus.vocabulary_size
-    curves = 4 * curve_points(plan.config) * plan.config.curve_windows * plan.config.block_size * corpus.vocabulary_size
+    n_trials = sum(kind == "trial" for _, kind in jobs)
+    n_examples, positions, classes = prediction_shape(plan.config, task)
+    predictions = 4 * n_examples * positions * classes
+    n_curve = min(plan.config.curve_windows, n_examples)
+    curves = 4 * len(plan.config.curve_steps()) * n_curve * positions * classes
     checkpoint = 4 * max(fact["n_parameters"] for fact in facts.values()) + curves * (plan.protocol == "matched")
     states = 3 * checkpoint * workers  # of running trials: the weights, and two moments of each
     disk = n_trials * checkpoint + states + 2 * plan.n_trials * predictions
-    return makespan([seconds[task] for task in tasks], at_a_time) + pairs_s / workers, disk
+    return makespan([seconds[job] for job in jobs], at_a_time) + pairs_s / workers, disk
 
 
 def makespan(durations, workers) -> float:
@@ -59,32 +60,27 @@ def in_words(seconds, disk, workers) -> str:
 # --- how often a study does what --------------------------------------------------------------------------------------
 
 
-def windows_of_a_split(config, corpus) -> int:
-    """W: on how many windows of each split a trained model is evaluated."""
-    from tasks import corpus as text
-
-    return text.n_windows(len(corpus.validation), config.block_size)
-
-
-def curve_points(config) -> int:
-    """The points of a trial's curves under the matched protocol: every eval_interval steps, and the last."""
-    return math.ceil(config.max_iters / config.eval_interval) + 1
+def prediction_shape(config, task) -> tuple[int, int, int]:
+    """(W, T, C) of a trained model's predictions on the validation split."""
+    n_examples, positions = task.targets("validation", config).shape
+    return n_examples, positions, task.n_classes
 
 
-def evaluated_windows(config, corpus, protocol) -> float:
-    """How many windows a trial sends through its model besides training it: for curves, figures and texts."""
-    from training.evaluate import N_PROMPTS
+def evaluated_examples(config, task, protocol) -> float:
+    """How many examples a trial sends through its model besides training it: for curves, final evaluation and texts."""
+    from tasks.text import N_PROMPTS, Text
 
-    n_windows = windows_of_a_split(config, corpus)
+    n_examples = task.n_examples("validation", config)
     # T/2 characters after each prompt of T/4, each from all that stand before it: half a window on average
-    texts = min(N_PROMPTS, n_windows) * config.block_size / 4
+    texts = min(N_PROMPTS, n_examples) * config.block_size / 4 if isinstance(task, Text) else 0
+    points = len(config.curve_steps())
     if protocol == "matched":
-        curves = 2 * curve_points(config) * min(config.curve_windows, n_windows)
+        curves = 2 * points * min(config.curve_windows, n_examples)
     else:
         from training.published_protocol import N_CONTEXTS
 
-        curves = 2 * (curve_points(config) + 1) * config.eval_iters * config.batch_size + 2 * N_CONTEXTS
-    return 2 * n_windows + curves + texts
+        curves = 2 * (points + 1) * config.eval_iters * config.batch_size + 2 * N_CONTEXTS
+    return 2 * n_examples + curves + texts
 
 
 # --- how long each takes here -----------------------------------------------------------------------------------------
@@ -101,7 +97,7 @@ def timed(function) -> float:
     return statistics.median(taken)
 
 
-def measure(plan, architecture, activation, n_parameters, vocabulary_size) -> tuple[float, float]:
+def measure(plan, architecture, activation, n_parameters, task) -> tuple[float, float]:
     """(seconds of a training step, seconds of evaluating one window).
 
     One process measures alone; where all cores compute, each is a little slower. On a CPU a large model is measured
@@ -112,16 +108,16 @@ def measure(plan, architecture, activation, n_parameters, vocabulary_size) -> tu
     import torch
 
     from common.memory import keep_freed_memory
-    from training.step import wait_for
+    from training.step import synchronize
     from training.workload import Workload
 
     keep_freed_memory()  # as every worker does
     config, device = plan.config, plan.device
     few = device == "cpu" and n_parameters > MEASURED_WHOLE
     sequences = min(config.batch_size, 4) if few else config.batch_size
-    workload = Workload(config.replace(batch_size=sequences), device, activation, vocabulary_size, architecture)
+    workload = Workload(config.replace(batch_size=sequences), device, activation, architecture, task)
     step_s, evaluation_s = (
-        timed(lambda work=work: (work(), wait_for(device))) for work in (workload.step, workload.evaluation)
+        timed(lambda work=work: (work(), synchronize(device))) for work in (workload.step, workload.evaluation)
     )
     del workload
     if device == "cuda":
@@ -129,7 +125,7 @@ def measure(plan, architecture, activation, n_parameters, vocabulary_size) -> tu
     return step_s * config.batch_size / sequences, evaluation_s / sequences
 
 
-def measure_pair(plan, corpus, window_s) -> float:
+def measure_pair(plan, task, window_s) -> float:
     """Seconds of comparing a pair, from a few windows of a trial that is compared with others, as different as trained ones.
 
     Args:
@@ -140,19 +136,19 @@ def measure_pair(plan, corpus, window_s) -> float:
     import metrics
 
     config, few = plan.config, 16
-    shape = (few, config.block_size, corpus.vocabulary_size)
+    n_examples, positions, classes = prediction_shape(config, task)
+    shape = (few, positions, classes)
     rng = np.random.default_rng(0)
     others = max(1, plan.n_trials // 2)  # that a trial finds there when it is compared, on average
     noise = rng.standard_normal((1 + others, *shape), np.float32)
     logits = 2 * rng.standard_normal(shape, np.float32) + 0.15 * noise
     models = dict(enumerate(logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))))
     pairs = [(0, other) for other in range(1, 1 + others)]
-    targets = rng.integers(corpus.vocabulary_size, size=shape[:2])
-    n_windows = windows_of_a_split(config, corpus)
+    targets = rng.integers(classes, size=shape[:2])
     per_window_s = timed(lambda: metrics.compare_pairs(models, pairs, targets)) / few / others
     if plan.protocol == "matched":  # its curves are compared in brief, in a quarter of the time
-        n_curve = curve_points(config) * min(config.curve_windows, n_windows)
-        return per_window_s * (n_windows + n_curve / 4)
+        n_curve = len(config.curve_steps()) * min(config.curve_windows, n_examples)
+        return per_window_s * (n_examples + n_curve / 4)
     from training.published_protocol import N_CONTEXTS
 
-    return per_window_s * n_windows + window_s * 2 * N_CONTEXTS
+    return per_window_s * n_examples + window_s * 2 * N_CONTEXTS

@@ -4,12 +4,12 @@ Why it is not in run_all_experiments.py: that script says which study; this modu
 writer of its folders. Every result is a pure function of (identity, trial), so the order in which workers finish
 changes nothing: records are kept by trial number and pairs by their two numbers.
 
-    trial task -> checkpoint, predictions -> comparison of each pair whose two trials are there -> result file
+    trial job -> checkpoint, predictions -> comparison of each pair whose two trials are there -> result file
 """
 
 import contextlib
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -17,13 +17,13 @@ import numpy as np
 import metrics
 from analysis import significance
 from common import storage
-from common.errors import RunError
+from common.errors import RunError, UserError
 from common.provenance import program
 from config import Config
 from randomness import NUMERICS_VERSION
-from study.jobs import Task
-from tasks import corpus as text
+from study.jobs import Job
 from training import packed
+from training.identity import config_with_own_rate, difference_of_identities, identity_of
 from training.trial import Trial, arithmetic, checkpoint_content, stream_seeds
 
 TRIAL_SUMMARY = ("train_loss", "val_loss", "train_accuracy", "val_accuracy")
@@ -33,7 +33,12 @@ WINDOW_LOSS = "trial_{}_loss"
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run of the study is asked to do. `experiments` lists (architecture, activation); `pack`, `compiled` as in a Trial."""
+    """What a run of the study is asked to do. `pack` and `compiled` are as in a Trial.
+
+    experiments: (architecture, activation) pairs.
+    learning_rates: activation or architecture -> its own learning rate; the others have the configuration's.
+    probes: measured at each point of the curves; no part of the identity.
+    """
 
     config: Config
     device: str
@@ -47,33 +52,41 @@ class Plan:
     plots_dir: Path
     pack: int | None = None
     compiled: bool = False
+    learning_rates: dict[str, float] = field(default_factory=dict)
+    probes: tuple[str, ...] = ()
 
-    def identity(self, corpus) -> dict:
+    def identity(self, task) -> dict:
         """What makes this another study than the next one."""
         return {
             "protocol": self.protocol,
-            "corpus_sha256": corpus.text_sha256,
+            **task.identity(),
             "device": self.device,
             "seed_base": self.seed_base,
             "vary": list(self.vary),
             "config": self.config.as_dict(),
             "numerics_version": NUMERICS_VERSION,
             **arithmetic(self.pack, self.compiled),
+            **({"learning_rates": self.learning_rates} if self.learning_rates else {}),
         }
+
+    def config_of(self, architecture, activation) -> Config:
+        """The configuration of one experiment, with its own learning rate."""
+        return config_with_own_rate(self.config, self.learning_rates, architecture, activation)
 
     def trial(self, architecture, activation, number) -> Trial:
         """The identity of one trial."""
         seeds = stream_seeds(self.seed_base, number, self.vary)
         seed = self.seed_base + number - 1
         how = (self.device, self.protocol, self.pack, self.compiled)
-        return Trial(architecture, activation, self.config, number, seed, seeds, *how)
+        config = self.config_of(architecture, activation)
+        return Trial(architecture, activation, config, number, seed, seeds, *how)
 
 
 class Experiment:
     """One architecture with one activation: its records, pairs and arrays, and their files."""
 
-    def __init__(self, plan, corpus, architecture, activation, model_facts):
-        self.plan, self.corpus = plan, corpus
+    def __init__(self, plan, task, architecture, activation, model_facts):
+        self.plan, self.task = plan, task
         self.architecture, self.activation = architecture, activation
         self.name = f"{architecture}_{activation}"
         self.model_facts = model_facts  # n_parameters and the sizes used
@@ -93,9 +106,11 @@ class Experiment:
 
         result = storage.read_json(self.path)
         check_reader_sources(result)
-        difference = storage.first_difference(result["identity"], self.plan.identity(self.corpus))
+        difference = difference_of_identities(result["identity"], self.identity())
         if difference:
-            raise RunError(f"{self.path} belongs to another study ({difference}); move it away")
+            raise UserError(
+                f"{self.path} belongs to another study ({difference}); move it away, or choose another folder"
+            )
         self.records = {record["trial"]: record for record in result["trials"] if record["status"] != "failed"}
         self.pairs = {(pair["trial_a"], pair["trial_b"]): pair for pair in result["pairs"]}
         self.published_pairs = result.get("published_pairs")
@@ -105,6 +120,10 @@ class Experiment:
         self.pairs = {
             key: pair for key, pair in self.pairs.items() if PER_WINDOW.format(*key, "relative_pd") in self.arrays
         }
+
+    def identity(self):
+        """The study's identity with this experiment's complete configuration."""
+        return identity_of(self.plan.identity(self.task), self.architecture, self.activation)
 
     def checkpoint_path(self, number):
         return self.folder / f"trial_{number}.pt"
@@ -132,24 +151,24 @@ class Experiment:
         numbers = [k for k in range(1, self.plan.n_trials + 1) if self.records.get(k, {}).get("status") != "diverged"]
         return [pair for pair in itertools.combinations(numbers, 2) if pair not in self.pairs]
 
-    def prediction_task(self, number):
-        """The task that makes a trained trial's predictions again."""
+    def prediction_job(self, number):
+        """The job that makes a trained trial's predictions again."""
         arguments = {"checkpoint": str(self.checkpoint_path(number)), "device": self.plan.device}
-        return Task(f"{self.name} predictions {number}", "predict", arguments)
+        return Job(f"{self.name} predictions {number}", "predict", arguments)
 
     def needed_predictions(self):
         """Trials of the pairs to come."""
         return set(itertools.chain.from_iterable(self.pairs_to_come()))
 
     def partners_predictions(self, number):
-        """Tasks that make the predictions which the trial's missing pairs need; some may be under way already.
+        """Jobs that make the predictions which the trial's missing pairs need; some may be under way already.
 
         A trial that was trained again to other bits needs those of its partners, which were compared and forgotten.
         """
         partners = {k for pair in self.missing_pairs() if number in pair for k in pair} - self.ready
         for k in sorted(partners):
             if self.checkpoint_path(k).exists():
-                yield self.prediction_task(k)
+                yield self.prediction_job(k)
 
     def check_checkpoints(self, say):
         """Sets damaged checkpoints aside; their trials will be trained again."""
@@ -171,7 +190,7 @@ class Experiment:
         """Whether a checkpoint of the trial was set aside, so that one which is missing has not been made again."""
         return any(self.folder.glob(f"{self.checkpoint_path(number).name}.aside-*"))
 
-    def tasks(self):
+    def jobs(self):
         """The work that is missing: trials to train, and trained ones whose predictions a pair needs."""
         needed, to_train = self.needed_predictions(), []
         for number in range(1, self.plan.n_trials + 1):
@@ -186,18 +205,18 @@ class Experiment:
                 if self.predictions_path(number).exists() and not without_arrays:
                     self.ready.add(number)
                 else:
-                    yield self.prediction_task(number)
+                    yield self.prediction_job(number)
         for path, trials in itertools.groupby(to_train, lambda trial: str(self.partial_path(trial.number))):
-            yield self.training_task(path, tuple(trials))
+            yield self.training_job(path, tuple(trials))
 
-    def training_task(self, partial_path, trials):
-        """The task that trains one trial, or those of a pack that are missing."""
+    def training_job(self, partial_path, trials):
+        """The job that trains one trial, or those of a pack that are missing."""
         numbers = ", ".join(str(trial.number) for trial in trials)
         if self.plan.pack is None:
-            return Task(f"{self.name} trial {numbers}", "trial", {"trial": trials[0], "partial_path": partial_path})
+            return Job(f"{self.name} trial {numbers}", "trial", {"trial": trials[0], "partial_path": partial_path})
         pack = packed.pack_of(trials[0], self.plan.seed_base, self.plan.vary)
         arguments = {"trials": pack, "wanted": trials, "partial_path": partial_path}
-        return Task(f"{self.name} pack of trials {numbers}", "pack", arguments)
+        return Job(f"{self.name} pack of trials {numbers}", "pack", arguments)
 
     def add_trial(self, trial, outcome):
         """Writes a trained trial: checkpoint, predictions, result, in this order: a result never promises more."""
@@ -206,7 +225,7 @@ class Experiment:
             before = self.records.get(number)
             if before and before["weights_sha256"] != record["weights_sha256"]:
                 self.forget_pairs_of(number)
-            content = checkpoint_content(trial, self.corpus, outcome)
+            content = checkpoint_content(trial, self.task, outcome)
             if "generator_state" in outcome:
                 content["generator_state"] = outcome["generator_state"]
             self.keep_another_checkpoint(number, record["weights_sha256"])
@@ -252,7 +271,7 @@ class Experiment:
     def add_predictions(self, number, log_probabilities):
         """Takes predictions that were made again, and from them the losses per window where these were lost."""
         if WINDOW_LOSS.format(number) not in self.arrays:
-            targets = text.evaluation_windows(self.corpus, "validation", self.plan.config.block_size)[1]
+            targets = self.task.targets("validation", self.plan.config)
             self.arrays[WINDOW_LOSS.format(number)] = metrics.window_losses(log_probabilities, targets)
             self.save()
         self.write_predictions(number, log_probabilities)
@@ -263,7 +282,7 @@ class Experiment:
         self.ready.add(number)
 
     def comparison(self, number):
-        """The task that compares a trial with every other that is ready; None where there is nothing to compare."""
+        """The job that compares a trial with every other that is ready; None where there is nothing to compare."""
         pairs = [
             pair
             for pair in self.missing_pairs()
@@ -276,10 +295,11 @@ class Experiment:
             members[k] = {
                 "predictions": str(self.predictions_path(k)),
                 "curve": str(self.checkpoint_path(k)),
-                "continuations": self.records[k]["continuations"],
+                "continuations": self.records[k].get("continuations"),
             }
-        arguments = {"members": members, "pairs": pairs, "last_position": self.plan.protocol == "published"}
-        return Task(f"{self.name} pairs of {number}", "compare", arguments)
+        arguments = {"members": members, "pairs": pairs, "config": self.plan.config}
+        arguments["last_position"] = self.plan.protocol == "published"
+        return Job(f"{self.name} pairs of {number}", "compare", arguments)
 
     def add_pairs(self, pairs):
         """Stores measured pairs, and forgets the predictions when none is missing."""
@@ -311,8 +331,8 @@ class Experiment:
             "architecture": self.architecture,
             "activation": self.activation,
             **reader_sources(self.architecture, self.activation),
-            "identity": self.plan.identity(self.corpus),
-            "corpus": corpus_facts(self.corpus),
+            "identity": self.identity(),
+            **self.task.result_facts(),
             **self.model_facts,
             "trials": [self.records[k] for k in sorted(self.records)],
             "pairs": [self.pairs[k] for k in sorted(self.pairs)],
@@ -320,16 +340,6 @@ class Experiment:
         if self.plan.protocol == "published":
             content["published_pairs"] = self.published_pairs
         return {**content, "summary": summarize(content), "provenance": program()}
-
-
-def corpus_facts(corpus) -> dict:
-    """How results name the corpus."""
-    return {
-        "label": corpus.label,
-        "sha256": corpus.text_sha256,
-        "characters": len(corpus.tokens),
-        "vocabulary_size": corpus.vocabulary_size,
-    }
 
 
 def summarize(result: dict) -> dict:
@@ -350,7 +360,7 @@ def summarize(result: dict) -> dict:
     return summary
 
 
-def write_summary(plan, corpus, experiments, others=()) -> None:
+def write_summary(plan, task, experiments, others=()) -> None:
     """all_experiments_summary.json: every experiment of the folder in a few numbers.
 
     Args:
@@ -365,9 +375,9 @@ def write_summary(plan, corpus, experiments, others=()) -> None:
     results = {name: results[name] for name in dict.fromkeys([*known, *results]) if name in results}
     content = {
         "schema_version": storage.SCHEMA_VERSION,
-        "identity": plan.identity(corpus),
-        "corpus": corpus_facts(corpus),
-        "experiments": {name: _in_a_few_numbers(result) for name, result in results.items()},
+        "identity": plan.identity(task),
+        **task.result_facts(),
+        "experiments": {name: summary_of(result) for name, result in results.items()},
         "provenance": program(),
     }
     storage.write_json(path, content)
@@ -378,7 +388,7 @@ def name_of(result: dict) -> str:
     return f"{result['architecture']}_{result['activation']}"
 
 
-def _in_a_few_numbers(result):
+def summary_of(result):
     statuses = [record["status"] for record in result["trials"]]
     return {
         "architecture": result["architecture"],

@@ -1,13 +1,13 @@
 """Where a study's work runs: worker processes on this machine, or a Ray cluster.
 
-An engine takes tasks and gives events back. It knows nothing of studies, writes no results, and cannot change them:
-a task is a pure function of its arguments. Events are tuples (kind, task, payload):
+An engine takes jobs and gives events back. It knows nothing of studies, writes no results, and cannot change them:
+a job is a pure function of its arguments. Events are tuples (kind, job, payload):
 
-    ("progress", task, dict)   a running trial reports {trial, step, loss}, {trial, resumed} or {warning}
-    ("done", task, result)
-    ("retry", task, text)      its worker died or lost its GPU, or memory ran out beside others; the task is tried again
-    ("failed", task, text)     it raised an error, or its workers died MAX_ATTEMPTS times
-    ("stopped", task, None)    it was asked to stop, and has saved itself
+    ("progress", job, dict)   a running trial reports {trial, step, loss}, {trial, resumed} or {warning}
+    ("done", job, result)
+    ("retry", job, text)      its worker died or lost its GPU, or memory ran out beside others; the job is tried again
+    ("failed", job, text)     it raised an error, or its workers died MAX_ATTEMPTS times
+    ("stopped", job, None)    it was asked to stop, and has saved itself
 """
 
 import contextlib
@@ -31,7 +31,7 @@ MAX_ATTEMPTS = 3
 
 
 def _worker(channel, stop):
-    """The life of a worker process: receive a task, run it, send what came of it."""
+    """The life of a worker process: receive a job, run it, send what came of it."""
     # The driver alone decides how a run ends; Ctrl-C in a terminal reaches every process of the group.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -79,17 +79,17 @@ class _Worker:
     def __init__(self, spawn, stop, context):
         self.channel, theirs = spawn.Pipe()
         self.process = spawn.Process(target=_worker, args=(theirs, stop), daemon=True)
-        with _signals_held_back():
+        with _signals_blocked():
             self.process.start()
         theirs.close()
         # Not among the arguments: start() would wait for ever to hand them to a process that has died before it took them.
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # its sentinel will tell
             self.channel.send(context)
-        self.task = None
+        self.job = None
 
 
 @contextlib.contextmanager
-def _signals_held_back():
+def _signals_blocked():
     """Ctrl-C and SIGTERM reach this process a little later, and never a worker that does not ignore them yet.
 
     A process inherits what its parent holds back, so a worker is safe from its first instruction on.
@@ -102,9 +102,9 @@ def _signals_held_back():
 
 
 class LocalEngine:
-    """Worker processes on this machine, each running one task at a time.
+    """Worker processes on this machine, each running one job at a time.
 
-    When a task runs out of memory beside others, there is one worker less from then on, and it is tried again.
+    When a job runs out of memory beside others, there is one worker less from then on, and it is tried again.
 
     Args:
       workers: how many.
@@ -114,20 +114,20 @@ class LocalEngine:
     def __init__(self, workers, context):
         self._spawn = multiprocessing.get_context("spawn")  # fork and threads of a numeric library do not mix
         self._stop = self._spawn.RawValue("b", 0)  # no Event: a worker that is killed could take its lock along
-        resource_tracker.ensure_running()  # or the first worker starts it, which ends _signals_held_back too early
+        resource_tracker.ensure_running()  # or the first worker starts it, which ends _signals_blocked too early
         self._context = context
         self._limit = workers
         self._workers = []
         self._waiting = deque()
 
-    def submit(self, task, first=False):
-        """Queues a task; `first` puts it before those that wait."""
-        (self._waiting.appendleft if first else self._waiting.append)(task)
+    def submit(self, job, first=False):
+        """Queues a job; `first` puts it before those that wait."""
+        (self._waiting.appendleft if first else self._waiting.append)(job)
 
     @property
     def idle(self):
         """Whether nothing runs and nothing waits."""
-        return not self._waiting and all(worker.task is None for worker in self._workers)
+        return not self._waiting and all(worker.job is None for worker in self._workers)
 
     def start(self):
         """Gives workers what waits now, and not only at the next `events`."""
@@ -146,14 +146,14 @@ class LocalEngine:
         for ready in connection.wait(list(sources), timeout) if sources else []:
             worker = sources[ready]
             if worker in self._workers:
-                found += self._read(worker) if ready is worker.channel else self._bury(worker)
+                found += self._read(worker) if ready is worker.channel else self._on_worker_death(worker)
         self._assign()
         return found
 
     def _assign(self):
         if self._stop.value:
             return
-        for worker in [w for w in self._workers if w.task is None]:
+        for worker in [w for w in self._workers if w.job is None]:
             if len(self._workers) > self._limit:
                 self._end(worker)
             elif self._waiting:
@@ -163,11 +163,11 @@ class LocalEngine:
             self._workers.append(worker)
             self._give(worker, self._waiting.popleft())
 
-    def _give(self, worker, task):
-        worker.task = task
-        task.attempts += 1
+    def _give(self, worker, job):
+        worker.job = job
+        job.attempts += 1
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it has died; its sentinel will tell
-            worker.channel.send((task.function, task.arguments))
+            worker.channel.send((job.function, job.arguments))
 
     def _read(self, worker):
         events = []
@@ -175,30 +175,30 @@ class LocalEngine:
             while worker in self._workers and worker.channel.poll():
                 events.append(self._event(worker, *worker.channel.recv()))
         except (EOFError, OSError):
-            events += self._bury(worker)
+            events += self._on_worker_death(worker)
         return events
 
     def _event(self, worker, kind, payload):
         """What a worker has sent, as an event."""
-        task = worker.task
+        job = worker.job
         if kind != "progress":
-            worker.task = None
+            worker.job = None
         if kind not in ("memory", "lost"):
-            return kind, task, payload
+            return kind, job, payload
         self._end(worker)
         if kind == "lost":
-            return self._try_again(task, f"lost its GPU ({payload})")
+            return self._try_again(job, f"lost its GPU ({payload})")
         if not self._workers:
-            return "failed", task, f"there is no memory for it, even alone ({payload})"
+            return "failed", job, f"there is no memory for it, even alone ({payload})"
         if self._stop.value:
-            return "stopped", task, None
+            return "stopped", job, None
         self._limit = max(1, min(self._limit, len(self._workers)))
-        task.attempts -= 1
-        self._waiting.appendleft(task)
-        return "retry", task, f"no memory was left; from now on at most {self._limit} at a time ({payload})"
+        job.attempts -= 1
+        self._waiting.appendleft(job)
+        return "retry", job, f"no memory was left; from now on at most {self._limit} at a time ({payload})"
 
-    def _bury(self, worker):
-        """A worker has died: what it had sent still counts; the task it held is tried again, or has failed."""
+    def _on_worker_death(self, worker):
+        """A worker has died: what it had sent still counts; the job it held is tried again, or has failed."""
         if worker not in self._workers:
             return []
         events = []
@@ -207,29 +207,29 @@ class LocalEngine:
                 events.append(self._event(worker, *worker.channel.recv()))
         except (EOFError, OSError):
             pass
-        if worker not in self._workers:  # out of memory: it has ended, and its task waits again
+        if worker not in self._workers:  # out of memory: it has ended, and its job waits again
             return events
         self._workers.remove(worker)
         worker.channel.close()
         if worker.process.is_alive():  # it is its channel that broke
             worker.process.kill()
         worker.process.join()
-        task = worker.task
-        if task is None:
+        job = worker.job
+        if job is None:
             return events
-        return [*events, self._try_again(task, _how_it_ended(worker.process.exitcode))]
+        return [*events, self._try_again(job, _how_it_ended(worker.process.exitcode))]
 
-    def _try_again(self, task, how):
-        """The event of a task whose worker is gone."""
+    def _try_again(self, job, how):
+        """The event of a job whose worker is gone."""
         if self._stop.value:
-            return "stopped", task, None
-        if task.attempts < MAX_ATTEMPTS:
-            self._waiting.appendleft(task)
-            return "retry", task, f"its worker {how}; attempt {task.attempts + 1} of {MAX_ATTEMPTS}"
-        return "failed", task, f"its worker {how}, {MAX_ATTEMPTS} times"
+            return "stopped", job, None
+        if job.attempts < MAX_ATTEMPTS:
+            self._waiting.appendleft(job)
+            return "retry", job, f"its worker {how}; attempt {job.attempts + 1} of {MAX_ATTEMPTS}"
+        return "failed", job, f"its worker {how}, {MAX_ATTEMPTS} times"
 
     def stop(self):
-        """Asks every running task to save itself and stop; waiting tasks are dropped."""
+        """Asks every running job to save itself and stop; waiting jobs are dropped."""
         self._waiting.clear()
         self._stop.value = 1
 
@@ -237,7 +237,7 @@ class LocalEngine:
         """Ends a worker: an idle one lets go at once, others are made to."""
         self._workers.remove(worker)
         worker.channel.close()
-        if worker.task is None:
+        if worker.job is None:
             worker.process.join(timeout=5)
         if worker.process.is_alive():
             worker.process.kill()

@@ -1,4 +1,4 @@
-"""Trials as tasks of a Ray cluster."""
+"""Trials as jobs of a Ray cluster."""
 
 import socket
 import time
@@ -12,7 +12,7 @@ from study.local_engine import MAX_ATTEMPTS, LocalEngine
 
 
 class RayEngine:
-    """Trials as tasks of a Ray cluster; all else in worker processes on this machine.
+    """Trials as jobs of a Ray cluster; all else in worker processes on this machine.
 
     What a trial gives comes back through Ray and is written here, so the cluster needs no shared file system. Ray
     itself tries a trial again when its worker or node dies. A trial saves itself on its own node only: after losing the
@@ -39,15 +39,15 @@ class RayEngine:
         self._context = ray.put(context)
         self._options = {"num_cpus": threads, "max_retries": MAX_ATTEMPTS - 1, "num_gpus": 1 / workers if on_gpu else 0}
         self._waiting = deque()
-        self._running = {}  # reference -> task
+        self._running = {}  # reference -> job
         self._stopping = False
 
-    def submit(self, task, first=False):
-        """Queues a task; `first` puts it before those that wait."""
-        if task.function != "trial":
-            self._local.submit(task, first)
+    def submit(self, job, first=False):
+        """Queues a job; `first` puts it before those that wait."""
+        if job.function != "trial":
+            self._local.submit(job, first)
         else:
-            (self._waiting.appendleft if first else self._waiting.append)(task)
+            (self._waiting.appendleft if first else self._waiting.append)(job)
 
     @property
     def idle(self):
@@ -58,7 +58,7 @@ class RayEngine:
         """What has happened, after waiting at most about `timeout` seconds for something to happen."""
         self._assign()
         found = [] if self._local.idle else self._local.events(timeout / 5)
-        running = {task.name: task for task in self._running.values()}
+        running = {job.name: job for job in self._running.values()}
         for name, event in self._ray.get(self._mailbox.collect.remote()):
             if name in running:
                 found.append(("progress", running[name], event))
@@ -66,26 +66,26 @@ class RayEngine:
             return found
         ready, _ = self._ray.wait(list(self._running), num_returns=1, timeout=0 if found else timeout)
         for reference in ready:
-            task = self._running.pop(reference)
+            job = self._running.pop(reference)
             try:
                 kind, payload = self._ray.get(reference)
             except self._ray.exceptions.RayTaskError as error:  # not tried again: it would fail again
                 kind, payload = "failed", f"{type(error.cause).__name__}: {error.cause}"
             except self._ray.exceptions.RayError as error:
                 kind, payload = "failed", f"Ray gave it up after {MAX_ATTEMPTS} attempts: {error}"
-            found.append((kind, task, payload))
+            found.append((kind, job, payload))
         return found
 
     def _assign(self):
         """Hands Ray what the cluster can run, and a little more; the rest waits here."""
         slots = int(self._ray.cluster_resources().get("CPU", 1) // self._options["num_cpus"])
         while self._waiting and not self._stopping and len(self._running) < slots + 2:
-            task = self._waiting.popleft()
-            remote = self._ray.remote(_run_on_cluster).options(name=task.name, **self._options)
-            self._running[remote.remote(self._context, self._mailbox, task.name, task.arguments["trial"])] = task
+            job = self._waiting.popleft()
+            remote = self._ray.remote(_run_on_cluster).options(name=job.name, **self._options)
+            self._running[remote.remote(self._context, self._mailbox, job.name, job.arguments["trial"])] = job
 
     def stop(self):
-        """Asks running trials to save themselves on their nodes and stop; waiting tasks are dropped."""
+        """Asks running trials to save themselves on their nodes and stop; waiting jobs are dropped."""
         self._stopping = True
         self._waiting.clear()
         self._local.stop()
@@ -197,15 +197,16 @@ def _run_on_cluster(context, mailbox, name, trial):
     import train
     from training.trial import REPORT_EVERY_S, Interrupted
 
-    identity = hashlib.sha256(repr((trial, context.corpus.text_sha256)).encode()).hexdigest()
+    identity = hashlib.sha256(repr((trial, context.task.sha256)).encode()).hexdigest()
     partial = Path(tempfile.gettempdir()) / "charlm_trials" / f"{identity}.pt"
     try:
         result = train.run_protocol(
             trial,
-            context.corpus,
+            context.task,
             partial_path=partial,
             report=lambda event: mailbox.report.remote(name, event),
             should_stop=should_stop,
+            probes=context.probes,
         )
         partial.unlink(missing_ok=True)
         return "done", result

@@ -15,6 +15,7 @@ import numpy as np
 from analysis.results import Cell
 from common import storage
 from common.errors import RunError, UserError
+from config import Config
 from tasks import corpus as text
 from training.options import check_device
 
@@ -24,22 +25,26 @@ PASSAGE_TRIALS = 8  # models at the most
 NOT_MEASURES = ("trial_a", "trial_b", "per_window")
 
 
-def study_corpus(result: dict, may_download: bool):
-    """The corpus of a result, verified; a UserError where it is not to be had."""
-    label = result["corpus"]["label"]
+def study_task(result: dict, may_download: bool):
+    """The task of a result with its data, verified; a UserError if they are unavailable."""
+    from tasks.registry import load_recorded
+
+    label = result.get("corpus", {}).get("label")
     at_hand = os.environ.get("CHARLM_CORPUS") or Path("data/shakespeare.txt").exists()
     if label == "shakespeare" and not may_download and not at_hand:
         raise UserError("corpus shakespeare is not at hand (CHARLM_CORPUS names no file, and data/ has none)")
-    return text.load_recorded(result["corpus"])
+    return load_recorded(result)
 
 
 def yardsticks(study) -> tuple[text.Yardstick, ...] | str:
     """What tables of counts predict on a study's text, or why that cannot be said."""
     try:
-        corpus = study_corpus(study.cells[0].result, may_download=False)
+        task = study_task(study.cells[0].result, may_download=False)
     except UserError as error:
         return str(error)
-    return text.yardsticks(corpus, study.identity["config"]["block_size"])
+    if not hasattr(task, "corpus"):
+        return "the task is not text"
+    return text.yardsticks(task.corpus, study.identity["config"]["block_size"])
 
 
 def checkpoint_path(checkpoints_dir: Path, cell: Cell, number: int) -> Path:
@@ -63,7 +68,7 @@ def recompute(cells: Sequence[Cell], checkpoints_dir: Path, user_files=(), say=p
     from study.jobs import Context
     from study.local_engine import LocalEngine
 
-    corpus = study_corpus(cells[0].result, may_download=True)
+    task = study_task(cells[0].result, may_download=True)
     check_device(cells[0].result["identity"]["device"])
     for cell in cells:
         check_reader_sources(cell.result)
@@ -73,8 +78,7 @@ def recompute(cells: Sequence[Cell], checkpoints_dir: Path, user_files=(), say=p
                 raise UserError(
                     f"--recompute needs the checkpoint {path}, which does not exist (see --checkpoints-dir)"
                 )
-    block_size = cells[0].result["identity"]["config"]["block_size"]
-    engine = LocalEngine(min(WORKERS, usable_cpus()), Context(corpus, block_size, user_files))
+    engine = LocalEngine(min(WORKERS, usable_cpus()), Context(task, user_files))
     try:
         with tempfile.TemporaryDirectory() as folder:
             return _recompute(engine, cells, checkpoints_dir, Path(folder), say)
@@ -84,12 +88,12 @@ def recompute(cells: Sequence[Cell], checkpoints_dir: Path, user_files=(), say=p
 
 def _recompute(engine, cells, checkpoints_dir, folder, say):
     """The comparisons of a cell follow its last prediction, while the next cell's models predict: no worker waits."""
-    owner, files, pairs = {}, {}, {}  # task name -> (cell, trial or None); the others by cell
+    owner, files, pairs = {}, {}, {}  # job name -> (cell, trial or None); the others by cell
     identical = True
 
-    def submit(index, number, task, first=False):
-        owner[task.name] = index, number
-        engine.submit(task, first)
+    def submit(index, number, job, first=False):
+        owner[job.name] = index, number
+        engine.submit(job, first)
 
     for index, cell in enumerate(cells):
         paths = {number: checkpoint_path(checkpoints_dir, cell, number) for number in _in_pairs(cell)}
@@ -102,14 +106,14 @@ def _recompute(engine, cells, checkpoints_dir, folder, say):
             submit(index, number, _prediction(cell, number, path))
         engine.start()
     while not engine.idle:
-        for kind, task, payload in engine.events():
+        for kind, job, payload in engine.events():
             if kind == "failed":
-                raise RunError(f"{task.name} failed: {payload}")
+                raise RunError(f"{job.name} failed: {payload}")
             if kind == "retry":
-                say(f"{task.name}: {payload}")
+                say(f"{job.name}: {payload}")
             if kind != "done":
                 continue
-            index, number = owner[task.name]
+            index, number = owner[job.name]
             cell = cells[index]
             if number is not None:
                 files[index][number] = folder / f"{index}_{number}.npy"
@@ -145,15 +149,15 @@ def _other_weights(cell, paths):
 
 
 def _prediction(cell, number, path):
-    from study.jobs import Task
+    from study.jobs import Job
 
     arguments = {"checkpoint": str(path), "device": cell.result["identity"]["device"]}
-    return Task(f"predictions of {_name(cell)}, trial {number}", "predict", arguments)
+    return Job(f"predictions of {_name(cell)}, trial {number}", "predict", arguments)
 
 
 def _comparisons(cell, checkpoints_dir, predictions):
     """A task for each worker: together, every stored pair of the cell."""
-    from study.jobs import Task
+    from study.jobs import Job
 
     keys = [(pair["trial_a"], pair["trial_b"]) for pair in cell.pairs]
     size = max(1, -(-len(keys) // WORKERS))
@@ -163,13 +167,14 @@ def _comparisons(cell, checkpoints_dir, predictions):
             k: {
                 "predictions": str(predictions[k]),
                 "curve": str(checkpoint_path(checkpoints_dir, cell, k)),
-                "continuations": cell.trials[k]["continuations"],
+                "continuations": cell.trials[k].get("continuations"),
             }
             for k in sorted(set(itertools.chain.from_iterable(part)))
         }
         last = cell.result["identity"]["protocol"] == "published"
-        arguments = {"members": members, "pairs": part, "last_position": last}
-        yield Task(f"pairs of {_name(cell)} from {start}", "compare", arguments)
+        config = Config(**cell.result["identity"]["config"])
+        arguments = {"members": members, "pairs": part, "config": config, "last_position": last}
+        yield Job(f"pairs of {_name(cell)} from {start}", "compare", arguments)
 
 
 def _verdict(cell, pairs, say):
@@ -234,7 +239,10 @@ def passage(cells: Sequence[Cell], checkpoints_dir: Path) -> tuple[str, int, dic
     }
     if all(len(numbers) < 2 for numbers in available.values()):
         raise UserError(f"{checkpoints_dir} holds no two checkpoints of an activation")
-    corpus = study_corpus(cells[0].result, may_download=False)
+    task = study_task(cells[0].result, may_download=False)
+    if not hasattr(task, "corpus"):
+        raise UserError(f"{task.name} is no text")
+    corpus = task.corpus
     size = cells[0].result["identity"]["config"]["block_size"]
     starts = text.evaluation_starts(corpus, "validation", size)
     count = min(len(starts), max(1, PASSAGE_LENGTH // size))
@@ -254,11 +262,11 @@ def _choices(path, record, x):
     """(windows x T,) the most likely characters of a trial's model; a UserError where the file holds another model."""
     import torch
 
-    from config import Config
-    from training import evaluate
+    from tasks.base import log_probabilities
     from training.trial import load_model
 
     model, content = load_model(path)
     if storage.weights_sha256(content["model"]) != record["weights_sha256"]:
         raise UserError(f"{path} holds other weights than the result of trial {record['trial']} says")
-    return evaluate.predict(model, torch.from_numpy(x), Config(**content["config"])).argmax(-1).ravel()
+    log_p = log_probabilities(model, torch.from_numpy(x), Config(**content["config"]))
+    return np.concatenate([part.argmax(-1).numpy() for part in log_p]).ravel()

@@ -7,34 +7,35 @@ from pathlib import Path
 
 from common import storage
 from study.experiment import write_summary
-from study.jobs import Task
+from study.jobs import Job
 
 
-def run(plan, corpus, experiments, others, tasks, engine, progress, interrupted, workers=None) -> bool:
+def run(plan, task, experiments, others, jobs, engine, progress, interrupted, workers=None) -> bool:
     """Brings the study to completion.
 
-    An engine takes the next waiting task at once, before it is stored here what the last one gave. So nothing waits in
+    An engine takes the next waiting job at once, before it is stored here what the last one gave. So nothing waits in
     it behind the last trial of an experiment: its pairs are compared next, and not a whole trial later.
 
     Args:
+      task: the study's tasks.base.Task.
       experiments: the Experiment of each architecture and activation.
       others: the results that this run does not touch (from `other_results`), for the summary.
-      tasks: list of (Experiment, Task): the missing work (from `Experiment.tasks`).
+      jobs: list of (Experiment, Job): the missing work (from `Experiment.jobs`).
       engine: an engine of study/local_engine.py.
       progress: a progress.Progress.
       interrupted: called often; when it returns true, running trials save themselves and the run ends.
-      workers: how many tasks the engine runs at a time; None where trials and comparisons do not share workers.
+      workers: how many jobs the engine runs at a time; None where trials and comparisons do not share workers.
 
     Returns:
-      Whether every trial was trained (or diverged) and every pair compared; False where a task failed.
+      Whether every trial was trained (or diverged) and every pair compared; False where a job failed.
     """
-    owner, waiting = {}, deque(tasks)  # owner: of the tasks that the engine has
-    last = set({experiment.name: task.name for experiment, task in tasks}.values()) if plan.n_trials > 1 else set()
+    owner, waiting = {}, deque(jobs)  # owner: of the jobs that the engine has
+    last = set({experiment.name: job.name for experiment, job in jobs}.values()) if plan.n_trials > 1 else set()
 
-    def submit(experiment, task, first=False):
-        if task is not None:
-            owner[task.name] = experiment
-            engine.submit(task, first)
+    def submit(experiment, job, first=False):
+        if job is not None:
+            owner[job.name] = experiment
+            engine.submit(job, first)
 
     def feed():
         while waiting and (workers is None or len(owner) < workers * (1 if last & owner.keys() else 2)):
@@ -52,26 +53,26 @@ def run(plan, corpus, experiments, others, tasks, engine, progress, interrupted,
         if interrupted():
             engine.stop()
             waiting.clear()
-        for kind, task, payload in engine.events():
-            experiment = owner[task.name] if kind in ("progress", "retry") else owner.pop(task.name)
+        for kind, job, payload in engine.events():
+            experiment = owner[job.name] if kind in ("progress", "retry") else owner.pop(job.name)
             if kind == "progress":
-                _show(progress, experiment, task, payload)
+                _show(progress, experiment, job, payload)
             elif kind == "retry":
-                progress.say(f"{task.name}: {payload}")
+                progress.say(f"{job.name}: {payload}")
             elif kind == "failed":
                 all_well = False
-                progress.say(f"{task.name} FAILED: {payload}")
-                for trial in trials_of(task):
+                progress.say(f"{job.name} FAILED: {payload}")
+                for trial in trials_of(job):
                     progress.trial_done(experiment.name, experiment.add_failure(trial, payload))
             elif kind == "done":
-                for number in _finish(experiment, task, payload, progress):
-                    under_way = {*owner, *(task.name for _, task in waiting)}
+                for number in _finish(experiment, job, payload, progress):
+                    under_way = {*owner, *(job.name for _, job in waiting)}
                     for again in experiment.partners_predictions(number):
                         if again.name not in under_way:
                             submit(experiment, again)
                     submit(experiment, experiment.comparison(number), first=True)
                 _submit_published(experiment, submit)
-                write_summary(plan, corpus, experiments, others)
+                write_summary(plan, task, experiments, others)
         feed()
     remove_unfinished_files(plan, experiments)  # of workers that died
     if not interrupted():
@@ -80,14 +81,14 @@ def run(plan, corpus, experiments, others, tasks, engine, progress, interrupted,
                 all_well = False
             else:
                 experiment.forget_predictions()
-        write_summary(plan, corpus, experiments, others)
+        write_summary(plan, task, experiments, others)
     return all_well
 
 
-def _show(progress, experiment, task, event):
+def _show(progress, experiment, job, event):
     if "warning" in event:
-        progress.say(f"{task.name}: {event['warning']}")
-    elif event["trial"] not in [trial.number for trial in trials_of(task)]:
+        progress.say(f"{job.name}: {event['warning']}")
+    elif event["trial"] not in [trial.number for trial in trials_of(job)]:
         pass  # it fills a pack, and is not one of the study's
     elif "resumed" in event:
         progress.resumed(experiment.name, event["trial"], event["resumed"])
@@ -95,17 +96,17 @@ def _show(progress, experiment, task, event):
         progress.step(experiment.name, event["trial"], event["step"], event["loss"])
 
 
-def trials_of(task) -> tuple:
-    """The trials that a task trains and whose outcomes it gives; none where it does something else."""
-    if task.function == "pack":
-        return task.arguments["wanted"]
-    return (task.arguments["trial"],) if task.function == "trial" else ()
+def trials_of(job) -> tuple:
+    """The trials that a job trains and whose outcomes it gives; none where it does something else."""
+    if job.function == "pack":
+        return job.arguments["wanted"]
+    return (job.arguments["trial"],) if job.function == "trial" else ()
 
 
-def remove_leftovers(plan, experiments, tasks) -> None:
+def remove_leftovers(plan, experiments, jobs) -> None:
     """Removes what a killed run left: half-written files, and the states of trials that need no more training."""
     remove_unfinished_files(plan, experiments)
-    to_train = {task.arguments["partial_path"] for _, task in tasks if trials_of(task)}
+    to_train = {job.arguments["partial_path"] for _, job in jobs if trials_of(job)}
     for experiment in experiments:
         for number in experiment.records:
             if str(experiment.partial_path(number)) not in to_train:
@@ -119,20 +120,20 @@ def remove_unfinished_files(plan, experiments) -> None:
             path.unlink()
 
 
-def _finish(experiment, task, payload, progress):
-    """Stores what a task gave; yields each trial that can now be compared with those before it."""
-    if trials := trials_of(task):
-        for trial, outcome in zip(trials, payload if task.function == "pack" else [payload]):
+def _finish(experiment, job, payload, progress):
+    """Stores what a job gave; yields each trial that can now be compared with those before it."""
+    if trials := trials_of(job):
+        for trial, outcome in zip(trials, payload if job.function == "pack" else [payload]):
             experiment.add_trial(trial, outcome)
             progress.trial_done(experiment.name, outcome["record"])
             if outcome["record"]["status"] == "complete":
                 yield trial.number
-        Path(task.arguments["partial_path"]).unlink(missing_ok=True)
-    elif task.function == "predict":
-        number = int(task.name.rsplit(" ", 1)[1])
+        Path(job.arguments["partial_path"]).unlink(missing_ok=True)
+    elif job.function == "predict":
+        number = int(job.name.rsplit(" ", 1)[1])
         experiment.add_predictions(number, payload)
         yield number
-    elif task.function == "published_pairs":
+    elif job.function == "published_pairs":
         experiment.published_pairs = payload
         experiment.save()
     else:
@@ -157,7 +158,7 @@ def _submit_published(experiment, submit):
         return
     experiment.published_submitted = True
     paths = [str(experiment.checkpoint_path(k)) if k in complete else None for k in numbers]
-    submit(experiment, Task(f"{experiment.name} published pairs", "published_pairs", {"checkpoints": paths}))
+    submit(experiment, Job(f"{experiment.name} published pairs", "published_pairs", {"checkpoints": paths}))
 
 
 def set_study_aside(plan) -> list[Path]:

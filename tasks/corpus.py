@@ -301,7 +301,7 @@ def window_starts(split_length: int, block_size: int) -> np.ndarray:
     return np.arange(n_windows(split_length, block_size)) * block_size
 
 
-def spread(total: int, count: int) -> np.ndarray:
+def evenly_spaced(total: int, count: int) -> np.ndarray:
     """(count,) strictly increasing indices below `total`, spread evenly: floor(i total / count)."""
     if count > total:
         raise ValueError(f"{count} different indices below {total} do not exist")
@@ -321,7 +321,7 @@ def evaluation_starts(corpus: Corpus, split: str, block_size: int) -> np.ndarray
     """
     of_split = window_starts(len(corpus.split(split)), block_size)
     count = min(n_windows(len(corpus.validation), block_size), len(of_split))
-    return of_split[spread(len(of_split), count)]
+    return of_split[evenly_spaced(len(of_split), count)]
 
 
 def evaluation_windows(corpus: Corpus, split: str, block_size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -331,7 +331,7 @@ def evaluation_windows(corpus: Corpus, split: str, block_size: int) -> tuple[np.
 
 def curve_windows(n_evaluation_windows: int, count: int) -> np.ndarray:
     """Which of the W evaluation windows the curves use: floor(j W / count), or all where there are fewer."""
-    return spread(n_evaluation_windows, min(count, n_evaluation_windows))
+    return evenly_spaced(n_evaluation_windows, min(count, n_evaluation_windows))
 
 
 def batch_starts(generator: np.random.Generator, split_length: int, block_size: int, batch_size: int) -> np.ndarray:

@@ -82,6 +82,14 @@ def corpus(tiny_corpus_file):
     return load_corpus(str(tiny_corpus_file))
 
 
+@pytest.fixture(scope="session")
+def task(corpus):
+    """The text task on that corpus."""
+    from tasks.text import Text
+
+    return Text(corpus)
+
+
 @pytest.fixture
 def in_float64(monkeypatch):
     """Models are built in float64, so that two ways of computing differ by little more than nothing."""

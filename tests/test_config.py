@@ -13,7 +13,7 @@ from config_cpu import ConfigCPU
 
 FIELDS = (
     "n_layer n_head n_embd block_size dropout batch_size learning_rate weight_decay max_iters eval_interval eval_iters"
-    " curve_windows dtype threads_per_trial"
+    " curve_windows dtype threads_per_trial cooldown eval_spacing"
 ).split()
 COUNTS = [name for name in FIELDS if type(getattr(Config(), name)) is int]
 
@@ -27,13 +27,15 @@ configs = st.builds(
     learning_rate=st.floats(1e-300, 1e300),
     weight_decay=st.floats(0, 1e300),
     dtype=st.sampled_from(["float32", "bfloat16"]),
+    cooldown=st.floats(0, 1),
+    eval_spacing=st.sampled_from(["linear", "log"]),
     threads_per_trial=st.integers(1, 512),
 )
 
 
 def test_the_two_configurations_are_the_ones_of_the_report():
-    full = (6, 6, 384, 256, 0.2, 64, 3e-4, 0.01, 5000, 500, 200, 50, "bfloat16", 1)
-    small = (2, 4, 128, 128, 0.2, 32, 3e-4, 0.01, 100, 50, 50, 50, "float32", 1)
+    full = (6, 6, 384, 256, 0.2, 64, 3e-4, 0.01, 5000, 500, 200, 50, "bfloat16", 1, 0.0, "linear")
+    small = (2, 4, 128, 128, 0.2, 32, 3e-4, 0.01, 100, 50, 50, 50, "float32", 1, 0.0, "linear")
     assert Config().as_dict() == dict(zip(FIELDS, full))
     assert ConfigCPU().as_dict() == dict(zip(FIELDS, small))
     assert list(ConfigCPU().as_dict()) == FIELDS
@@ -43,6 +45,22 @@ def test_every_field_has_one_line_of_help():
     texts = {spec.name: spec.metadata["help"] for spec in dataclasses.fields(Config)}
     assert list(texts) == FIELDS
     assert all(text and "\n" not in text for text in texts.values())
+
+
+def test_the_learning_rate_falls_linearly_to_zero_over_the_cooldown():
+    config = ConfigCPU(learning_rate=1.0, max_iters=10, cooldown=0.4)
+    assert [config.learning_rate_at(step) for step in range(11)] == [1.0] * 7 + [0.75, 0.5, 0.25, 0.0]
+    assert {ConfigCPU().learning_rate_at(step) for step in range(100)} == {3e-4}
+
+
+@given(st.integers(1, 5000), st.integers(1, 5000))
+def test_the_curves_begin_at_0_and_end_at_the_last_step_in_either_spacing(max_iters, eval_interval):
+    for spacing in ("linear", "log"):
+        config = ConfigCPU(max_iters=max_iters, eval_interval=eval_interval, eval_spacing=spacing)
+        steps = config.curve_steps()
+        assert (steps[0], steps[-1]) == (0, max_iters) and steps == sorted(set(steps))
+    assert all(step & (step - 1) == 0 for step in steps[:-1]), "powers of two"
+    assert len(steps) <= 2 + max_iters.bit_length()
 
 
 def test_a_configuration_cannot_be_changed_after_it_was_checked():

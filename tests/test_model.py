@@ -14,7 +14,10 @@ from config import Config
 from config_cpu import ConfigCPU
 from kernels import attention as attention_module
 from model import CharLM, Dropout, address_dropout, number_dropouts
+from tasks.base import EXAMPLES_AT_ONCE, log_probabilities
 from tasks.corpus import make_corpus
+from tasks.text import Text, greedy_continuations
+from training import evaluate
 
 SMALL = {"n_layer": 2, "n_head": 2, "n_embd": 12, "block_size": 10, "batch_size": 3, "max_iters": 1}
 V = 7
@@ -261,12 +264,10 @@ def test_evaluating_uses_no_dropout():
 
 
 def test_evaluating_leaves_everything_as_it_was():
-    from training import evaluate
-
     model, config = small_model(dtype=torch.float32, activation="prelu")
     tokens, targets = batch(config)
     corpus = make_corpus("test", "".join("abcdefg"[i * i % 7] for i in range(600)))
-    data = evaluate.evaluation_data(corpus, config.replace(curve_windows=2))
+    task, config = Text(corpus), config.replace(curve_windows=2)
 
     def train_once():
         address_dropout(model, 1, 2)
@@ -280,9 +281,9 @@ def test_evaluating_leaves_everything_as_it_was():
     torch.manual_seed(3)
     np.random.seed(3)  # noqa: NPY002
     states = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
-    evaluate.curve_point(model, data, config)
-    evaluate.final_evaluation(model, data, config)
-    evaluate.greedy_continuations(model, data.prompts, 5, config)
+    evaluate.curve_point(model, task, config)
+    evaluate.final_evaluation(model, task, config)
+    greedy_continuations(model, task.examples("validation", config, "cpu")[0][:2, :3], 5, config)
     assert torch.equal(torch.get_rng_state(), states[0])
     assert np.array_equal(np.random.get_state()[1], states[1])  # noqa: NPY002
     assert torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
@@ -294,14 +295,11 @@ def test_evaluating_leaves_everything_as_it_was():
 
 def test_the_losses_are_those_of_the_reference():
     """Every window and every position counts once, in nats, the last group of windows being an incomplete one."""
-    from training import evaluate
-
     model, config = small_model(dtype=torch.float32)
     corpus = make_corpus("test", "".join("abcdefg"[i * i * i % 101 % 7] for i in range(5000)))
-    data = evaluate.evaluation_data(corpus, config)
     n_windows = (500 - 1) // 10
-    assert n_windows % evaluate.WINDOWS_AT_ONCE
-    final = evaluate.final_evaluation(model, data, config)
+    assert n_windows % EXAMPLES_AT_ONCE
+    final = evaluate.final_evaluation(model, Text(corpus), config)
     weights = {name: parameter.detach().double() for name, parameter in model.named_parameters()}
     tokens = torch.from_numpy(corpus.validation[: n_windows * 10 + 1].astype(np.int64))
     x, y = tokens[:-1].view(n_windows, 10), tokens[1:].view(n_windows, 10)
@@ -317,12 +315,10 @@ def test_the_losses_are_those_of_the_reference():
 
 def test_one_window_and_many_windows_at_once_are_evaluated_alike():
     """What a window's prediction is must not depend on how many windows the split has after it."""
-    from training import evaluate
-
     model, config = small_model(dtype=torch.float32)
     x = torch.from_numpy(randomness.generator(0, "data").integers(0, V, size=(70, config.block_size)))
-    whole = evaluate.predict(model, x, config)
-    assert np.array_equal(evaluate.predict(model, x[:64], config), whole[:64])
+    whole, part = (torch.cat(list(log_probabilities(model, x[:n], config))) for n in (70, 64))
+    assert torch.equal(part, whole[:64])
 
 
 # --- where the draws come from ----------------------------------------------------------------------------------------

@@ -22,28 +22,28 @@ from training.trial import Interrupted, stream_seeds
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_the_same_trial_gives_the_same_bits_whatever_ran_before(corpus, dtype):
+def test_the_same_trial_gives_the_same_bits_whatever_ran_before(task, dtype):
     trial = a_trial(dtype=dtype)
-    first = train.run_trial(trial, corpus)
+    first = train.run_trial(trial, task)
     torch.manual_seed(1)
     np.random.seed(1)  # noqa: NPY002
     state = torch.get_rng_state()
-    train.run_trial(a_trial(number=2, activation="gelu"), corpus)
-    assert_same(train.run_trial(trial, corpus), first)
+    train.run_trial(a_trial(number=2, activation="gelu"), task)
+    assert_same(train.run_trial(trial, task), first)
     assert torch.equal(torch.get_rng_state(), state)
     assert first["record"]["weights_sha256"] == storage.weights_sha256(first["weights"])
 
 
-def test_training_changes_the_model_and_lowers_the_loss(corpus):
+def test_training_changes_the_model_and_lowers_the_loss(task):
     """Without this, the equalities of this file could hold between models that never learn."""
-    outcome = train.run_trial(a_trial(max_iters=60, eval_interval=60, learning_rate=1e-2), corpus)
+    outcome = train.run_trial(a_trial(max_iters=60, eval_interval=60, learning_rate=1e-2), task)
     before, after = outcome["record"]["history"]
     assert after["val_loss"] < before["val_loss"] - 0.3
     assert outcome["record"]["val_loss"] < before["val_loss"] - 0.3
-    assert before["val_loss"] == pytest.approx(np.log(corpus.vocabulary_size), abs=0.05)
+    assert before["val_loss"] == pytest.approx(np.log(task.vocabulary_size), abs=0.05)
 
 
-def test_every_seed_and_every_configuration_is_another_trial(corpus):
+def test_every_seed_and_every_configuration_is_another_trial(task):
     trials = [
         a_trial(),
         a_trial(number=2),
@@ -56,7 +56,7 @@ def test_every_seed_and_every_configuration_is_another_trial(corpus):
         a_trial(dtype="bfloat16"),
         *[a_trial(number=2, vary=(stream,)) for stream in ("init", "data", "dropout", "bit")],
     ]
-    found = {train.run_trial(trial, corpus)["record"]["weights_sha256"] for trial in trials}
+    found = {train.run_trial(trial, task)["record"]["weights_sha256"] for trial in trials}
     assert len(found) == len(trials)
 
 
@@ -69,9 +69,9 @@ def test_a_stream_that_is_not_varied_keeps_the_seed_of_trial_one():
 
 @settings(max_examples=12)
 @given(st.integers(1, 9), st.integers(1, 30))
-def test_evaluating_more_often_leaves_the_trained_weights_bit_identical(corpus, eval_interval, curve_windows):
-    expected = train.run_trial(a_trial(), corpus)
-    found = train.run_trial(a_trial(eval_interval=eval_interval, curve_windows=curve_windows), corpus)
+def test_evaluating_more_often_leaves_the_trained_weights_bit_identical(task, eval_interval, curve_windows):
+    expected = train.run_trial(a_trial(), task)
+    found = train.run_trial(a_trial(eval_interval=eval_interval, curve_windows=curve_windows), task)
     assert found["record"]["weights_sha256"] == expected["record"]["weights_sha256"]
     for name in ("train_loss", "val_loss", "train_accuracy", "val_accuracy", "continuations"):
         assert found["record"][name] == expected["record"][name]
@@ -82,11 +82,11 @@ def test_evaluating_more_often_leaves_the_trained_weights_bit_identical(corpus, 
         assert all(common.get(point["step"], point) == point for point in found["record"]["history"])
 
 
-def test_the_final_losses_are_those_of_all_windows_and_the_curve_those_of_some(corpus):
-    record = train.run_trial(a_trial(curve_windows=1000), corpus)["record"]
+def test_the_final_losses_are_those_of_all_windows_and_the_curve_those_of_some(task):
+    record = train.run_trial(a_trial(curve_windows=1000), task)["record"]
     assert record["history"][-1]["val_loss"] == pytest.approx(record["val_loss"], rel=1e-12)
     assert record["history"][-1]["train_loss"] == pytest.approx(record["train_loss"], rel=1e-12)
-    some = train.run_trial(a_trial(curve_windows=3), corpus)["record"]
+    some = train.run_trial(a_trial(curve_windows=3), task)["record"]
     assert some["val_loss"] == record["val_loss"]
     assert some["history"][-1]["val_loss"] != record["val_loss"]
 
@@ -95,33 +95,33 @@ def test_the_final_losses_are_those_of_all_windows_and_the_curve_those_of_some(c
 
 
 @pytest.fixture(scope="module")
-def undisturbed(corpus):
-    return {dtype: train.run_trial(a_trial(dtype=dtype), corpus) for dtype in ("float32", "bfloat16")}
+def undisturbed(task):
+    return {dtype: train.run_trial(a_trial(dtype=dtype), task) for dtype in ("float32", "bfloat16")}
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("steps", [1, 2, 3, 4, 5, 6])
-def test_a_trial_that_was_stopped_after_any_step_goes_on_to_the_same_bits(corpus, undisturbed, tmp_path, steps, dtype):
+def test_a_trial_that_was_stopped_after_any_step_goes_on_to_the_same_bits(task, undisturbed, tmp_path, steps, dtype):
     partial = tmp_path / "trial_1.partial.pt"
     with pytest.raises(Interrupted):
-        train.run_trial(a_trial(dtype=dtype), corpus, partial, should_stop=stop_after(steps))
+        train.run_trial(a_trial(dtype=dtype), task, partial, should_stop=stop_after(steps))
     assert storage.read_checkpoint(partial)["step"] == steps
     taken = []
-    outcome = train.run_trial(a_trial(dtype=dtype), corpus, partial, should_stop=lambda: taken.append(1) or False)
+    outcome = train.run_trial(a_trial(dtype=dtype), task, partial, should_stop=lambda: taken.append(1) or False)
     assert len(taken) == 6 - steps, "steps were trained again"
     assert_same(outcome, undisturbed[dtype])
 
 
-def test_a_trial_that_is_stopped_after_each_step_ends_with_the_same_bits(corpus, undisturbed, tmp_path):
+def test_a_trial_that_is_stopped_after_each_step_ends_with_the_same_bits(task, undisturbed, tmp_path):
     partial = tmp_path / "trial_1.partial.pt"
     for _ in range(6):
         with pytest.raises(Interrupted):
-            train.run_trial(a_trial(), corpus, partial, should_stop=lambda: True)
-    assert_same(train.run_trial(a_trial(), corpus, partial, should_stop=lambda: True), undisturbed["float32"])
+            train.run_trial(a_trial(), task, partial, should_stop=lambda: True)
+    assert_same(train.run_trial(a_trial(), task, partial, should_stop=lambda: True), undisturbed["float32"])
 
 
 def test_a_trial_that_was_killed_goes_on_from_any_of_its_states_to_the_same_bits(
-    corpus, undisturbed, tmp_path, monkeypatch
+    task, undisturbed, tmp_path, monkeypatch
 ):
     """The states are those that it saves at the points of its curves and by time, here after each step."""
     partial, states = tmp_path / "trial_1.partial.pt", []
@@ -130,12 +130,12 @@ def test_a_trial_that_was_killed_goes_on_from_any_of_its_states_to_the_same_bits
     monkeypatch.setattr(
         storage, "write_checkpoint", lambda path, content: (real(path, content), states.append(path.read_bytes()))
     )
-    assert_same(train.run_trial(a_trial(), corpus, partial), undisturbed["float32"])
+    assert_same(train.run_trial(a_trial(), task, partial), undisturbed["float32"])
     monkeypatch.undo()
     assert len(states) == 6 + 2
     for state in states:
         partial.write_bytes(state)
-        assert_same(train.run_trial(a_trial(), corpus, partial), undisturbed["float32"])
+        assert_same(train.run_trial(a_trial(), task, partial), undisturbed["float32"])
 
 
 @pytest.mark.parametrize(
@@ -150,34 +150,34 @@ def test_a_trial_that_was_killed_goes_on_from_any_of_its_states_to_the_same_bits
         {"vary": ("bit",)},
     ],
 )
-def test_the_state_of_another_trial_is_not_gone_on_from(corpus, undisturbed, tmp_path, other):
+def test_the_state_of_another_trial_is_not_gone_on_from(task, undisturbed, tmp_path, other):
     partial = tmp_path / "trial_1.partial.pt"
     with pytest.raises(Interrupted):
-        train.run_trial(a_trial(**other), corpus, partial, should_stop=stop_after(3))
-    assert_same(train.run_trial(a_trial(), corpus, partial), undisturbed["float32"])
+        train.run_trial(a_trial(**other), task, partial, should_stop=stop_after(3))
+    assert_same(train.run_trial(a_trial(), task, partial), undisturbed["float32"])
 
 
-def test_a_damaged_state_is_set_aside_and_the_trial_begins_anew(corpus, undisturbed, tmp_path):
+def test_a_damaged_state_is_set_aside_and_the_trial_begins_anew(task, undisturbed, tmp_path):
     partial = tmp_path / "trial_1.partial.pt"
     with pytest.raises(Interrupted):
-        train.run_trial(a_trial(), corpus, partial, should_stop=stop_after(3))
+        train.run_trial(a_trial(), task, partial, should_stop=stop_after(3))
     damaged = bytearray(partial.read_bytes())
     damaged[len(damaged) // 2] ^= 4
     partial.write_bytes(damaged)
     events = []
-    assert_same(train.run_trial(a_trial(), corpus, partial, report=events.append), undisturbed["float32"])
+    assert_same(train.run_trial(a_trial(), task, partial, report=events.append), undisturbed["float32"])
     warnings = [event["warning"] for event in events if "warning" in event]
     assert len(warnings) == 1 and str(partial) in warnings[0] and "trial_1.partial.pt.aside-1" in warnings[0]
     assert (tmp_path / "trial_1.partial.pt.aside-1").read_bytes() == damaged
 
 
-def test_a_state_that_cannot_be_saved_does_not_end_the_trial(corpus, undisturbed, tmp_path, monkeypatch):
+def test_a_state_that_cannot_be_saved_does_not_end_the_trial(task, undisturbed, tmp_path, monkeypatch):
     def full(path, content):
         raise RunError(f"cannot write {path}: No space left on device")
 
     monkeypatch.setattr(storage, "write_checkpoint", full)
     events = []
-    outcome = train.run_trial(a_trial(), corpus, tmp_path / "x.pt", report=events.append)
+    outcome = train.run_trial(a_trial(), task, tmp_path / "x.pt", report=events.append)
     assert_same(outcome, undisturbed["float32"])
     warnings = [event["warning"] for event in events if "warning" in event]
     assert len(warnings) == 2 and all("No space left on device; the trial goes on" in text for text in warnings)
@@ -189,9 +189,9 @@ def test_a_state_that_cannot_be_saved_does_not_end_the_trial(corpus, undisturbed
 @pytest.mark.parametrize("learning_rate", [1e2, 1e10, 1e20, 1e38, 1e300])
 @pytest.mark.parametrize("max_iters", [1, 6])
 @pytest.mark.parametrize("activation", ["relu", "gelu", "squared_relu"])
-def test_a_learning_rate_that_is_far_too_high_ends_in_a_valid_record(corpus, learning_rate, max_iters, activation):
+def test_a_learning_rate_that_is_far_too_high_ends_in_a_valid_record(task, learning_rate, max_iters, activation):
     """Complete with finite numbers, or diverged with none; never NaN, never an exception."""
-    outcome = train.run_trial(a_trial(learning_rate=learning_rate, max_iters=max_iters, activation=activation), corpus)
+    outcome = train.run_trial(a_trial(learning_rate=learning_rate, max_iters=max_iters, activation=activation), task)
     record = outcome["record"]
     json.dumps(record, allow_nan=False)
     losses = [record[name] for name in ("train_loss", "val_loss")]
@@ -211,7 +211,7 @@ def test_a_learning_rate_that_is_far_too_high_ends_in_a_valid_record(corpus, lea
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, tiny_corpus_file):
-    """A folder with the corpus tiny.txt, and a study of two trials of CharLM with ReLU in results/."""
+    """A folder with the task tiny.txt, and a study of two trials of CharLM with ReLU in results/."""
     folder = tmp_path_factory.mktemp("train")
     shutil.copy(tiny_corpus_file, folder / "tiny.txt")
     run = studies.run(
@@ -334,15 +334,15 @@ def test_a_times_difference_is_no_difference(folder, tmp_path):
         ("--verify results", 1, "cannot read results: Is a directory"),
         ("--sample none.pt", 2, "there is no checkpoint none.pt"),
         ("--sample tiny.txt", 1, "tiny.txt is damaged or is not plain data"),
-        ("--sample checkpoints/charlm_relu/trial_1.pt --prompt ☃", 2, "'☃' does not occur in corpus tiny.txt"),
+        ("--sample checkpoints/charlm_relu/trial_1.pt --prompt ☃", 2, "'☃' does not occur in task tiny.txt"),
         ("--sample checkpoints/charlm_relu/trial_1.pt --length 0", 2, "--length must be at least 1"),
         ("--sample checkpoints/charlm_relu/trial_1.pt --temperature -1", 2, "--temperature"),
         ("--sample checkpoints/charlm_relu/trial_1.pt --temperature nan", 2, "--temperature"),
         ("--sample checkpoints/charlm_relu/trial_1.pt --seed -1", 2, "--seed"),
         ("--corpus tiny.txt --activation gelo", 2, "unknown activation 'gelo'; did you mean 'gelu'? known: smelu_05,"),
         ("--corpus tiny.txt --architecture charml", 2, "unknown architecture 'charml'; did you mean 'charlm'? known:"),
-        ("--corpus tinny", 2, "corpus file tinny does not exist; by name there are: auto, shakespeare, pydoc"),
-        ("--corpus tinny.txt", 2, "corpus file tinny.txt does not exist"),
+        ("--corpus tinny", 2, "task file tinny does not exist; by name there are: auto, shakespeare, pydoc"),
+        ("--corpus tinny.txt", 2, "task file tinny.txt does not exist"),
         ("--corpus short.txt", 2, "short.txt is too short: its validation split has 3 characters"),
         ("--corpus latin.txt", 2, "latin.txt is not UTF-8: byte 0xe9 at offset 3"),
         ("--corpus tiny.txt --n-embd 9", 2, "n_embd must be a multiple of n_head"),
@@ -398,9 +398,9 @@ def test_a_sample_is_text_of_the_model(folder):
     assert greedy == sample("--prompt", "the king ", "--temperature", "1e-9")
 
 
-def test_the_state_of_an_unfinished_trial_is_not_sampled_from(folder, corpus, tmp_path):
+def test_the_state_of_an_unfinished_trial_is_not_sampled_from(folder, task, tmp_path):
     partial = tmp_path / "trial_1.partial.pt"
     with pytest.raises(Interrupted):
-        train.run_trial(a_trial(), corpus, partial, should_stop=lambda: True)
+        train.run_trial(a_trial(), task, partial, should_stop=lambda: True)
     run = run_train(folder, "--sample", partial)
     assert run.status == 2 and "is the state of an unfinished trial" in run.err

@@ -5,7 +5,9 @@ only when a device has to be chosen, because `--help` must answer at once.
 """
 
 import importlib.util
+import math
 import os
+import re
 import shutil
 from dataclasses import fields
 from pathlib import Path
@@ -17,21 +19,23 @@ from config_cpu import ConfigCPU
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
 
-def add_config_options(parser):
-    """--config and one option per field of the configuration."""
+def add_config_options(parser, several_rates=False):
+    """--config and one option per field of the configuration.
+
+    several_rates: whether --learning-rate also takes name=rate, for activations or architectures with their own.
+    """
     parser.add_argument(
         "--config", choices=("auto", "cpu", "gpu"), default="auto", help="auto: gpu where CUDA is there, else cpu"
     )
     parser.add_argument("--device", choices=DEVICES, default="auto", help="auto: cuda where it is there, else cpu")
     group = parser.add_argument_group("configuration fields", "defaults: config_cpu.py and config.py")
     for spec in fields(Config):
-        group.add_argument(
-            f"--{spec.name.replace('_', '-')}",
-            type=type(spec.default),
-            default=None,
-            metavar=type(spec.default).__name__.upper(),
-            help=f"{spec.metadata['help']} (cpu: {getattr(ConfigCPU, spec.name)}, gpu: {spec.default})",
-        )
+        kind = {"type": type(spec.default), "metavar": type(spec.default).__name__.upper()}
+        text = f"{spec.metadata['help']} (cpu: {getattr(ConfigCPU, spec.name)}, gpu: {spec.default})"
+        if spec.name == "learning_rate" and several_rates:
+            kind = {"nargs": "+", "metavar": "RATE"}
+            text += "; name=RATE gives an activation or architecture its own: --learning-rate 1e-3 gelu=2e-3"
+        group.add_argument(f"--{spec.name.replace('_', '-')}", default=None, help=text, **kind)
 
 
 def add_compile_option(parser):
@@ -109,6 +113,26 @@ def given_fields(args) -> dict:
     return {name: value for name, value in values.items() if value is not None}
 
 
+def split_rates(values) -> tuple[float | None, dict[str, float]]:
+    """(the common learning rate or None, name -> its own rate) of the words given to --learning-rate."""
+    common, own = None, {}
+    for word in (word for value in values or () for word in re.split(r"[,\s]+", value) if word):
+        name, given, rate = word.rpartition("=")
+        try:
+            number = float(rate)
+        except ValueError:
+            raise UserError(f"--learning-rate takes a number, or name=number, but not {word!r}") from None
+        if not 0 < number < math.inf:
+            raise UserError(f"learning_rate must be positive, but it is {rate}")
+        if (given and name in own) or (not given and common is not None):
+            raise UserError(f"--learning-rate gives {name or 'the common rate'} twice")
+        if given:
+            own[name] = number
+        else:
+            common = number
+    return common, own
+
+
 def choose_config(args) -> tuple[Config, str]:
     """(configuration, device) from parsed options. `auto` becomes the GPU configuration where CUDA is there."""
     import torch
@@ -120,6 +144,8 @@ def choose_config(args) -> tuple[Config, str]:
     device = args.device
     if device == "auto":
         device = "cuda" if cuda and args.config != "cpu" else "cpu"
+    if args.eval_spacing == "log" and args.eval_interval is not None:
+        raise UserError("--eval-interval has no effect with --eval-spacing log; leave it out")
     full_size = args.config == "gpu" or (args.config == "auto" and device == "cuda")
     return (Config if full_size else ConfigCPU)(**given_fields(args)), device
 

@@ -9,7 +9,7 @@ leaves its companions alone. torch.compile takes the same path: a trial alone wh
 since masks that are drawn ahead leave a step that can be compiled whole.
 
 Shapes: N slots, B sequences, T characters, V characters in the vocabulary. Parameters have a leading dimension N.
-A module of its own because train.py's loop needs to know none of this: it trains an `Alone` or a `Stack`.
+A module of its own because train.py's loop needs to know none of this: it trains a `SingleTrial` or a `Stack`.
 """
 
 import contextlib
@@ -24,10 +24,12 @@ from torch import nn
 from torch.func import functional_call, stack_module_state, vmap
 from torch.multiprocessing.reductions import StorageWeakRef
 
+import randomness
 from architectures import networks
 from common.errors import UserError
 from model import Attention, Dropout, linear_in_one_type
-from training.step import batch_starts, build, loss_of, make_optimizer, training_text, without_waiting
+from tasks.base import SupervisedTask, Task, autocast, cross_entropy
+from training.step import build, make_optimizer, set_learning_rate
 from training.trial import stream_seeds
 
 MOST_ONE_HOT = 1024  # characters in a vocabulary that is written out as 0s and 1s
@@ -50,22 +52,22 @@ def pack_of(trial, seed_base, vary) -> tuple:
 
 
 class Stack:
-    """N trials as one batched model, as the training loop wants it; see train.Alone."""
+    """N trials as one batched model, as the training loop sees them; see step.SingleTrial."""
 
-    def __init__(self, trials, corpus):
+    def __init__(self, trials, task):
         self.trials, self.config, self.device = trials, trials[0].config, trials[0].device
-        self.tokens, self.offsets = training_text(trials[0], corpus)
-        models = [build(trial, corpus.vocabulary_size) for trial in trials]
+        self.task = task
+        models = [build(trial, task.model_sizes) for trial in trials]
         self.parameters, self.buffers = stack_module_state(models)
         self.single = models[0]  # takes the weights of any slot, to be evaluated as an ordinary model
         self.base, self.losses = stateless(models[0]), stacked_losses
         if trials[0].compiled:
-            self.base, self.losses = _compiled(trials, corpus.vocabulary_size, self.base)
-        self.shapes = mask_shapes(self.base, self.config)
+            self.base, self.losses = _compiled(trials, task.model_sizes, self.base)
+        self.shapes = mask_shapes(self.base, self.config, task)
         self.optimizer = make_optimizer(self.parameters.values(), self.config)
 
     @torch.no_grad()
-    def model(self, slot):
+    def model_of(self, slot):
         """The model of a slot as an ordinary one; valid until the next call."""
         for name, tensor in (*self.single.named_parameters(), *self.single.named_buffers()):
             tensor.copy_((self.parameters if name in self.parameters else self.buffers)[name][slot])
@@ -73,10 +75,11 @@ class Stack:
 
     def update(self, step):
         """One step of training of every slot; returns the losses before it, (N,)."""
-        starts = np.stack([batch_starts(trial, step, self.tokens) for trial in self.trials])
-        index = without_waiting(starts, self.device)[..., None] + self.offsets  # (N, B, T)
+        set_learning_rate(self.optimizer, self.config, step)
+        generators = [randomness.generator(trial.seeds["data"], "data", step) for trial in self.trials]
+        batches = [self.task.draw_batch(generator, self.config, self.device) for generator in generators]
+        x, y = (torch.stack(part) for part in zip(*batches))  # (N, B, T)
         given = draw_masks(self.base, self.shapes, self.trials, step)
-        x, y = self.tokens[index], self.tokens[index + 1]
         losses = self.losses(self.base, self.config, self.device, self.parameters, self.buffers, given, x, y)
         self.optimizer.zero_grad(set_to_none=True)
         losses.sum().backward()  # no slot's weights are in another's loss, so each gets its own gradient
@@ -103,14 +106,14 @@ class Stack:
 _last_compiled = {}  # what a step depends on -> (base, function): one at a time
 
 
-def _compiled(trials, vocabulary_size, base):
+def _compiled(trials, model_sizes, base):
     """(base, a compiled `stacked_losses`); those of the stack before, where it differs in nothing but seeds.
 
     Compiling takes a minute, and a worker trains an activation's trials one after another. Deterministic, since
     train.prepare_torch asks all of PyTorch to be.
     """
     trial = trials[0]
-    what = (trial.architecture, trial.activation, trial.config, trial.device, len(trials), vocabulary_size)
+    what = (trial.architecture, trial.activation, trial.config, trial.device, len(trials), model_sizes)
     if what not in _last_compiled:
         _last_compiled.clear()
         torch.compiler.reset()  # it would refuse the ninth function of a process
@@ -126,12 +129,11 @@ def stacked_losses(base, config, device, parameters, buffers, given, x, y):
       parameters, buffers, given: name -> tensor (N, ...): the weights, and the dropout masks from `draw_masks`.
       x, y: (N, B, T) characters, and those that follow.
     """
-    from training import evaluate
 
     def loss(parameters, buffers, given, x, y):
-        with evaluate.autocast(config, device):
+        with autocast(config, device):
             logits = functional_call(base, {**parameters, **buffers, **given}, (x,))
-        return one_hot_loss(logits, y) if logits.shape[-1] <= MOST_ONE_HOT else loss_of(logits, y)
+        return one_hot_loss(logits, y) if logits.shape[-1] <= MOST_ONE_HOT else cross_entropy(logits, y)
 
     if len(x) == 1:  # nothing to batch
         alone = [{name: t.squeeze(0) for name, t in tensors.items()} for tensors in (parameters, buffers, given)]
@@ -181,7 +183,7 @@ def one_hot(tokens, size, dtype):
 
 
 def one_hot_loss(logits, targets):
-    """train.loss_of without an index: mean cross-entropy in nats; logits (B, T, V), targets (B, T)."""
+    """tasks.base.cross_entropy without an index: mean cross-entropy in nats; logits (B, T, V), targets (B, T)."""
     log_p = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
     return -(log_p * one_hot(targets, logits.shape[-1], log_p.dtype)).sum(-1).mean()
 
@@ -194,7 +196,7 @@ def active_dropouts(base) -> dict:
     return {name: module for name, module in base.named_modules() if isinstance(module, Dropout) and module.active}
 
 
-def mask_shapes(base, config) -> dict:
+def mask_shapes(base, config, task) -> dict:
     """Name of each active dropout -> the shape of its mask for one batch; found without computing anything."""
     probe, shapes = copy.deepcopy(base), {}
 
@@ -205,8 +207,15 @@ def mask_shapes(base, config) -> dict:
 
     for name, module in active_dropouts(probe).items():
         module.levels = partial(note, name)
-    probe(torch.zeros((config.batch_size, config.block_size), dtype=torch.long, device="meta"))
+    x, _ = meta_batch(config, task)
+    probe(x)
     return shapes
+
+
+def meta_batch(config, task):
+    """(x, y) of one batch on the meta device: shapes without numbers."""
+    x, y = task.draw_batch(np.random.default_rng(0), config, "cpu")
+    return x.to("meta"), y.to("meta")
 
 
 def draw_masks(base, shapes, trials, step) -> dict:
@@ -224,7 +233,7 @@ def draw_masks(base, shapes, trials, step) -> dict:
 # --- what can be packed, and what fits ----------------------------------------------------------------------------------
 
 
-def check(architecture, activation, config, vocabulary_size, compiled=False) -> int:
+def check(architecture, activation, config, task, compiled=False) -> int:
     """The bytes of memory that a slot needs at the least; a UserError where PyTorch cannot batch, or compile, the model.
 
     Weights, gradients and AdamW's two moments in float32, the dropout masks, and what a step keeps for its gradient:
@@ -234,7 +243,12 @@ def check(architecture, activation, config, vocabulary_size, compiled=False) -> 
     from architectures.registry import build_model
 
     name = f"{architecture} with {activation}"
-    model = build_model(architecture, activation, config, vocabulary_size)
+    if (
+        type(task).training_loss is not SupervisedTask.training_loss
+        or type(task).training_step is not Task.training_step
+    ):
+        raise UserError(f"the task {task.name} cannot be packed or compiled: its training step is its own")
+    model = build_model(architecture, activation, config, task.model_sizes)
     if recurrent := [type(module).__name__ for module in model.modules() if isinstance(module, nn.RNNBase)]:
         raise UserError(
             f"{name} cannot be packed or compiled: PyTorch runs its {recurrent[0]} as a whole; leave out"
@@ -244,8 +258,8 @@ def check(architecture, activation, config, vocabulary_size, compiled=False) -> 
         raise UserError(f"{name} takes a step for each character, which is too long to compile; give --compile off")
     base = stateless(model)
     try:
-        shapes = mask_shapes(base, config)
-        kept = _bytes_kept(base, config, shapes)
+        shapes = mask_shapes(base, config, task)
+        kept = _bytes_kept(base, config, task, shapes)
     except RuntimeError as error:  # PyTorch's words for an operation that vmap does not have
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"{name} cannot be packed or compiled (--pack, --compile): {reason}") from error
@@ -254,7 +268,7 @@ def check(architecture, activation, config, vocabulary_size, compiled=False) -> 
     return 16 * n_parameters + masks + kept // (2 if config.dtype == "bfloat16" else 1)
 
 
-def _bytes_kept(base, config, shapes) -> int:
+def _bytes_kept(base, config, task, shapes) -> int:
     """Bytes that autograd keeps of one slot's step in float32, weights and given masks aside."""
     slots = 2
     parameters = {
@@ -264,8 +278,11 @@ def _bytes_kept(base, config, shapes) -> int:
     given = {
         f"{name}.given": torch.empty((slots, *shape), dtype=torch.bool, device="meta") for name, shape in shapes.items()
     }
-    x = torch.zeros((slots, config.batch_size, config.block_size), dtype=torch.long, device="meta")
-    known = {StorageWeakRef(t.untyped_storage()) for t in (*parameters.values(), *buffers.values(), *given.values(), x)}
+    x, y = (part.expand(slots, *part.shape).clone() for part in meta_batch(config, task))
+    batch = (x, y)
+    known = {
+        StorageWeakRef(t.untyped_storage()) for t in (*parameters.values(), *buffers.values(), *given.values(), *batch)
+    }
     kept = {}
 
     def keep(tensor):
@@ -275,7 +292,7 @@ def _bytes_kept(base, config, shapes) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        losses = stacked_losses(base, config.replace(dtype="float32"), "cpu", parameters, buffers, given, x, x)
+        losses = stacked_losses(base, config.replace(dtype="float32"), "cpu", parameters, buffers, given, x, y)
     losses.sum().backward()
     return sum(kept.values()) // slots
 

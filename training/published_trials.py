@@ -10,16 +10,17 @@ from config import Config
 from training import published_protocol
 
 
-def run_trial(trial, corpus, partial_path=None, report=None, should_stop=None) -> dict:
+def run_trial(trial, task, partial_path=None, report=None, should_stop=None, probes=()) -> dict:
     """Trains one trial under the published protocol, then evaluates its model matched.
 
-    Arguments and result are those of train.run_trial. The record's losses and accuracies are the report's kind
+    Arguments and result are those of train.run_trial; `probes` must be empty. The record's losses and accuracies are the report's kind
     (sampled estimates); `matched` holds the exact ones of the same model. The outcome also has `generator_state`.
     """
     from common.storage import weights_sha256
     from training import evaluate
     from training.trial import REPORT_EVERY_S, SAVE_EVERY_S, Interrupted, environment_of, prepare_torch
 
+    corpus = task.corpus
     last_report = last_save = time.perf_counter()
 
     def after_update(step, loss, snapshot):
@@ -30,7 +31,7 @@ def run_trial(trial, corpus, partial_path=None, report=None, should_stop=None) -
             last_report = now
         stop = should_stop is not None and should_stop()
         if stop or now - last_save > SAVE_EVERY_S:
-            _save(partial_path, trial, corpus, snapshot(), report)
+            _save(partial_path, trial, task, snapshot(), report)
             last_save = now
         if stop:
             raise Interrupted
@@ -42,7 +43,7 @@ def run_trial(trial, corpus, partial_path=None, report=None, should_stop=None) -
         trial.config,
         corpus,
         report=after_update,
-        start_state=_load(partial_path, trial, corpus, report),
+        start_state=_load(partial_path, trial, task, report),
         one_by_one=False,
     )
     weights = found.pop("model")
@@ -55,10 +56,9 @@ def run_trial(trial, corpus, partial_path=None, report=None, should_stop=None) -
     started = time.perf_counter()
     prepare_torch(trial.config)
     model = _model(trial.activation, trial.config, corpus.vocabulary_size, weights)
-    data = evaluate.evaluation_data(corpus, trial.config)
-    final = evaluate.final_evaluation(model, data, trial.config)
+    final = evaluate.final_evaluation(model, task, trial.config)
     record["matched"] = {name: final[name] for name in ("train_loss", "val_loss", "train_accuracy", "val_accuracy")}
-    record["continuations"] = evaluate.continuation_texts(model, data, corpus, trial.config)
+    record["continuations"] = task.continuations(model, trial.config)
     record["evaluation_time_s"] += time.perf_counter() - started
     record["weights_sha256"] = weights_sha256(weights)
     return outcome | {
@@ -78,19 +78,19 @@ def _model(activation, config, vocabulary_size, weights):
     return model
 
 
-def _save(path, trial, corpus, snapshot, report):
+def _save(path, trial, task, snapshot, report):
     from common import storage
     from training.trial import partial_identity
 
-    storage.save_state(path, partial_identity(trial, corpus), {"snapshot": snapshot}, report)
+    storage.save_state(path, partial_identity(trial, task), {"snapshot": snapshot}, report)
 
 
-def _load(path, trial, corpus, report):
+def _load(path, trial, task, report):
     """The snapshot from which the trial goes on, or None."""
     from common import storage
     from training.trial import partial_identity
 
-    content = storage.load_state(path, partial_identity(trial, corpus), report)
+    content = storage.load_state(path, partial_identity(trial, task), report)
     if content is None:
         return None
     if report:
@@ -98,7 +98,7 @@ def _load(path, trial, corpus, report):
     return content["snapshot"]
 
 
-def compare_checkpoints(checkpoints, corpus) -> list[dict]:
+def compare_checkpoints(checkpoints, task) -> list[dict]:
     """The report's own comparison of an activation's models, from their checkpoints in the order of their trials.
 
     None stands for a trial that diverged, but not for the last one.
@@ -107,6 +107,7 @@ def compare_checkpoints(checkpoints, corpus) -> list[dict]:
     """
     from common.storage import read_checkpoint
 
+    corpus = task.corpus
     contents = [read_checkpoint(path) if path else None for path in checkpoints]
     config = Config(**contents[-1]["config"])
     models = [

@@ -12,7 +12,7 @@ REPORT_EVERY_S = 0.5
 
 @dataclass(frozen=True)
 class Trial:
-    """The identity of a trial, but for the corpus.
+    """The identity of a trial, but for its task and data.
 
     seeds: the seed of each stream (init, data, dropout), and of the flipped bit or None.
     pack: how many trials are trained together as one batched model (training/packed.py); None: each alone.
@@ -51,7 +51,7 @@ def stream_seeds(seed_base: int, number: int, vary) -> dict[str, int | None]:
 
 
 class Interrupted(Exception):
-    """The trial was asked to stop; it has saved what it needs to go on."""
+    """Raised after a trial that was asked to stop has saved its state; it can be resumed."""
 
 
 def prepare_torch(config):
@@ -80,8 +80,8 @@ def environment_of(trial) -> dict:
     return environment(trial.device, trial.config.threads_per_trial, trial.compiled)
 
 
-def partial_identity(trial, corpus):
-    """A running trial goes on only from a state of exactly this trial."""
+def partial_identity(trial, task):
+    """The identity that a saved state must match to be resumed."""
     from architectures.registry import reader_sources
 
     return {
@@ -92,13 +92,13 @@ def partial_identity(trial, corpus):
         "config": trial.config.as_dict(),
         "seeds": trial.seeds,
         "device": trial.device,
-        "corpus_sha256": corpus.text_sha256,
+        **task.identity(),
         "numerics_version": randomness.NUMERICS_VERSION,
         **arithmetic(trial.pack, trial.compiled),
     }
 
 
-def checkpoint_content(trial: Trial, corpus, outcome) -> dict:
+def checkpoint_content(trial: Trial, task, outcome) -> dict:
     """What a final checkpoint holds: weights under "model", and everything needed to rebuild and compare the model."""
     from architectures.registry import reader_sources
 
@@ -108,8 +108,7 @@ def checkpoint_content(trial: Trial, corpus, outcome) -> dict:
         "activation": trial.activation,
         **reader_sources(trial.architecture, trial.activation),
         "config": trial.config.as_dict(),
-        "vocabulary": corpus.vocabulary,
-        "corpus": {"label": corpus.label, "sha256": corpus.text_sha256},
+        **task.checkpoint_facts(),
         "trial": trial.number,
         "seeds": trial.seeds,
         "numerics_version": randomness.NUMERICS_VERSION,
@@ -122,6 +121,7 @@ def checkpoint_content(trial: Trial, corpus, outcome) -> dict:
 def load_model(path):
     """(model, checkpoint content) of a final checkpoint, on the CPU, in evaluation mode."""
     from architectures.registry import build_model, check_reader_sources
+    from tasks.registry import model_sizes_of
 
     try:
         from common.storage import read_checkpoint
@@ -129,10 +129,10 @@ def load_model(path):
         content = read_checkpoint(path)
     except FileNotFoundError:
         raise UserError(f"there is no checkpoint {path}") from None
-    if "vocabulary" not in content:
+    if "architecture" not in content:
         raise UserError(f"{path} is the state of an unfinished trial, not a trained model")
     check_reader_sources(content)
     config = Config(**content["config"])
-    model = build_model(content["architecture"], content["activation"], config, len(content["vocabulary"]))
+    model = build_model(content["architecture"], content["activation"], config, model_sizes_of(content))
     model.load_state_dict(content["model"])
     return model.eval(), content

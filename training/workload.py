@@ -1,7 +1,5 @@
 """A training step and an evaluation on random text, as a trial runs them: what benchmarks and cost estimates time."""
 
-from types import SimpleNamespace
-
 import numpy as np
 
 
@@ -18,38 +16,37 @@ def quartiles(values) -> dict:
     return {"median": float(median), "q25": float(q25), "q75": float(q75), "n": len(values)}
 
 
+def random_text(vocabulary_size=65, length=10**6):
+    """A text task on random characters, as unevenly distributed as a text's; time does not depend on the text."""
+    from tasks.corpus import Corpus
+    from tasks.text import Text
+
+    often = 1 / np.arange(1, vocabulary_size + 1)
+    tokens = np.random.default_rng(0).choice(vocabulary_size, size=length, p=often / often.sum()).astype(np.uint8)
+    vocabulary = "".join(map(chr, range(vocabulary_size)))
+    return Text(Corpus("random", "", vocabulary, tokens, length * 9 // 10))
+
+
 class Workload:
-    """A model on random text: training steps and evaluations, exactly as a trial, or a pack of trials, runs them."""
+    """A model at work: training steps and evaluations of one batch, exactly as a trial, or a pack of trials, runs them.
+
+    task: random text by default.
+    """
 
     def __init__(
-        self,
-        config,
-        device="cpu",
-        activation="relu",
-        vocabulary_size=65,
-        architecture="charlm",
-        pack=None,
-        compiled=False,
+        self, config, device="cpu", activation="relu", architecture="charlm", task=None, pack=None, compiled=False
     ):
-        import torch
-
         from training import packed
-        from training.step import Alone
+        from training.step import SingleTrial
         from training.trial import Trial, prepare_torch, stream_seeds
 
         prepare_torch(config)
         seeds = stream_seeds(0, 1, ("init", "data", "dropout"))
         trial = Trial(architecture, activation, config, 1, 0, seeds, device, pack=pack, compiled=compiled)
         trials = packed.pack_of(trial, 0, ("init", "data", "dropout")) if pack else (trial,)
-        often = 1 / np.arange(1, vocabulary_size + 1)  # as unevenly as characters are in a text
-        rng = np.random.default_rng(0)
-        text = rng.choice(vocabulary_size, size=10**6, p=often / often.sum()).astype(np.uint8)
-        corpus = SimpleNamespace(train=text, vocabulary_size=vocabulary_size)
-        self.config, self.device = config, device
-        self.learner = (packed.Stack if pack or compiled else Alone)(trials, corpus)
-        windows = torch.from_numpy(text[: config.batch_size * (config.block_size + 1)].astype("int64")).to(device)
-        windows = windows.view(config.batch_size, -1)
-        self.x, self.y = windows[:, :-1].contiguous(), windows[:, 1:].contiguous()
+        self.config, self.device, self.task = config, device, task or random_text()
+        self.learner = (packed.Stack if pack or compiled else SingleTrial)(trials, self.task)
+        self.examples = np.arange(min(config.batch_size, self.task.n_examples("train", config)))
         self.number = 0
 
     def step(self):
@@ -61,4 +58,4 @@ class Workload:
     def evaluation(self):
         from training.evaluate import loss_and_accuracy
 
-        return loss_and_accuracy(self.learner.model(0), self.x, self.y, self.config)
+        return loss_and_accuracy(self.learner.model_of(0), self.task, "train", self.config, self.examples)

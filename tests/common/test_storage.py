@@ -5,7 +5,6 @@ import hashlib
 import json
 import os
 import pickle
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -464,33 +463,6 @@ def test_the_first_difference_is_named(expected, found, says):
 # --- a study's folder -------------------------------------------------------------------------------------------------
 
 
-def test_another_identity_is_refused_by_naming_the_field(tmp_path):
-    identity = {"protocol": "matched", "config": {"n_embd": 128}}
-    storage.open_study(tmp_path, identity, {"git_commit": "x"})
-    before = (tmp_path / "study.json").read_bytes()
-    storage.open_study(tmp_path, identity, {"git_commit": "y"})
-    with pytest.raises(UserError, match=r"another identity \(config.n_embd: 128 against 64\)"):
-        storage.open_study(tmp_path, {"protocol": "matched", "config": {"n_embd": 64}}, {})
-    assert (tmp_path / "study.json").read_bytes() == before
-
-
-def test_results_without_their_study_are_not_taken_over(tmp_path):
-    storage.write_json(tmp_path / "charlm_relu.json", CONTENT)
-    with pytest.raises(UserError, match=r"holds results but no study\.json"):
-        storage.open_study(tmp_path, {}, {})
-    assert [path.name for path in tmp_path.iterdir()] == ["charlm_relu.json"]
-
-
-def test_a_damaged_study_is_named_and_left(tmp_path):
-    storage.open_study(tmp_path, {"protocol": "matched"}, {})
-    path = tmp_path / "study.json"
-    path.write_bytes(path.read_bytes()[:-20])
-    before = path.read_bytes()
-    with pytest.raises(RunError, match=re.escape(str(path))):
-        storage.open_study(tmp_path, {"protocol": "matched"}, {})
-    assert path.read_bytes() == before
-
-
 def test_a_folder_without_a_study_is_the_users_mistake(tmp_path):
     with pytest.raises(UserError, match=r"holds no study \(study\.json is missing\)"):
         storage.read_study(tmp_path)
@@ -538,7 +510,7 @@ def test_a_lock_that_cannot_be_written_is_named(tmp_path):
 
 
 def test_a_study_is_read_back_whole(tmp_path):
-    storage.open_study(tmp_path, {"protocol": "matched"}, {})
+    storage.write_json(tmp_path / storage.STUDY_FILE, {"identity": {"protocol": "matched"}})
     for name in ("charlm_relu", "charlm_gelu"):
         storage.write_json(tmp_path / f"{name}.json", {**CONTENT, "architecture": "charlm", "activation": name[7:]})
     storage.write_json(tmp_path / storage.SUMMARY_FILE, {"experiments": {}})

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace  # noqa: F401 - for tests that change a trial
 from pathlib import Path
 
 import numpy as np

@@ -243,10 +243,10 @@ if __name__ == "__mp_main__" and not os.path.exists("died"):
     os.mkdir("died")
     os.kill(os.getpid(), signal.SIGKILL)
 if __name__ == "__main__":
-    from study.jobs import Context, Task
+    from study.jobs import Context, Job
     from study.local_engine import LocalEngine
-    engine = LocalEngine(1, Context(bytes(10**7), 8))
-    engine.submit(Task("a task", "of no known kind", {}))
+    engine = LocalEngine(1, Context(bytes(10**7)))
+    engine.submit(Job("a task", "of no known kind", {}))
     while not engine.idle:
         for kind, _, text in engine.events():
             print(kind, text)

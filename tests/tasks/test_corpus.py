@@ -24,10 +24,10 @@ from tasks.corpus import (
     curve_windows,
     evaluation_starts,
     evaluation_windows,
+    evenly_spaced,
     load_corpus,
     make_corpus,
     n_windows,
-    spread,
     window_starts,
     windows,
     yardsticks,
@@ -371,7 +371,7 @@ def test_windows_hold_each_token_and_the_next(n, block_size, data):
 @given(st.integers(1, 2000).flatmap(lambda total: st.tuples(st.just(total), st.integers(1, total))))
 def test_a_spread_is_strictly_increasing_and_reaches_over_everything(total_and_count):
     total, count = total_and_count
-    indices = spread(total, count)
+    indices = evenly_spaced(total, count)
     assert indices.tolist() == [i * total // count for i in range(count)]
     assert indices[0] == 0
     assert indices[-1] < total
@@ -380,9 +380,9 @@ def test_a_spread_is_strictly_increasing_and_reaches_over_everything(total_and_c
 
 
 def test_a_spread_cannot_have_more_indices_than_there_are():
-    assert len(spread(5, 0)) == 0
+    assert len(evenly_spaced(5, 0)) == 0
     with pytest.raises(ValueError, match="do not exist"):
-        spread(5, 6)
+        evenly_spaced(5, 6)
 
 
 @given(st.integers(1, 300), st.integers(1, 400))

@@ -26,72 +26,72 @@ from training.trial import Interrupted, arithmetic
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler (g++) here to compile with")
 
 
-def compiled_anew(trials, corpus, **hooks):
+def compiled_anew(trials, task, **hooks):
     """What a pack gives whose step is compiled from the very beginning, as on a machine that has never compiled it."""
     trials = tuple(replace(trial, compiled=True) for trial in trials)
     packed._last_compiled.clear()
     with fresh_cache():
-        return run_pack(trials, trials, corpus, **hooks)
+        return run_pack(trials, trials, task, **hooks)
 
 
 @needs_compiler
 @pytest.mark.slow
 @pytest.mark.parametrize(("size", "activation"), [(1, "smelu_1"), (2, "gelu")])
-def test_a_compiled_step_is_the_step(size, activation, corpus, in_float64):
+def test_a_compiled_step_is_the_step(size, activation, task, in_float64):
     trials = a_pack(size, activation=activation, max_iters=3)
-    expected = run_pack(trials, trials, corpus)
-    for outcome, plain in zip(compiled_anew(trials, corpus), expected):
+    expected = run_pack(trials, trials, task)
+    for outcome, plain in zip(compiled_anew(trials, task), expected):
         assert farthest(outcome["weights"], plain["weights"]) < 1e-10
 
 
 @needs_compiler
 @pytest.mark.slow
-def test_a_step_that_is_compiled_twice_gives_the_same_bits(corpus, tmp_path):
+def test_a_step_that_is_compiled_twice_gives_the_same_bits(task, tmp_path):
     """Before and after an interruption, too."""
     trials = a_pack(2)
-    expected = compiled_anew(trials, corpus)
+    expected = compiled_anew(trials, task)
     with pytest.raises(Interrupted):
-        compiled_anew(trials, corpus, partial_path=tmp_path / "pack.pt", should_stop=stop_after(3))
-    for outcome, before in zip(compiled_anew(trials, corpus, partial_path=tmp_path / "pack.pt"), expected):
+        compiled_anew(trials, task, partial_path=tmp_path / "pack.pt", should_stop=stop_after(3))
+    for outcome, before in zip(compiled_anew(trials, task, partial_path=tmp_path / "pack.pt"), expected):
         assert_same(outcome, before)
 
 
 @pytest.mark.slow
-def test_the_next_trial_of_an_activation_is_not_compiled_again(corpus, monkeypatch):
+def test_the_next_trial_of_an_activation_is_not_compiled_again(task, monkeypatch):
     """Only where something else than seeds differs is there something to compile."""
     graphs = []
     monkeypatch.setattr(
         torch, "compile", partial(torch.compile, backend=lambda graph, _: graphs.append(graph) or graph)
     )
     one, two = a_pack(2, max_iters=1, architecture="mlp")  # an architecture that no other test compiles
-    losses = [packed.Stack((replace(trial, compiled=True),), corpus).update(0).item() for trial in (one, two, one)]
+    losses = [packed.Stack((replace(trial, compiled=True),), task).update(0).item() for trial in (one, two, one)]
     assert len(graphs) == 1 and losses[0] == losses[2] != losses[1]
-    packed.Stack((replace(one, compiled=True, activation="swish"),), corpus).update(0)
+    packed.Stack((replace(one, compiled=True, activation="swish"),), task).update(0)
     assert len(graphs) == 2
 
 
 @needs_compiler
 @pytest.mark.slow
-def test_a_compiled_step_sums_nothing_by_scattering(corpus):
+def test_a_compiled_step_sums_nothing_by_scattering(task):
     """Scattered sums that are deterministic go one by one over all places of a character: slow on a GPU."""
     from torch._inductor.utils import run_and_get_code
 
     (trial,) = a_pack(1)
     with fresh_cache():
-        stack = packed.Stack((replace(trial, compiled=True, activation="elu"),), corpus)
+        stack = packed.Stack((replace(trial, compiled=True, activation="elu"),), task)
         _, code = run_and_get_code(stack.update, 0)
     assert len(code) >= 2  # forward and backward
     assert not any(word in text for text in code for word in ("index_put", "scatter", "atomic_add"))
 
 
 @pytest.mark.slow
-def test_a_process_can_compile_any_number_of_steps(corpus, monkeypatch):
+def test_a_process_can_compile_any_number_of_steps(task, monkeypatch):
     """PyTorch's compiler stops at eight versions of a function; a worker trains more trials than that."""
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
     (trial,) = a_pack(1, max_iters=1)
     others = [replace(trial, compiled=True, config=trial.config.replace(learning_rate=0.01 * k)) for k in range(1, 11)]
-    losses = {packed.Stack((other,), corpus).update(0).item() for other in others}
-    assert losses == {packed.Stack((trial,), corpus).update(0).item()}
+    losses = {packed.Stack((other,), task).update(0).item() for other in others}
+    assert losses == {packed.Stack((trial,), task).update(0).item()}
 
 
 @needs_compiler

@@ -29,11 +29,12 @@ from common.memory import is_out_of_memory
 from config_cpu import ConfigCPU
 from model import Attention, levels_on_device
 from study import cost
-from study.jobs import Context, predict_task
+from study.jobs import Context, predict
+from tasks.text import Text
 from training import evaluate, packed, step
-from training.step import Alone
+from training.step import SingleTrial
 from training.trial import Interrupted, checkpoint_content
-from training.workload import Workload
+from training.workload import Workload, random_text
 
 fork = multiprocessing.get_context("fork")
 no_cuda = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
@@ -46,14 +47,14 @@ def a_trial(device="cpu", **changes):
 # --- the loop of a device that must not be waited for ---------------------------------------------------------------
 
 
-def test_the_loop_of_another_device_is_the_same_training(corpus):
-    here, there = (train.run_trial(a_trial(device), corpus) for device in ("cpu", "cpu:0"))
+def test_the_loop_of_another_device_is_the_same_training(task):
+    here, there = (train.run_trial(a_trial(device), task) for device in ("cpu", "cpu:0"))
     assert storage.first_difference(storage.stable(here["record"]), storage.stable(there["record"])) is None
     assert np.array_equal(here["log_probabilities"], there["log_probabilities"])
 
 
 @pytest.mark.parametrize(("device", "expected"), [("cpu", 6), ("cpu:0", 0)])
-def test_no_step_reads_a_value_back_from_a_device_but_the_cpu(device, expected, corpus, monkeypatch):
+def test_no_step_reads_a_value_back_from_a_device_but_the_cpu(device, expected, task, monkeypatch):
     """Reads between the evaluations: one per step on a CPU, where it costs nothing, and none elsewhere."""
     real, in_evaluations = evaluate.curve_point, 0
 
@@ -67,35 +68,35 @@ def test_no_step_reads_a_value_back_from_a_device_but_the_cpu(device, expected, 
     monkeypatch.setattr(evaluate, "curve_point", counted)
     monkeypatch.setattr(evaluate, "final_evaluation", lambda *arguments: pytest.skip("not reached"))
     with Reads() as reads, pytest.raises(pytest.skip.Exception):
-        train.run_trial(a_trial(device), corpus)
+        train.run_trial(a_trial(device), task)
     assert reads.count - in_evaluations == expected
 
 
-def test_a_trial_that_diverges_on_another_device_is_noticed_at_the_next_point_of_its_curve(corpus):
-    outcome = train.run_trial(a_trial("cpu:0", learning_rate=1e30, max_iters=9, eval_interval=4), corpus)
+def test_a_trial_that_diverges_on_another_device_is_noticed_at_the_next_point_of_its_curve(task):
+    outcome = train.run_trial(a_trial("cpu:0", learning_rate=1e30, max_iters=9, eval_interval=4), task)
     record = outcome["record"]
     assert record["status"] == "diverged" and record["reason"] == "the loss was no longer finite at step 4"
     assert [point["step"] for point in record["history"]] == [0] and outcome["weights"] is None
 
 
-def test_another_device_reports_the_step_and_the_loss_of_the_last_evaluation(corpus, monkeypatch):
+def test_another_device_reports_the_step_and_the_loss_of_the_last_evaluation(task, monkeypatch):
     monkeypatch.setattr(train, "REPORT_EVERY_S", 0.0)
     events = []
-    record = train.run_trial(a_trial("cpu:0"), corpus, report=events.append)["record"]
+    record = train.run_trial(a_trial("cpu:0"), task, report=events.append)["record"]
     losses = {point["step"]: point["train_loss"] for point in record["history"]}
     assert [event["step"] for event in events] == [1, 2, 3, 4, 5, 6]
     assert [event["loss"] for event in events] == [losses[step] for step in (0, 0, 2, 2, 4, 4)]
 
 
 @pytest.mark.parametrize(("device", "expected"), [("cpu", [2, 4]), ("cpu:0", [])])
-def test_only_a_cpu_writes_its_state_at_every_point_of_the_curves(device, expected, corpus, tmp_path, monkeypatch):
+def test_only_a_cpu_writes_its_state_at_every_point_of_the_curves(device, expected, task, tmp_path, monkeypatch):
     """A GPU is at the next point before a state is written; there, time alone decides."""
     steps = []
     monkeypatch.setattr(storage, "save_state", lambda path, identity, content, report: steps.append(content["step"]))
-    train.run_trial(a_trial(device), corpus, partial_path=tmp_path / "state.pt")
+    train.run_trial(a_trial(device), task, partial_path=tmp_path / "state.pt")
     assert steps == expected
     monkeypatch.setattr(train, "SAVE_EVERY_S", 0.0)
-    train.run_trial(a_trial("cpu:0"), corpus, partial_path=tmp_path / "state.pt")
+    train.run_trial(a_trial("cpu:0"), task, partial_path=tmp_path / "state.pt")
     assert {1, 2, 3, 4, 5} <= set(steps)
 
 
@@ -115,10 +116,10 @@ def test_levels_drawn_as_whole_words_are_uniform_and_the_generators_own():
 def test_a_dry_run_waits_for_what_it_has_timed(monkeypatch):
     """A GPU takes work faster than it does it: without waiting, a step would seem to take no time."""
     waits = []
-    monkeypatch.setattr(step, "wait_for", lambda device: waits.append(device) or 0.0)
+    monkeypatch.setattr(step, "synchronize", lambda device: waits.append(device) or 0.0)
     experiments = (("charlm", "relu"),)
     plan = SimpleNamespace(config=a_trial("cpu").config, device="cpu:0", experiments=experiments)
-    cost.measure(plan, "charlm", "relu", 1000, 65)
+    cost.measure(plan, "charlm", "relu", 1000, random_text())
     assert len(waits) >= 4 and set(waits) == {"cpu:0"}
 
 
@@ -131,39 +132,39 @@ def test_attention_is_timed_written_out_and_as_pytorchs_own():
     assert set(rows) == {f"attention_{name}_ms" for name in ("mask", "written_out", "of_pytorch")}
 
 
-def test_a_trial_on_another_device_that_is_interrupted_goes_on_to_the_same_bits(corpus, tmp_path):
-    expected = train.run_trial(a_trial("cpu:0"), corpus)
+def test_a_trial_on_another_device_that_is_interrupted_goes_on_to_the_same_bits(task, tmp_path):
+    expected = train.run_trial(a_trial("cpu:0"), task)
     for _ in range(6):
         with pytest.raises(Interrupted):
-            train.run_trial(a_trial("cpu:0"), corpus, tmp_path / "partial.pt", should_stop=lambda: True)
-    found = train.run_trial(a_trial("cpu:0"), corpus, tmp_path / "partial.pt", should_stop=lambda: False)
+            train.run_trial(a_trial("cpu:0"), task, tmp_path / "partial.pt", should_stop=lambda: True)
+    found = train.run_trial(a_trial("cpu:0"), task, tmp_path / "partial.pt", should_stop=lambda: False)
     assert found["record"]["weights_sha256"] == expected["record"]["weights_sha256"]
     history = [storage.stable(outcome["record"])["history"] for outcome in (expected, found)]
     assert history[0] == history[1]
 
 
-def test_predictions_are_made_again_on_the_device_of_the_trial(corpus, monkeypatch):
+def test_predictions_are_made_again_on_the_device_of_the_trial(task, monkeypatch):
     """bfloat16 or not, another device would give other bits; so the task says where."""
     trial = a_trial()
-    content = checkpoint_content(trial, corpus, train.run_trial(trial, corpus))
+    content = checkpoint_content(trial, task, train.run_trial(trial, task))
     asked = []
-    real = evaluate.evaluation_data
+    real = Text.examples
     monkeypatch.setattr(
-        evaluate, "evaluation_data", lambda c, config, device: asked.append(device) or real(c, config, device)
+        Text, "examples", lambda self, s, c, device: asked.append(str(device)) or real(self, s, c, device)
     )
     monkeypatch.setattr(storage, "read_checkpoint", lambda path: content)
-    context = Context(corpus, trial.config.block_size)
-    predict_task(context, None, None, "a path", "cpu:0")
+    context = Context(task)
+    predict(context, None, None, "a path", "cpu:0")
     assert asked == ["cpu:0"]
 
 
 @no_cuda
-def test_predictions_of_a_trial_on_a_gpu_are_not_made_on_a_cpu_instead(corpus, monkeypatch):
+def test_predictions_of_a_trial_on_a_gpu_are_not_made_on_a_cpu_instead(task, monkeypatch):
     trial = a_trial()
-    content = checkpoint_content(trial, corpus, train.run_trial(trial, corpus))
+    content = checkpoint_content(trial, task, train.run_trial(trial, task))
     monkeypatch.setattr(storage, "read_checkpoint", lambda path: content)
     with pytest.raises((RuntimeError, AssertionError), match="CUDA"):
-        predict_task(Context(corpus, 16), None, None, "a path", "cuda")
+        predict(Context(task, 16), None, None, "a path", "cuda")
 
 
 # --- what a user asks for that is not there -------------------------------------------------------------------------
@@ -317,12 +318,12 @@ NOT_DETERMINISTIC = re.compile(
     ("architecture", "activation"),
     [(name, "gelu") for name in ARCHITECTURES] + [("charlm", name) for name in ACTIVATIONS if name != "gelu"],
 )
-def test_every_operation_of_a_trial_has_a_deterministic_form_on_a_gpu(architecture, activation, corpus):
+def test_every_operation_of_a_trial_has_a_deterministic_form_on_a_gpu(architecture, activation, task):
     """A step forward and back, alone and, where that can be, in a pack; with attention as a GPU computes it."""
     trials = studies.a_pack(2, architecture=architecture, activation=activation)
-    learners = [Alone(trials[:1], corpus)]
+    learners = [SingleTrial(trials[:1], task)]
     if architecture not in ("tinylstm", "gru", "hybridlm", "lstm_attention"):
-        learners.append(packed.Stack(trials, corpus))
+        learners.append(packed.Stack(trials, task))
     for module in learners[0].model(0).modules():
         if isinstance(module, Attention):
             module.written_out = True

@@ -20,7 +20,7 @@ from config_cpu import ConfigCPU
 from study.experiment import Plan
 from train import run_pack
 from training import packed
-from training.step import Alone, build
+from training.step import SingleTrial, build
 from training.trial import Interrupted, load_model
 
 STREAMS = ("init", "data", "dropout")
@@ -33,51 +33,51 @@ REFERENCE = studies.ROOT / "results" / "reference" / "matched"
 
 @pytest.mark.parametrize("architecture", [name for name in registry.ARCHITECTURES if name not in RECURRENT])
 @pytest.mark.parametrize("activation", ["relu", "smelu_1", "prelu", "swiglu"])
-def test_the_trials_of_a_pack_are_those_trained_alone(architecture, activation, corpus, in_float64):
+def test_the_trials_of_a_pack_are_those_trained_alone(architecture, activation, task, in_float64):
     if architecture == "rnn" and ACTIVATIONS[activation].gated:
         pytest.skip("a plain recurrence takes no gated unit")
     trials = a_pack(2, architecture, activation)
-    together = run_pack(trials, trials, corpus)
+    together = run_pack(trials, trials, task)
     for trial, outcome in zip(trials, together):
-        alone = train.run_trial(trial, corpus)
+        alone = train.run_trial(trial, task)
         assert farthest(outcome["weights"], alone["weights"]) < 1e-10
         assert outcome["record"]["val_loss"] == pytest.approx(alone["record"]["val_loss"], rel=1e-6)
     assert farthest(together[0]["weights"], together[1]["weights"]) > 1e-3
 
 
 @pytest.mark.parametrize("activation", sorted(set(ACTIVATIONS) - {"relu", "smelu_1", "prelu", "swiglu"}))
-def test_every_activation_can_be_packed(activation, corpus, in_float64):
+def test_every_activation_can_be_packed(activation, task, in_float64):
     trials = a_pack(2, "charlm", activation, max_iters=3)
-    for trial, outcome in zip(trials, run_pack(trials, trials, corpus)):
-        assert farthest(outcome["weights"], train.run_trial(trial, corpus)["weights"]) < 1e-10
+    for trial, outcome in zip(trials, run_pack(trials, trials, task)):
+        assert farthest(outcome["weights"], train.run_trial(trial, task)["weights"]) < 1e-10
 
 
 @pytest.mark.parametrize("vary", [("init",), ("data",), ("dropout",), ("bit",), ()])
-def test_a_pack_varies_what_its_study_varies(vary, corpus, in_float64):
+def test_a_pack_varies_what_its_study_varies(vary, task, in_float64):
     trials = a_pack(2, vary=vary)
-    together = run_pack(trials, trials, corpus)
+    together = run_pack(trials, trials, task)
     for trial, outcome in zip(trials, together):
-        assert farthest(outcome["weights"], train.run_trial(trial, corpus)["weights"]) < 1e-10
+        assert farthest(outcome["weights"], train.run_trial(trial, task)["weights"]) < 1e-10
     assert (farthest(together[0]["weights"], together[1]["weights"]) > 0) == bool(vary)
 
 
-def test_without_dropout_there_is_no_mask_to_draw(corpus, in_float64):
+def test_without_dropout_there_is_no_mask_to_draw(task, in_float64):
     trials = a_pack(2, dropout=0.0)
-    for trial, outcome in zip(trials, run_pack(trials, trials, corpus)):
-        assert farthest(outcome["weights"], train.run_trial(trial, corpus)["weights"]) < 1e-10
+    for trial, outcome in zip(trials, run_pack(trials, trials, task)):
+        assert farthest(outcome["weights"], train.run_trial(trial, task)["weights"]) < 1e-10
 
 
-def test_the_slot_of_a_trial_does_not_matter(corpus, in_float64):
+def test_the_slot_of_a_trial_does_not_matter(task, in_float64):
     trials = a_pack(3)
-    expected = {trial.number: o["weights"] for trial, o in zip(trials, run_pack(trials, trials, corpus))}
+    expected = {trial.number: o["weights"] for trial, o in zip(trials, run_pack(trials, trials, task))}
     for order in (trials[::-1], trials[1:] + trials[:1]):
-        for trial, outcome in zip(order, run_pack(order, trials, corpus)):
+        for trial, outcome in zip(order, run_pack(order, trials, task)):
             assert outcome["record"]["trial"] == trial.number
             assert farthest(outcome["weights"], expected[trial.number]) < 1e-10
 
 
 @pytest.mark.parametrize("architecture", ["charlm", "minigpt", "nanotransformer", "mlp"])
-def test_every_part_of_a_pack_computes_in_the_type_that_it_has_alone(architecture, corpus):
+def test_every_part_of_a_pack_computes_in_the_type_that_it_has_alone(architecture, task):
     """Under vmap, PyTorch's autocast gives a linear layer with a bias another type than it gives it alone.
 
     Layer norms are left out: autocast treats them in one way on a CPU, and in another on a GPU.
@@ -92,24 +92,24 @@ def test_every_part_of_a_pack_computes_in_the_type_that_it_has_alone(architectur
         return found
 
     trials = a_pack(2, architecture=architecture, dtype="bfloat16")
-    stack, alone = packed.Stack(trials, corpus), Alone(trials[:1], corpus)
+    stack, alone = packed.Stack(trials, task), SingleTrial(trials[:1], task)
     together, expected = types_in(stack, stack.base), types_in(alone, alone.model(0))
     assert torch.bfloat16 in expected.values() and together == expected
 
 
-def test_bfloat16_is_bfloat16_in_a_pack_as_well(corpus):
+def test_bfloat16_is_bfloat16_in_a_pack_as_well(task):
     """Autocast reaches the batched products: near the trial alone in bfloat16, and not what float32 gives."""
     trials = a_pack(2, dtype="bfloat16", max_iters=1, learning_rate=1e-3)
-    together = run_pack(trials, trials, corpus)
+    together = run_pack(trials, trials, task)
     for trial, outcome in zip(trials, together):
-        alone = train.run_trial(trial, corpus)
+        alone = train.run_trial(trial, task)
         assert {tensor.dtype for tensor in outcome["weights"].values()} == {torch.float32}
         assert outcome["record"]["val_loss"] == pytest.approx(alone["record"]["val_loss"], rel=0.01)
 
 
-def test_a_pack_reads_no_value_back_from_a_device_but_the_cpu(corpus):
+def test_a_pack_reads_no_value_back_from_a_device_but_the_cpu(task):
     trials = a_pack(2, device="cpu:0")
-    stack = packed.Stack(trials, corpus)
+    stack = packed.Stack(trials, task)
     with Reads() as reads:
         losses = stack.update(0)
     assert reads.count == 0 and losses.shape == (2,)
@@ -118,16 +118,16 @@ def test_a_pack_reads_no_value_back_from_a_device_but_the_cpu(corpus):
 # --- each its own -----------------------------------------------------------------------------------------------------
 
 
-def test_the_companions_of_a_trial_change_no_bit_of_it(corpus):
+def test_the_companions_of_a_trial_change_no_bit_of_it(task):
     trials = a_pack(3)
     others = (trials[0], *a_pack(3, activation="gelu", vary=("data",))[1:])
-    expected, found = (run_pack(pack, pack[:1], corpus)[0] for pack in (trials, others))
+    expected, found = (run_pack(pack, pack[:1], task)[0] for pack in (trials, others))
     assert_same(found, expected)
 
 
-def test_a_trial_that_diverges_leaves_its_companions_alone(corpus, monkeypatch):
+def test_a_trial_that_diverges_leaves_its_companions_alone(task, monkeypatch):
     trials = a_pack(3)
-    expected = run_pack(trials, trials, corpus)
+    expected = run_pack(trials, trials, task)
     real = packed.Stack.update
 
     def update(self, step):
@@ -137,7 +137,7 @@ def test_a_trial_that_diverges_leaves_its_companions_alone(corpus, monkeypatch):
         return real(self, step)
 
     monkeypatch.setattr(packed.Stack, "update", update)
-    found = run_pack(trials, trials, corpus)
+    found = run_pack(trials, trials, task)
     record = found[1]["record"]
     assert (record["status"], record["reason"]) == ("diverged", "the loss was no longer finite at step 4")
     assert [point["step"] for point in record["history"]] == [0, 2] and found[1]["weights"] is None
@@ -147,40 +147,40 @@ def test_a_trial_that_diverges_leaves_its_companions_alone(corpus, monkeypatch):
 
 
 @pytest.mark.parametrize("device", ["cpu", "cpu:0"])
-def test_a_pack_whose_trials_all_diverge_ends_there(device, corpus):
+def test_a_pack_whose_trials_all_diverge_ends_there(device, task):
     trials = a_pack(2, device=device, learning_rate=1e30, max_iters=9, eval_interval=4)
-    records = [outcome["record"] for outcome in run_pack(trials, trials, corpus)]
+    records = [outcome["record"] for outcome in run_pack(trials, trials, task)]
     assert [record["status"] for record in records] == ["diverged"] * 2
     assert [[point["step"] for point in record["history"]] for record in records] == [[0]] * 2
 
 
-def test_the_state_of_a_pack_is_that_of_exactly_these_trials(corpus, tmp_path):
+def test_the_state_of_a_pack_is_that_of_exactly_these_trials(task, tmp_path):
     trials, partial = a_pack(2), tmp_path / "pack.pt"
-    expected = run_pack(trials, trials, corpus)
+    expected = run_pack(trials, trials, task)
     for others in (a_pack(3), a_pack(2, vary=("init",)), a_pack(2, activation="relu"), trials[::-1]):
         with pytest.raises(Interrupted):
-            run_pack(others, others, corpus, partial_path=partial, should_stop=stop_after(3))
-        for found, outcome in zip(run_pack(trials, trials, corpus, partial_path=partial), expected):
+            run_pack(others, others, task, partial_path=partial, should_stop=stop_after(3))
+        for found, outcome in zip(run_pack(trials, trials, task, partial_path=partial), expected):
             assert_same(found, outcome)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 4, 5, 6])
-def test_a_pack_that_was_stopped_after_any_step_goes_on_to_the_same_bits(steps, corpus, tmp_path):
+def test_a_pack_that_was_stopped_after_any_step_goes_on_to_the_same_bits(steps, task, tmp_path):
     trials, partial = a_pack(3), tmp_path / "pack.pt"
-    expected = run_pack(trials, trials, corpus)
+    expected = run_pack(trials, trials, task)
     with pytest.raises(Interrupted):
-        run_pack(trials, trials, corpus, partial_path=partial, should_stop=stop_after(steps))
+        run_pack(trials, trials, task, partial_path=partial, should_stop=stop_after(steps))
     taken = []
-    found = run_pack(trials, trials, corpus, partial_path=partial, should_stop=lambda: taken.append(1) or False)
+    found = run_pack(trials, trials, task, partial_path=partial, should_stop=lambda: taken.append(1) or False)
     assert len(taken) == 6 - steps, "steps were trained again"
     for one, other in zip(found, expected):
         assert_same(one, other)
 
 
-def test_a_packs_report_names_each_trial_with_its_own_loss(corpus, monkeypatch):
+def test_a_packs_report_names_each_trial_with_its_own_loss(task, monkeypatch):
     monkeypatch.setattr(train, "REPORT_EVERY_S", 0.0)
     events, trials = [], a_pack(2)
-    run_pack(trials, trials, corpus, report=events.append)
+    run_pack(trials, trials, task, report=events.append)
     assert [(event["trial"], event["step"]) for event in events] == [(k, s) for s in range(1, 7) for k in (1, 2)]
     assert all(one["loss"] != other["loss"] for one, other in zip(events[::2], events[1::2]))
 
@@ -375,10 +375,10 @@ def test_the_memory_of_a_slot_grows_with_model_batch_and_precision():
     assert needs(n_layer=2) > base and needs(dropout=0.0) < base and needs(dtype="bfloat16") < base
 
 
-def test_the_memory_of_a_slot_is_what_autograd_keeps(corpus):
+def test_the_memory_of_a_slot_is_what_autograd_keeps(task):
     """Counted on the meta device; here against the tensors of a real step."""
     trials, kept = a_pack(2), {}
-    stack = packed.Stack(trials, corpus)
+    stack = packed.Stack(trials, task)
 
     def keep(tensor):
         kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
@@ -387,7 +387,7 @@ def test_the_memory_of_a_slot_is_what_autograd_keeps(corpus):
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         stack.update(0)
     n_parameters = sum(parameter.numel() for parameter in stack.parameters.values())
-    needs = len(trials) * packed.check("charlm", "gelu", trials[0].config, corpus.vocabulary_size)
+    needs = len(trials) * packed.check("charlm", "gelu", trials[0].config, task.vocabulary_size)
     assert needs - 16 * n_parameters == pytest.approx(sum(kept.values()) - 4 * n_parameters, rel=0.1)
 
 
@@ -415,17 +415,17 @@ def test_a_study_asks_the_gpu_whether_its_packs_fit(monkeypatch):
         run_all_experiments.check_packs(plan, 65)
 
 
-def test_a_mask_is_that_of_its_own_trial(corpus):
+def test_a_mask_is_that_of_its_own_trial(task):
     """The masks of a pack are those that each trial draws alone."""
     trials = a_pack(3)
-    stack = packed.Stack(trials, corpus)
+    stack = packed.Stack(trials, task)
     given = packed.draw_masks(stack.base, stack.shapes, trials, 5)
     assert set(given) == {
         "blocks.0.attention.weight_dropout.given",
         "blocks.0.attention.output_dropout.given",
         "blocks.0.feed_forward.dropout.given",
     }
-    model = build(trials[2], corpus.vocabulary_size)
+    model = build(trials[2], task.vocabulary_size)
     from model import address_dropout
 
     address_dropout(model, trials[2].seeds["dropout"], 5)

@@ -1,0 +1,67 @@
+"""Claims about probes: they measure what they say, are stored with the curves, and change no bit of a trial."""
+
+import pytest
+import studies
+import torch
+
+import train
+from common import storage
+from common.errors import UserError
+from config_cpu import ConfigCPU
+from diagnostics.probes import PROBES, check_probes, gradient_norm, measure_probes
+from tasks.base import cross_entropy
+from training.step import build
+
+
+def test_probing_changes_no_bit_of_a_trial(task):
+    plain, probed = (train.run_trial(studies.a_trial(), task, probes=probes) for probes in ((), tuple(PROBES)))
+    for point in probed["record"]["history"]:
+        assert set(point.pop("probes")) == set(PROBES)
+    studies.assert_same(plain, probed)
+
+
+def test_the_gradient_norm_is_that_of_the_loss_on_the_batch(task):
+    trial = studies.a_trial()
+    model = build(trial, task.model_sizes)
+    x, y = (part[:5] for part in task.examples("train", trial.config, "cpu"))
+    found = gradient_norm(model, (x, y), None, trial.config)
+    cross_entropy(model.eval()(x), y).backward()
+    expected = torch.stack([p.grad.double().square().sum() for p in model.parameters()]).sum().sqrt().item()
+    assert found["all"] == pytest.approx(expected, rel=1e-6)
+    assert found["all"] ** 2 == pytest.approx(sum(v**2 for name, v in found.items() if name != "all"), rel=1e-6)
+    assert {name.rpartition(".")[0] for name, _ in model.named_parameters()} == found.keys() - {"all"}
+
+
+def test_a_probe_leaves_mode_and_gradients_as_they_were(task):
+    trial = studies.a_trial()
+    model = build(trial, task.model_sizes).train()
+    measure_probes(PROBES, model, task, trial, 3)
+    assert model.training and all(p.grad is None for p in model.parameters())
+
+
+def test_an_unknown_probe_names_the_nearest(task):
+    with pytest.raises(UserError, match="did you mean 'gradient_norm'"):
+        check_probes(["gradient_norms"], task)
+
+
+def test_a_study_stores_its_probes_and_resumes_with_them(tmp_path, tiny_corpus_file):
+    study = ("run_all_experiments.py", *studies.TINY, "--corpus", tiny_corpus_file, "--activations", "relu", "gelu")
+    run = studies.run(*study, "--trials=2", "--probes", "gradient_norm", folder=tmp_path)
+    assert run.status == 0, run.out + run.err
+    history = storage.read_json(tmp_path / "results" / "charlm_gelu.json")["trials"][1]["history"]
+    assert [point["step"] for point in history] == [0, 2, 4, 6]
+    assert all(point["probes"]["gradient_norm"]["all"] > 0 for point in history)
+    assert studies.run(*study, "--trials=2", folder=tmp_path).status == 0, "probes are no part of the identity"
+
+
+def test_under_the_published_protocol_probes_are_refused(tmp_path):
+    run = studies.run("run_all_experiments.py", "--protocol=published", "--probes=gradient_norm", folder=tmp_path)
+    assert run.status == 2 and run.err.startswith("error: --probes has no effect under the published protocol")
+
+
+def test_a_packed_trial_is_probed_as_itself(task):
+    pack = studies.a_pack(2)
+    found = train.run_pack(pack, pack, task, probes=("gradient_norm",))
+    norms = [outcome["record"]["history"][0]["probes"]["gradient_norm"]["all"] for outcome in found]
+    config = ConfigCPU(**{**studies.SIZES, "eval_interval": 2})
+    assert norms[0] != norms[1] and config == pack[0].config

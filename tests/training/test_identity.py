@@ -1,0 +1,91 @@
+"""Claims about identities: what is another study, and that fields added later part no stored study from its identity."""
+
+import json
+import re
+
+import pytest
+
+from common import storage
+from common.errors import RunError, UserError
+from config_cpu import ConfigCPU
+from training.identity import (
+    complete,
+    difference_of_identities,
+    difference_of_studies,
+    holds_study,
+    identity_of,
+    open_study,
+)
+
+
+def identity(**changes):
+    return {"protocol": "matched", "config": ConfigCPU(**changes).as_dict()}
+
+
+def old_identity(**changes):
+    """As it was stored before cooldown and eval_spacing were added."""
+    config = {name: v for name, v in identity(**changes)["config"].items() if name not in ("cooldown", "eval_spacing")}
+    return identity() | {"config": config}
+
+
+def test_another_identity_is_refused_by_naming_the_field(tmp_path):
+    open_study(tmp_path, identity(), {"git_commit": "x"})
+    before = (tmp_path / "study.json").read_bytes()
+    open_study(tmp_path, identity(), {"git_commit": "y"})
+    with pytest.raises(UserError, match=r"another identity \(config.n_embd: 128 against 64\)"):
+        open_study(tmp_path, identity(n_embd=64), {})
+    assert (tmp_path / "study.json").read_bytes() == before
+
+
+def test_a_study_stored_before_a_field_was_added_is_the_same_study(tmp_path):
+    assert difference_of_identities(old_identity(), identity()) is None
+    assert difference_of_identities(old_identity(), identity(cooldown=0.2)) == "config.cooldown: 0.0 against 0.2"
+    assert complete(old_identity()) == identity()
+    storage.write_json(tmp_path / "study.json", {"identity": old_identity()})
+    before = (tmp_path / "study.json").read_bytes()
+    open_study(tmp_path, identity(), {})
+    assert (tmp_path / "study.json").read_bytes() == before, "it stays valid without rewriting"
+
+
+def test_results_without_their_study_are_not_taken_over(tmp_path):
+    storage.write_json(tmp_path / "charlm_relu.json", {"a": 1})
+    with pytest.raises(UserError, match=r"holds results but no study\.json"):
+        open_study(tmp_path, identity(), {})
+    assert [path.name for path in tmp_path.iterdir()] == ["charlm_relu.json"]
+
+
+def test_a_damaged_study_is_named_and_left(tmp_path):
+    open_study(tmp_path, identity(), {})
+    path = tmp_path / "study.json"
+    path.write_bytes(path.read_bytes()[:-20])
+    before = path.read_bytes()
+    with pytest.raises(RunError, match=re.escape(str(path))):
+        open_study(tmp_path, identity(), {})
+    assert path.read_bytes() == before
+
+
+def test_a_new_activations_learning_rate_is_added_and_a_changed_one_is_another_study(tmp_path):
+    first = identity() | {"learning_rates": {"gelu": 2e-3}}
+    open_study(tmp_path, first, {})
+    open_study(tmp_path, identity() | {"learning_rates": {"swish": 4e-3}}, {})
+    stored = storage.read_json(tmp_path / "study.json")["identity"]
+    assert stored["learning_rates"] == {"gelu": 2e-3, "swish": 4e-3}
+    assert holds_study(tmp_path, identity()), "the common rate alone is the same study"
+    with pytest.raises(UserError, match=r"learning_rates.gelu: 0.002 against 0.001"):
+        open_study(tmp_path, identity() | {"learning_rates": {"gelu": 1e-3}}, {})
+
+
+def test_an_experiments_identity_holds_its_complete_configuration():
+    study = old_identity() | {"learning_rates": {"gelu": 2e-3, "minigpt": 4e-3}}
+    rates = {
+        key: identity_of(study, *key)["config"]["learning_rate"]
+        for key in (("charlm", "relu"), ("charlm", "gelu"), ("minigpt", "relu"))
+    }
+    assert rates == {("charlm", "relu"): 3e-4, ("charlm", "gelu"): 2e-3, ("minigpt", "relu"): 4e-3}
+    assert "learning_rates" not in identity_of(study, "charlm", "gelu")
+    json.dumps(identity_of(study, "charlm", "gelu"), allow_nan=False)
+
+
+def test_studies_that_differ_elsewhere_are_different_whatever_their_rates():
+    one, other = identity() | {"learning_rates": {"gelu": 1e-3}}, identity(max_iters=7) | {"learning_rates": {}}
+    assert difference_of_studies(one, other) == "config.max_iters: 100 against 7"

@@ -1,0 +1,76 @@
+"""Identities: what makes a study or an experiment another one than the next. Compared with defaults filled in.
+
+A stored identity may lack configuration fields that were added since; their defaults mean what was done before, so it
+counts as having them (see config.py).
+"""
+
+from pathlib import Path
+
+from common import storage
+from common.errors import UserError
+from common.storage import first_difference
+from config import Config
+
+
+def complete(identity: dict) -> dict:
+    """An identity whose configuration has every field."""
+    return {**identity, "config": Config(**identity["config"]).as_dict()}
+
+
+def difference_of_identities(stored: dict, found: dict) -> str | None:
+    """Where two identities first differ, as 'config.n_embd: 128 against 64'; None if they are the same."""
+    return first_difference(complete(stored), complete(found))
+
+
+def difference_of_studies(stored: dict, found: dict) -> str | None:
+    """As `difference_of_identities`, for studies: learning rates of new activations or architectures may be added."""
+    rates, given = stored.get("learning_rates", {}), found.get("learning_rates", {})
+    common = [{name: value for name, value in one.items() if name in rates and name in given} for one in (rates, given)]
+    one, other = ({name: value for name, value in i.items() if name != "learning_rates"} for i in (stored, found))
+    return difference_of_identities(one, other) or first_difference(*common, "learning_rates")
+
+
+def config_with_own_rate(
+    config: Config, learning_rates: dict[str, float], architecture: str, activation: str
+) -> Config:
+    """The configuration of one experiment: the learning rate of its activation or architecture, if either has its own."""
+    rate = learning_rates.get(activation, learning_rates.get(architecture))
+    return config if rate is None else config.replace(learning_rate=rate)
+
+
+def identity_of(study: dict, architecture: str, activation: str) -> dict:
+    """An experiment's identity within a study: the study's, with the complete configuration of this experiment."""
+    config = config_with_own_rate(Config(**study["config"]), study.get("learning_rates", {}), architecture, activation)
+    return {**{name: value for name, value in study.items() if name != "learning_rates"}, "config": config.as_dict()}
+
+
+# --- a study's folder ------------------------------------------------------------------------------------------------
+
+
+def open_study(folder: Path, identity: dict, provenance: dict, option: str = "--results-dir") -> None:
+    """Makes sure that a folder holds the study of this identity: writes study.json, or compares with the one there.
+
+    Learning rates of activations or architectures that the stored study does not have are added to it.
+    """
+    path = Path(folder) / storage.STUDY_FILE
+    content = {"schema_version": storage.SCHEMA_VERSION, "identity": identity, "provenance": provenance}
+    if holds_study(folder, identity, option):
+        known = storage.read_json(path)
+        rates = known["identity"].get("learning_rates", {})
+        if identity.get("learning_rates", {}).items() <= rates.items():
+            return
+        content = known | {"identity": known["identity"] | {"learning_rates": rates | identity["learning_rates"]}}
+    storage.write_json(path, content)
+
+
+def holds_study(folder: Path, identity: dict, option: str = "--results-dir") -> bool:
+    """Whether a folder, which `option` sets, holds the study of this identity; a UserError if it holds another one."""
+    path = Path(folder) / storage.STUDY_FILE
+    advice = f"choose another {option}, or set the old study aside with --fresh"
+    if not path.exists():
+        if any(Path(folder).glob("*_*.json")):
+            raise UserError(f"{folder} holds results but no {storage.STUDY_FILE}; {advice}")
+        return False
+    if difference := difference_of_studies(storage.read_json(path)["identity"], identity):
+        raise UserError(f"{folder} holds a study of another identity ({difference}); {advice}")
+    return True
