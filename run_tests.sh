@@ -13,6 +13,7 @@ fi
 
 venv/bin/python -m ruff check .
 venv/bin/python -m ruff format --check .
+venv/bin/python -m mypy
 
 # One process per core that this process may use, four at most, each with whole files of tests.
 processes=$(venv/bin/python -c '
