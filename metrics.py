@@ -78,7 +78,7 @@ def truncated(name: str, low: float | None, high: float | None) -> tuple[float |
 
     Coverage stays what it is, since the truth is among them. Losses and times have no upper end, accuracies are shares.
     """
-    if low is None:
+    if low is None or high is None:
         return None, None
     own = METRICS.get(name)
     least, most = (own.low, own.high) if own else (0, 1 if name.endswith("accuracy") else _INF)
@@ -338,7 +338,8 @@ def compare_pairs(models, pairs, targets, *, chunk_windows=None):
 
 def _groups(models, pairs):
     """Successive pairs that are compared in one pass: as many as share CHUNK_BYTES with FEW_WINDOWS at a time."""
-    group, names = [], set()
+    group: list[tuple] = []
+    names: set = set()
     for pair in pairs:
         _, length, v = models[pair[0]].shape
         together = names | set(pair)

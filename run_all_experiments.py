@@ -20,7 +20,8 @@ from pathlib import Path
 
 from architectures.sizes import ACTIVATIONS, FIELDS, TRIALS, config_for, size_name, size_of
 from common.errors import RunError, UserError, unknown
-from common.scripts import Parser, run
+from common.scripts import Parser, as_typed, run
+from common.status import note_status
 from study.signals import Signals
 from training.options import (
     add_compile_option,
@@ -360,6 +361,7 @@ def check_and_carry_out(args, signals) -> int:
     studies = [(plan, model_facts(plan, task)) for plan in plans]
     for plan in plans:
         check_packs(plan, task)
+    note_status("analyze", analysis_command(plans))
     if args.dry_run or sizes:
         say_cost(args, studies, task, workers)
     if args.dry_run:
@@ -383,8 +385,16 @@ def check_and_carry_out(args, signals) -> int:
             f"{len(failures)} of {len(studies)} studies failed (see above); the same command tries them again"
         )
     if len(sizes) > 1:
-        print(f"now: python analyze_results.py --scales {' '.join(str(plan.results_dir) for plan in plans)}")
+        print(f"now: {analysis_command(plans)}")
     return 0
+
+
+def analysis_command(plans) -> str:
+    """What a user types to analyze a study, or the studies of a sweep over sizes."""
+    folders = [plan.results_dir for plan in plans]
+    options = ["--scales"] if len(folders) > 1 else []
+    options += [] if folders == [Path("results")] else [as_typed(folder) for folder in folders]
+    return " ".join(["python analyze_results.py", *options])
 
 
 def check_folders(plan) -> None:
@@ -524,10 +534,9 @@ def finish(plan, experiments, all_well) -> int:
         print(f"{diverged} trial(s) diverged: recorded as such, and left out of every pair")
     if not all_well:
         raise RunError("a task failed (see above); everything else is done, and the same command tries it again")
-    where = "" if plan.results_dir == Path("results") else f" {plan.results_dir}"
-    print(f"done: {plan.results_dir}\nnow: python analyze_results.py{where}", flush=True)
+    print(f"done: {plan.results_dir}\nnow: {analysis_command([plan])}", flush=True)
     if plan.vary != ALL_STREAMS:
-        command = f"python analyze_results.py results --compare {plan.results_dir}"
+        command = f"python analyze_results.py results --compare {as_typed(plan.results_dir)}"
         print(f"and, beside the study that varies everything: {command}", flush=True)
     return 0
 

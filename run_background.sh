@@ -3,9 +3,15 @@
 #
 #   ./run_background.sh [options of run_all_experiments.py]
 #
-# Paths in options are relative to this folder. One run at a time: experiment.pid names it.
+# Paths in options are relative to this folder. One run at a time: experiment.pid names it. The program notes its state in
+# the file that CHARLM_STATUS_FILE names, in lines name=value (common/status.py): here experiment.status.
 set -eu
-cd "$(dirname "${BASH_SOURCE[0]}")"
+CDPATH="" cd -- "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")" # also when called through a symbolic link
+
+# What the program has noted under a name, in a status file; nothing if it has not.
+noted() {
+    sed -n "s/^$2=//p" "$1" 2>/dev/null | tail -n 1
+}
 
 # The command line of a process; nothing where there is no such process. Some Linux systems come without ps.
 command_of() {
@@ -20,13 +26,6 @@ command_of() {
 is_a_run() {
     case "$(command_of "$1")" in *ython*run_all_experiments.py*) return 0 ;; esac
     return 1
-}
-
-# Whether the last run's log says that it was stopped; the names of logs are in the order of time.
-says_it_stops() {
-    local log newest=""
-    for log in experiments_*.log; do newest=$log; done
-    grep -Eqs '^(stopping|interrupted)' "$newest"
 }
 
 # A run that was stopped finishes its step first: the next one waits for it, within reason.
@@ -48,7 +47,7 @@ refuse_second_run() {
     pid=$(cat experiment.pid 2>/dev/null || true)
     case "$pid" in "" | *[!0-9]*) return ;; esac
     is_a_run "$pid" || return 0
-    if says_it_stops; then
+    if [ "$(noted experiment.status state)" = stopping ]; then
         wait_for_its_end "$pid"
         return
     fi
@@ -74,16 +73,17 @@ for option in "$@"; do
         -h | --help | --dry-run) exec venv/bin/python run_all_experiments.py "$@" ;;
     esac
 done
-said=$(venv/bin/python run_all_experiments.py --dry-run "$@")
-echo "$said"
-results=$(echo "$said" | sed -n 's/^study in \(.*\): .* with .* trials each, .*/\1/p')
-case "$results" in *$'\n'*) results="--scales $(echo "$results" | tr '\n' ' ')" ;; esac # a study for each size
+checked=$(mktemp)
+trap 'rm -f -- "$checked"' EXIT
+CHARLM_STATUS_FILE=$checked venv/bin/python run_all_experiments.py --dry-run "$@"
 
 wait_for_other_starts
 refuse_second_run
 log="experiments_$(date +%Y%m%d_%H%M%S).log"
+: >experiment.status
 set -m # a process group of its own: what ends this terminal or this script does not end the run
-PYTHONUNBUFFERED=1 nohup venv/bin/python run_all_experiments.py "$@" >>"$log" 2>&1 </dev/null 9>&- &
+CHARLM_STATUS_FILE=experiment.status PYTHONUNBUFFERED=1 \
+    nohup venv/bin/python run_all_experiments.py "$@" >>"$log" 2>&1 </dev/null 9>&- &
 pid=$!
 set +m
 echo "$pid" >experiment.pid
@@ -100,5 +100,5 @@ fi
 echo
 echo "The run has started (process $pid)."
 echo "  follow it:    tail -f $log"
-echo "  stop it:      kill \$(cat experiment.pid)    (the same command again goes on where it stopped)"
-echo "  its results:  venv/bin/python analyze_results.py $results    (also halfway)"
+echo "  stop it:      kill \$(cat experiment.pid)    (run the same command again to resume)"
+printf '  its results:  venv/bin/%s    (also halfway)\n' "$(noted "$checked" analyze)"

@@ -1,18 +1,15 @@
 #!/usr/bin/env bash
-# Runs every test; sets up first what is missing.
+# Checks style and types and runs every test; sets up first what is missing.
 #
 #   ./run_tests.sh [options of pytest]    such as -k corpus, or -n 0 for one process (which --pdb needs)
 set -eu
-cd "$(dirname "${BASH_SOURCE[0]}")"
+CDPATH="" cd -- "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")"
 
 ./setup.sh --dev
-if [ -z "${CHARLM_CORPUS:-}" ] && [ -f ../shared/data/shakespeare.txt ]; then
-    CHARLM_CORPUS="$(cd ../shared/data && pwd)/shakespeare.txt"
-    export CHARLM_CORPUS
-fi
 
 venv/bin/python -m ruff check .
 venv/bin/python -m ruff format --check .
+venv/bin/python -m mypy
 
 # One process per core that this process may use, four at most, each with whole files of tests.
 processes=$(venv/bin/python -c '

@@ -5,7 +5,7 @@
 #   ./setup.sh --dev                what the tests need as well
 #   PYTHON=python3.12 ./setup.sh    with this Python instead of the first one found
 set -eu
-cd "$(dirname "${BASH_SOURCE[0]}")"
+CDPATH="" cd -- "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")"
 
 stop() {
     echo "setup.sh: $1" >&2
@@ -93,7 +93,7 @@ requirements="requirements.txt"
 case "$*" in
     "") ;;
     --dev) requirements="requirements-dev.txt" ;;
-    -h | --help) sed -n '2,/^set/{/^#/s/^# \{0,1\}//p;}' "${BASH_SOURCE[0]}" && exit 0 ;;
+    -h | --help) sed -n '2,/^set/{/^#/s/^# \{0,1\}//p;}' setup.sh && exit 0 ;;
     *) stop "unknown option '$*'; there are: --dev, --help" 2 ;;
 esac
 

@@ -156,7 +156,7 @@ def flips(at_steps: dict[str, np.ndarray], at_loss: dict[str, np.ndarray]) -> li
         if pairs[0].mean > 0:
             one, other = other, one
             pairs = [replace(scaled(e, -1), low=_negative(e.high), high=_negative(e.low)) for e in pairs]
-        found.append(Flip(one, other, *pairs, clear=all(excludes_zero(e) for e in pairs)))
+        found.append(Flip(one, other, pairs[0], pairs[1], clear=all(excludes_zero(e) for e in pairs)))
     return found
 
 

@@ -303,7 +303,7 @@ def window_errors(cell: Cell, reference: Cell | None, name: str) -> float | None
     keys = [key for key in keys if all(key in member.arrays for member in cells)]
     if not keys:
         return None
-    windows = [np.mean([member.arrays[key] for key in keys], axis=0, dtype=np.float64) for member in cells]
+    windows = [np.stack([member.arrays[key] for key in keys]).mean(axis=0, dtype=np.float64) for member in cells]
     per_window = windows[0] if reference is None else windows[0] - windows[1]
     if len(per_window) < 2 or not np.isfinite(per_window).all():
         return None
@@ -325,7 +325,7 @@ def disagreeing_measures(cells: Sequence[Cell]) -> list[tuple[Cell, Cell, list[s
     """
     found = []
     for one, other in itertools.combinations(cells, 2):
-        sides = ([], [])
+        sides: tuple[list[str], list[str]] = ([], [])
         for name in PAIR_MEASURES:
             difference = compare(one, other, name).difference
             if excludes_zero(difference):

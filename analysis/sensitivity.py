@@ -142,7 +142,10 @@ def smallest_p(groups: int, n: int) -> float:
 
 
 def sensitivity_of_means(
-    values: Sequence[Sequence[float | None]], margin: float | None, n_permutations: int = 9999, seed: int = 0
+    values: Sequence[Sequence[float | None]] | np.ndarray,
+    margin: float | None,
+    n_permutations: int = 9999,
+    seed: int = 0,
 ) -> Sensitivity:
     """Sensitive, insensitive or undecided, for a metric of trials. values: (A, n); margin: in its unit."""
     values = _complete(values)
@@ -177,7 +180,7 @@ def pareto_front(loss: np.ndarray, pd: np.ndarray) -> np.ndarray:
 
 
 def pareto_shares(
-    losses: Sequence[Sequence[float | None]],
+    losses: Sequence[Sequence[float | None]] | np.ndarray,
     pair_matrices: np.ndarray,
     n_resamples: int = 10_000,
     seed: int = 0,

@@ -55,7 +55,7 @@ class Estimate:
     def as_dict(self) -> dict:
         """For JSON: mean, sd, n, ci95 ([low, high] or None), method, df, and the reason for no ci95."""
         interval = None if self.low is None else [self.low, self.high]
-        content = {"mean": self.mean, "sd": self.sd, "n": self.n}
+        content: dict = {"mean": self.mean, "sd": self.sd, "n": self.n}
         content |= {f"ci{100 * self.confidence:g}": interval, "method": self.method}
         if self.df is not None:
             content["df"] = self.df

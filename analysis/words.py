@@ -36,7 +36,7 @@ def with_interval(estimate, decimals: int, signed: bool = False, n: int | None =
 
 def course(points, decimals: int) -> str:
     """'falls from 0.1288 at step 0 to 0.0797 at step 100 and rises to 0.1275 at step 500', of points (step, value)."""
-    texts = []
+    texts: list[str] = []
     for (first, before), (last, after) in itertools.pairwise(points):
         kind = "falls" if after < before else "rises"
         start = "" if texts else f" from {before:.{decimals}f} at step {first:,}"

@@ -1,6 +1,7 @@
 """What every script shares: an option parser, printing, and exit statuses."""
 
 import argparse
+import shlex
 import sys
 
 from common.errors import RunError, UserError
@@ -21,6 +22,16 @@ def say(text):
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace")
     print(text, flush=True)
+
+
+def as_typed(path) -> str:
+    """A path as one types it in a shell: quoted where necessary, and never taken for an option.
+
+    >>> print(as_typed("results"), as_typed("results/a study"), as_typed("-x"))
+    results 'results/a study' ./-x
+    """
+    text = str(path)
+    return shlex.quote(f"./{text}" if text.startswith("-") else text)
 
 
 def run(main, argv=None) -> None:

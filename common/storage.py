@@ -28,7 +28,7 @@ UNFINISHED = ".tmp"  # how a file's name ends while it is being written; a hidde
 VOLATILE = ("training_time_s", "evaluation_time_s", "environment", "provenance")
 
 
-def write_atomically(path: Path, data: bytes) -> None:
+def write_atomically(path: Path, data: bytes | memoryview) -> None:
     """The file at `path` holds all of `data` or what it held before, even if the machine stops now."""
     path = Path(path)
     try:
@@ -131,7 +131,7 @@ def read_json(path: Path) -> dict:
 def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
     """Writes an .npz with one array more: a checksum of all, for a zip's CRCs miss one that is cut or lost."""
     buffer = io.BytesIO()
-    np.savez(buffer, **arrays, checksum=np.array(_arrays_checksum(arrays)))
+    np.savez(buffer, **arrays, checksum=np.array(_arrays_checksum(arrays)))  # type: ignore[arg-type]
     write_atomically(path, buffer.getvalue())
 
 

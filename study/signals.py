@@ -3,6 +3,8 @@
 import os
 import signal
 
+from common.status import note_status
+
 
 class Signals:
     """Remembers SIGINT and SIGTERM; where no trial is at work, and at a second one, they end the program at once."""
@@ -19,6 +21,7 @@ class Signals:
         if self.received is not None:
             raise SystemExit(128 + number)
         self.received = number
+        note_status("state", "stopping")
         # not print(), which may be at work in the very moment of the signal
         if not self.at_work:
             os.write(2, b"interrupted before any trial was at work; the same command goes on\n")

@@ -236,7 +236,7 @@ def _connect(url: str, seconds: float):
     from threading import Thread
     from urllib.request import urlopen
 
-    answers = SimpleQueue()
+    answers: SimpleQueue = SimpleQueue()
 
     def connect() -> None:
         try:

@@ -30,7 +30,7 @@ class Text(SupervisedTask):
         return {"corpus": self.corpus}
 
     def __setstate__(self, state):
-        self.__init__(state["corpus"])
+        self.__dict__.update(Text(state["corpus"]).__dict__)
 
     @property
     def model_sizes(self):

@@ -18,22 +18,29 @@ ROOT = Path(__file__).resolve().parent.parent
 # Stands for the study: it reports what it was given, and works until it is stopped.
 FAKE_STUDY = """
 import os, signal, sys, time
+def note(line):
+    with open(os.environ["CHARLM_STATUS_FILE"], "a") as file:
+        print(line, file=file)
 if "--bad" in sys.argv:
     sys.exit(2)
 if "--dry-run" in sys.argv or "--help" in sys.argv:
     print("checked", sys.argv[1:])
-    print("study in results/a study: charlm with relu, 3 trials each, matched protocol")
+    if "CHARLM_STATUS_FILE" in os.environ:
+        note("analyze=python analyze_results.py 'results/a study'")
     sys.exit(0)
 if "--fails" in sys.argv:
     print("the disk is full")
     sys.exit(1)
 def stop(*_):
-    print("\\nstopping: the running trials finish their step and save themselves")
+    note("state=stopping")
+    print("told to stop")
     if "--never-stops" not in sys.argv:
         time.sleep(3 if "--finishes-its-step" in sys.argv else 0)
         print("stopped")
         sys.exit(143)
 signal.signal(signal.SIGTERM, stop)
+if "--says-it-stops" in sys.argv:
+    print("stopping: says a trial")
 print("working", sys.argv[1:], os.environ["PYTHONUNBUFFERED"], os.getpgid(0) == os.getpid())
 print("ignores hangups", signal.getsignal(signal.SIGHUP) == signal.SIG_IGN)
 for _ in range(600):
@@ -87,7 +94,7 @@ class Study:
         self.start(*options)
         assert wait_until(lambda: "hangups" in self.logs[0].read_text())
         os.kill(self.pid, signal.SIGTERM)
-        assert wait_until(lambda: "stopping" in self.logs[0].read_text())
+        assert wait_until(lambda: "told to stop" in self.logs[0].read_text())
         return self.pid
 
     @property
@@ -120,7 +127,7 @@ def test_a_start_checks_the_options_and_names_log_and_process(study):
     assert re.fullmatch(r"experiments_\d{8}_\d{6}\.log", log.name)
     assert f"tail -f {log.name}" in done.stdout
     assert "kill $(cat experiment.pid)" in done.stdout
-    assert "analyze_results.py results/a study " in done.stdout
+    assert "venv/bin/python analyze_results.py 'results/a study' " in done.stdout
     assert wait_until(lambda: "hangups" in log.read_text())
     assert log.read_text().splitlines()[-2:] == [
         "working ['--trials', '3', '--corpus', 'a file.txt'] 1 True",
@@ -198,6 +205,45 @@ def test_a_start_does_not_wait_for_ever(study):
     assert f"the last run (process {first}) is still stopping after 30 s; try again in a moment" in done.stderr
     assert (study.pid, len(study.logs)) == (first, 1)
     assert study.alive()
+
+
+def test_what_an_earlier_run_noted_is_forgotten(study):
+    study.start_and_stop()
+    assert wait_until(lambda: not study.alive())
+    assert study.start().returncode == 0
+    first = study.pid
+    done = study.start()
+    assert (done.returncode, study.pid) == (1, first)
+    assert "a run is at work already" in done.stderr, "the second run was taken for one that is stopping"
+
+
+def test_nothing_is_read_out_of_the_log(study):
+    study.start("--says-it-stops")
+    assert wait_until(lambda: "stopping: says a trial" in study.logs[0].read_text())
+    assert "a run is at work already" in study.start().stderr
+
+
+def test_a_study_is_started_through_a_symbolic_link(study, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("-else where")
+    (elsewhere / "start it").symlink_to(study.folder / "run_background.sh")
+    (elsewhere / "again").symlink_to("start it")
+    done = run("./again", "--trials", "3", cwd=elsewhere, CDPATH=str(elsewhere.parent))
+    assert done.returncode == 0, done.stderr
+    assert study.alive()
+    assert {path.name for path in elsewhere.iterdir()} == {"start it", "again"}
+
+
+@pytest.mark.parametrize("name", ["a study", "-dash", "it's $HOME"])
+def test_the_scripts_may_lie_in_any_folder(tmp_path, name):
+    folder = tmp_path / name
+    folder.mkdir()
+    there = Study(folder)
+    try:
+        done = run(str(folder / "run_background.sh"), cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert there.alive()
+    finally:
+        os.kill(there.pid, signal.SIGKILL)
 
 
 def test_a_bad_option_starts_nothing(study):
@@ -389,6 +435,21 @@ def test_setup_knows_its_options(setup):
     assert not (setup.folder / "venv").exists()
 
 
+# --- run_tests.sh and .ci/run -----------------------------------------------------------------------------------
+
+
+def test_only_the_workplaces_own_script_knows_where_the_corpus_lies(tmp_path):
+    assert "shared" not in (ROOT / "run_tests.sh").read_text()
+    checkout, corpus = tmp_path / "a checkout", tmp_path / "shared" / "data" / "shakespeare.txt"
+    executable(checkout / ".ci" / "run", (ROOT / ".ci" / "run").read_text())
+    executable(checkout / "run_tests.sh", '#!/bin/sh\necho "${CHARLM_CORPUS:-none} $*"\n')
+    assert run(".ci/run", "-k", "scripts", cwd=checkout, CHARLM_CORPUS="").stdout == "none -k scripts\n"
+    corpus.parent.mkdir(parents=True)
+    corpus.touch()
+    assert run(".ci/run", cwd=checkout, CHARLM_CORPUS="").stdout == f"{corpus.resolve()} \n"
+    assert run(".ci/run", cwd=checkout, CHARLM_CORPUS="my.txt").stdout == "my.txt \n"
+
+
 # --- all of them --------------------------------------------------------------------------------------------
 
 
@@ -412,6 +473,7 @@ def test_scripts_are_valid_and_executable(script):
         ("results/reference/cpu/charlm_relu.npz", False),
         ("experiments_20251129_194424.log", True),
         ("experiment.pid", True),
+        ("experiment.status", True),
         ("tests/test_corpus.py", False),
     ],
 )
