@@ -428,7 +428,7 @@ def verdicts(
     comparisons: Sequence[Comparison],
     margins: Sequence[float | None],
     alpha: float = 0.05,
-    power: float = 0.8,
+    power: float | None = 0.8,
 ) -> list[Comparison]:
     """The comparisons of one family with their verdicts: the one rule by which two activations are compared.
 
@@ -445,8 +445,10 @@ def verdicts(
         The whole family, as stated before the data were seen. Those without a p are not counted.
     margins : sequence of float or None
         One per comparison: the smallest difference of interest, in its unit. None: nothing can be equivalent.
-    alpha, power : float
-        Level of the family, and the power that `trials_needed` aims at.
+    alpha : float
+        Level of the family.
+    power : float or None
+        That `trials_needed` aims at. None: it is not computed.
 
     Returns
     -------
@@ -482,6 +484,8 @@ def _judged(comparison, margin, p_adjusted, family, alpha, power):
         return replace(result, verdict="inconclusive", reason=difference.reason)
     if not margin:
         return replace(result, verdict="inconclusive", reason="without a margin nothing is equivalent")
+    if power is None:
+        return replace(result, verdict="inconclusive")
     needed = [
         trials_for_power(difference.variance_terms, margin, power, alpha / family, test)
         for test in ("difference", "equivalence")
