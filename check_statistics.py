@@ -3,7 +3,7 @@
     python check_statistics.py                # 2,000 studies a line, about two minutes on one core
     python check_statistics.py --studies 20000 --json simulation.json --markdown simulation.md
 
-Every case simulates studies whose truth is known (simulated_studies.py) and puts them through the functions that analyses
+Every case simulates studies whose truth is known (analysis/simulated_studies.py) and puts them through the functions that analyses
 call. A rate is as promised if it is within two Monte Carlo standard errors of the bound (three of a prediction). A
 test that is right at 5% misses that in one line of 40, so a case that misses it is simulated again, from a new seed with
 four times the studies, and the second run counts. The exit status is 1 if it misses again. Known limits, the cases in
@@ -18,13 +18,11 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-import cli
-import simulated_studies as simulated
-from equal_loss import LOG_MARGIN, TOO_COARSE, log_ratio, value_at_loss
-from errors import UserError
-from outlying import outlying_runs, outlying_runs_of_pairs
-from sensitivity import between_group_sd, equal_means_test, judge_sensitivity, pseudo_values
-from significance import (
+from analysis import simulated_studies as simulated
+from analysis.equal_loss import LOG_MARGIN, TOO_COARSE, log_ratio, value_at_loss
+from analysis.outlying import outlying_runs, outlying_runs_of_pairs
+from analysis.sensitivity import between_group_sd, equal_means_test, judge_sensitivity, pseudo_values
+from analysis.significance import (
     compare_means,
     compare_pair_means,
     equivalence,
@@ -34,8 +32,10 @@ from significance import (
     predicted_power,
     verdicts,
 )
-from simulated_studies import exponential, heavy_tailed, lognormal, normal, pairs, random_models
-from windows import window_standard_error
+from analysis.simulated_studies import exponential, heavy_tailed, lognormal, normal, pairs, random_models
+from analysis.windows import window_standard_error
+from common import scripts
+from common.errors import UserError
 
 SEED = 2026
 SIZES = (3, 5, 10)  # trials
@@ -459,7 +459,7 @@ def row_of(item, studies):
 
 
 def main(argv=None) -> int:
-    parser = cli.Parser(description=__doc__.split("\n")[0])
+    parser = scripts.Parser(description=__doc__.split("\n")[0])
     parser.add_argument("--studies", type=int, default=2000, help="simulated studies a line (default: 2000)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every line as JSON")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables for a README")
@@ -473,7 +473,7 @@ def main(argv=None) -> int:
     text = markdown(lines, args.studies)
     print(text)
     if args.json or args.markdown:
-        import storage
+        from common import storage
 
         if args.json:
             storage.write_json(args.json, {"studies": args.studies, "seed": SEED, "lines": lines})
@@ -486,4 +486,4 @@ def main(argv=None) -> int:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    scripts.run(main)

@@ -5,7 +5,7 @@ import json
 import numpy as np
 
 import check_statistics
-import significance
+from analysis import significance
 
 FAST = 100  # studies: what a line says is then rough, but every case runs
 
