@@ -424,6 +424,15 @@ def fewest_trials(power_at: Callable[[int], float], power: float, start: int) ->
 # --- the verdict ---
 
 
+def exchanged(comparison: Comparison) -> Comparison:
+    """y - x of a comparison x - y: the same verdict and p, the other sign."""
+    d, effect = comparison.difference, comparison.effect_size
+    low, high, mean = (None if x is None else -x for x in (d.high, d.low, d.mean))
+    sign = {"lower": "higher", "higher": "lower", None: None}[comparison.sign]
+    difference = replace(d, mean=mean, low=low, high=high)
+    return replace(comparison, difference=difference, effect_size=None if effect is None else -effect, sign=sign)
+
+
 def verdicts(
     comparisons: Sequence[Comparison],
     margins: Sequence[float | None],
@@ -475,9 +484,7 @@ def _judged(comparison, margin, p_adjusted, family, alpha, power):
     sign = ("lower" if difference.mean < 0 else "higher") if significant else None
     result = replace(comparison, margin=margin, p_adjusted=p_adjusted, equivalence_p=p, sign=sign)
     if p is not None and p < alpha:
-        smaller = f"smaller than the margin of {margin:.3g} (p = {p:.2g})"
-        also = f", and {sign} (p = {p_adjusted:.2g})" if sign else ""
-        return replace(result, verdict="equivalent", reason=smaller + also)
+        return replace(result, verdict="equivalent", reason=f"smaller than the margin of {margin:.3g} (p = {p:.2g})")
     if significant:
         return replace(result, verdict="different", reason=f"p = {p_adjusted:.2g} after correction")
     if comparison.p is None:
