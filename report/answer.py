@@ -213,10 +213,10 @@ def sentence(cell: Cell, reference: Cell, name: str, comparison) -> str:
         tested = f"two one-sided tests: {p_value(comparison.equivalence_p)}"
         also = f"; {comparison.sign}, {p_value(comparison.p_adjusted)}" if comparison.sign else ""
         return f"{cell.label}: **equivalent** to {reference.label} in {measure}, within the margin ({values}; {tested}{also})."
-    alone = ""
+    alone = "" if comparison.trials_needed else f"; {comparison.reason}"
     if comparison.p is not None and comparison.p < 0.05:
-        alone = f"; {p_value(comparison.p)} alone, but {p_value(comparison.p_adjusted)} after correction"
-    return f"{cell.label}: **{comparison.verdict_text}** ({values}; {comparison.reason}{alone})."
+        alone += f"; {p_value(comparison.p)} alone, but {p_value(comparison.p_adjusted)} after correction"
+    return f"{cell.label}: **{comparison.verdict_text}** ({values}{alone})."
 
 
 def comparison_table(cells: Sequence[Cell], comparisons) -> Section | None:
