@@ -1,6 +1,6 @@
 """Simulation study of the statistics: coverage, false-positive rates and power of every rule of inference.
 
-    python check_statistics.py                # 2,000 studies a line, about two minutes on one core
+    python check_statistics.py                # 2,000 studies a line, two to four minutes on one core
     python check_statistics.py --studies 20000 --json simulation.json --markdown simulation.md
 
 Every case simulates studies whose truth is known (analysis/simulated_studies.py) and puts them through the functions that analyses
