@@ -40,9 +40,21 @@ def parser():
     p.add_argument(
         "--margin-pairs",
         type=float,
-        default=0.02,
+        default=0.05,
         metavar="SHARE",
         help="the same for pair metrics, as a share of ReLU's value (default: %(default)s)",
+    )
+    p.add_argument(
+        "--at-loss",
+        type=float,
+        metavar="NATS",
+        help="also compare activations at this validation loss, fixed before the study was seen",
+    )
+    p.add_argument(
+        "--last-step",
+        type=int,
+        metavar="STEP",
+        help="with --at-loss: the last usable step of a curve, before a cooldown (default: the last)",
     )
     p.add_argument("--no-figures", action="store_true", help="tables only")
     p.add_argument("--compare", nargs="+", type=Path, metavar="STUDY", help="studies of other sources, or arithmetic")
@@ -90,7 +102,7 @@ def main(argv=None) -> int:
             waiting = f": {GO_ON}" if any(cell.n_missing_pairs for cell in study.cells) else ""
             raise UserError(f"{folder} holds no measured pair of trials that could be measured again{waiting}")
         identical = recompute.recompute(cells, checkpoints, user_files, say=lambda text: print(text, flush=True))
-    document = build(study, others, margins, recompute.yardsticks(study))
+    document = build(study, others, margins, recompute.yardsticks(study), common_loss_given(args))
     if not args.no_figures:
         plots = args.plots_dir or sibling(folder, "plots")
         published = published_rows(study.identity, study.architectures)
@@ -111,6 +123,19 @@ def margins_given(args):
         if not 0 < getattr(args, name) < math.inf:
             raise UserError(f"--{name.replace('_', '-')} must be positive, but it is {getattr(args, name)}")
     return Margins(args.margin_loss, args.margin_pairs)
+
+
+def common_loss_given(args):
+    """The analysis.curves.CommonLoss of the options, or None."""
+    from analysis.curves import CommonLoss
+
+    if args.at_loss is None:
+        if args.last_step is not None:
+            raise UserError("--last-step says where curves end that are read at a loss; it needs --at-loss")
+        return None
+    if not 0 < args.at_loss < math.inf:
+        raise UserError(f"--at-loss must be positive, but it is {args.at_loss}")
+    return CommonLoss(args.at_loss, last_step=args.last_step)
 
 
 def study_folder(args) -> Path:
@@ -150,10 +175,10 @@ def read_study(folder: Path):
     return Study(str(folder), study["identity"], cells, planned)
 
 
-def build(study, others, margins, yardsticks):
+def build(study, others, margins, yardsticks, common=None):
     """The report.Document of a study, and of others that it is compared with. No files are read or written.
 
-    yardsticks: from `recompute.yardsticks`.
+    yardsticks: from `recompute.yardsticks`. common: an analysis.curves.CommonLoss, or None.
     """
     from analysis.results import Study, activation_sensitivity
     from report import facts as facts_module
@@ -173,7 +198,7 @@ def build(study, others, margins, yardsticks):
     sections = [architectures(trained, sensitivities), facts] if several else []
     for name, cells in trained.architectures.items():
         unfinished = facts_module.unfinished(study, cells)
-        found = findings.sections(cells, margins, sensitivities[name], missing, unfinished, yardsticks)
+        found = findings.sections(cells, margins, sensitivities[name], missing, unfinished, yardsticks, common)
         found += [make([trained, *others], name) for make in (sources, arithmetics)]
         found = [section for section in found if section is not None]
         if several:

@@ -11,10 +11,13 @@ Three rules hold everywhere:
 - A probability may underflow, or be zero (a log-probability of -inf): what is finite in mathematics stays
   finite. Only `symmetric_kl` and `ensemble_gain` can be infinite, where one model calls impossible what the
   other does not. Such a mean is inf per window, and None (JSON's null) in the metrics.
-- No measure is NaN: rows that hold NaN, or are no log-probabilities, are refused with a ValueError.
+- No measure is NaN: rows that hold NaN, or are no log-probabilities, are refused with a ValueError. The
+  probabilities of a row must sum to 1 within SUM_TOLERANCE, which a float32 log-softmax keeps by a factor of ten
+  and one that is rounded to bfloat16 or float16 does not.
 
-Sums are written so that no term is negative (symmetric KL as |p - q| |log p - log q|, say). So float32 is
-enough even for two models that hardly differ; means over positions and windows are taken in float64.
+Sums are written so that no term is negative (symmetric KL as |p - q| |log p - log q|, say), and rows in which
+float32 would lose |p - q| to cancellation are computed in float64: symmetric KL and JS divergence are right to a
+relative 1e-3 for two models that hardly differ. Means over positions and windows are taken in float64.
 """
 
 from dataclasses import dataclass
@@ -24,6 +27,9 @@ import numpy as np
 LN2 = float(np.log(2.0))
 N_WORK = 5  # arrays to work in, beside those of the models
 CHUNK_BYTES = 16 * 2**20  # that are worked on at a time; more only where two models' single window is larger
+SUM_TOLERANCE = 1e-4  # by how much the probabilities of a row may miss 1
+HARDLY_APART = 2.0**-11  # sum |p - q| of a row below which float32's |p - q| is not exact enough
+FEW_ROWS = 1024  # in float64 at a time
 FEW_WINDOWS = 8  # at a time: with less, numpy is called for too little each
 
 
@@ -122,11 +128,14 @@ def symmetric_kl(log_p, log_q):
     harm. Kullback & Leibler 1951, On information and sufficiency (half of their divergence J).
     """
     apart, _ = _apart_and_total(_exp(log_p), _exp(log_q))
-    return _symmetric_kl(apart, log_p, log_q, np.empty_like(apart))
+    value = _symmetric_kl(apart, log_p, log_q, np.empty_like(apart))
+    rows, kl, _ = _hardly_apart(apart.sum(axis=1), log_p, log_q)
+    value[rows] = kl
+    return value
 
 
 def _symmetric_kl(apart, log_p, log_q, ratio):
-    """`symmetric_kl`, given apart = |p - q|; ratio is an array (N, V) to work in."""
+    """`symmetric_kl` in the arithmetic of |p - q|, which is given; ratio is an array (N, V) to work in."""
     with np.errstate(invalid="ignore", over="ignore"):  # -inf + inf where both are zero, set right below
         np.abs(np.subtract(log_p, log_q, out=ratio), out=ratio)
         value = np.einsum("ij,ij->i", apart, ratio) / 2
@@ -143,11 +152,14 @@ def js_divergence(log_p, log_q):
     Lin 1991, Divergence measures based on the Shannon entropy.
     """
     apart, total = _apart_and_total(_exp(log_p), _exp(log_q))
-    return _js_divergence(apart, total, np.empty((3, *apart.shape), apart.dtype))
+    value = _js_divergence(apart, total, np.empty((3, *apart.shape), apart.dtype)).astype(np.float64)
+    rows, _, js = _hardly_apart(apart.sum(axis=1), log_p, log_q)
+    value[rows] = js
+    return np.minimum(value, LN2)
 
 
 def _js_divergence(apart, total, work):
-    """`js_divergence` from |p - q| and p + q: sum (p + q) / 4 g(t), t = |p - q| / (p + q), where
+    """`js_divergence` from |p - q| and p + q, in their arithmetic: sum (p + q) / 4 g(t), t = |p - q| / (p + q), where
 
     g(t) = (1 + t) log(1 + t) + (1 - t) log(1 - t). For small t that cancels, and its series stands in:
     t^2 + t^4 / 6 + t^6 / 15 + t^8 / 28 + t^10 / 45 + ... (up to t = 1/4 the rest is below 2e-8 of the sum).
@@ -168,8 +180,33 @@ def _js_divergence(apart, total, work):
     return np.einsum("ij,ij->i", g, total) / 4
 
 
+def _hardly_apart(apart_sums, log_p, log_q):
+    """(rows, symmetric KL, JS divergence), in float64, of the rows whose sum of |p - q| is below HARDLY_APART.
+
+    p - q of float32 probabilities is off by 1e-7 p, and so is sum |p - q|: both divergences by about 2e-7 of that sum.
+    Here |p - q| is max(p, q) (1 - e^-d), d = |log p - log q|, and |p - q| / (p + q) is tanh(d / 2).
+    """
+    rows = np.flatnonzero(apart_sums < HARDLY_APART)
+    kl, js = np.empty((2, len(rows)))
+    for start in range(0, len(rows), FEW_ROWS):
+        some = slice(start, start + FEW_ROWS)
+        a, b = log_p[rows[some]], log_q[rows[some]]
+        d, larger = _log_ratio(a, b), np.exp(np.maximum(a, b, dtype=np.float64))
+        zero = np.isinf(d)  # one probability is zero, the other is not
+        kl[some] = np.where(zero, np.inf, -larger * np.expm1(-d) * np.where(zero, 0, d)).sum(axis=1) / 2
+        js[some] = (larger * (1 + np.exp(-d)) * _g(np.tanh(d / 2))).sum(axis=1) / 4
+    return rows, kl, js
+
+
+def _g(t):
+    """(1 + t) log(1 + t) + (1 - t) log(1 - t) in float64, t in [0, 1]."""
+    series = t**2 + t**4 / 6 + t**6 / 15
+    closed = (1 + t) * np.log1p(t) + (1 - t) * np.log(np.maximum(1 - t, np.finfo(float).tiny))
+    return np.where(t < 0.01, series, closed)
+
+
 def _exp(log_p, out=None):
-    """e to log_p; inf and NaN where what is given are logits, mistaken for log-probabilities: see `_checked_sum`."""
+    """e to log_p; inf and NaN where what is given are logits, mistaken for log-probabilities: see `_check_sums`."""
     with np.errstate(over="ignore"):
         return np.exp(log_p, out=out)
 
@@ -387,15 +424,18 @@ def _chunk_windows(n_models, window_bytes):
 def _said(log_p, y, p, work):
     """A model's chunk (n, T, V); p and work: arrays (N, V), to hold its probabilities and to work in."""
     log_p = np.ascontiguousarray(log_p, p.dtype).reshape(p.shape)
-    return _Said(log_p, _exp(log_p, p), top_indices(log_p, 5, work), _at(log_p, y))
+    _check_sums(_exp(log_p, p).sum(axis=1))
+    return _Said(log_p, p, top_indices(log_p, 5, work), _at(log_p, y))
 
 
 def _measure(one, other, work):
     """Two models' measures in a chunk, name -> (N,)."""
     apart, total = _apart_and_total(one.p, other.p, work[0], work[1])
-    values = {"apart": apart.sum(axis=1), "total": _checked_sum(total)}
+    values = {"apart": apart.sum(axis=1), "total": total.sum(axis=1)}
     values["symmetric_kl"] = _symmetric_kl(apart, one.log_p, other.log_p, work[2])
     values["js_divergence"] = _js_divergence(apart, total, work[2:])
+    rows, kl, js = _hardly_apart(values["apart"], one.log_p, other.log_p)
+    values["symmetric_kl"][rows], values["js_divergence"][rows] = kl, js
     values["top1_disagreement"] = one.top[:, 0] != other.top[:, 0]
     values["top3_overlap"] = topk_overlap(one.top, other.top, 3)
     values["top5_overlap"] = topk_overlap(one.top, other.top, 5)
@@ -408,8 +448,10 @@ def _measure(one, other, work):
 def _summed_up(windows, labels, rights, n):
     """(metrics, per_window) of a pair: from its windows' means, the two tallies, and the number of positions."""
     windows["relative_pd"] = windows["apart"] / windows["total"]
+    windows["js_divergence"] = np.minimum(windows["js_divergence"], LN2)  # which rounding may exceed
     per_window = {name: windows[name] for name in MEANS}
-    metrics = {name: float(x.mean()) if np.isfinite(x).all() else None for name, x in per_window.items()}
+    metrics: dict = {name: float(x.mean()) if np.isfinite(x).all() else None for name, x in per_window.items()}
+    metrics["js_divergence"] = min(metrics["js_divergence"], LN2)
     agreements = int(labels[0])
     metrics["relative_pd"] = float(windows["apart"].sum() / windows["total"].sum())
     metrics["top1_disagreement"] = (n - agreements) / n
@@ -432,9 +474,11 @@ def compare_brief(log_p, log_q):
         chunk = slice(start, start + chunk_windows)
         a, b = (np.ascontiguousarray(x[chunk], dtype).reshape(-1, v) for x in (log_p, log_q))
         p, q, *rest = work[:, : len(a)]
-        apart, total = _apart_and_total(_exp(a, p), _exp(b, q), *rest)
+        _check_sums(_exp(a, p).sum(axis=1))
+        _check_sums(_exp(b, q).sum(axis=1))
+        apart, total = _apart_and_total(p, q, *rest)
         sums[0, chunk] = _window_means(apart.sum(axis=1), length)
-        sums[1, chunk] = _window_means(_checked_sum(total), length)
+        sums[1, chunk] = _window_means(total.sum(axis=1), length)
         differences += int(np.count_nonzero(a.argmax(axis=1) != b.argmax(axis=1)))
     relative_pd = float(sums[0].sum() / sums[1].sum())
     return {"relative_pd": relative_pd, "top1_disagreement": differences / (n_windows * length)}
@@ -450,12 +494,15 @@ def _window_means(values, length):
     return values.reshape(-1, length).mean(axis=1, dtype=np.float64)
 
 
-def _checked_sum(total):
-    """sum (p + q), (N,), which must be 2."""
-    sums = total.sum(axis=1)
-    if not (np.abs(sums - 2) < 0.01).all():  # NaN fails too
-        raise ValueError("not log-probabilities: at some position NaN, or probabilities that do not sum to 1")
-    return sums
+def _check_sums(sums):
+    """Refuses rows of probabilities whose sums, (N,), are not 1."""
+    off = np.abs(sums - 1)
+    if not (off <= SUM_TOLERANCE).all():  # NaN fails too
+        worst = "NaN" if np.isnan(off).any() else f"one sums to {float(sums[off.argmax()]):.5g}"
+        raise ValueError(
+            f"not log-probabilities: the probabilities at a position must sum to 1 within {SUM_TOLERANCE:g}, but {worst};"
+            " take the log-softmax of the logits in float32, not in bfloat16 or float16"
+        )
 
 
 def _check(log_p, log_q, targets=None):

@@ -1,21 +1,27 @@
 """What happens along training, as numbers: a study's curves, activations at equal steps and at equal loss.
 
-How far two models agree depends on how far they have learnt, so a pair metric says little without the loss beside it.
+How far two models agree depends on how far training has got, so a pair metric says little without the loss.
 Apart from analysis/results.py, which takes trained models as they are.
 """
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from analysis import significance
-from analysis.results import Cell, excludes_zero, pair_values, scaled, union
+from analysis import equal_loss, significance
+from analysis.results import Cell, pair_values, union
 from analysis.series import truncated
-from analysis.significance import Estimate
+from analysis.significance import Comparison, Estimate
 
-FEWEST_POINTS = 3  # of a curve that is read between its points
+
+@dataclass(frozen=True)
+class CommonLoss:
+    """Where activations are compared at equal loss; all of it is fixed before the data are seen."""
+
+    loss: float  # nats, of the two models of a pair on average, on the curve windows
+    bandwidth: float = equal_loss.BANDWIDTH  # nats
+    last_step: int | None = None  # the last usable one, before a cooldown; None: the last of all
 
 
 def steps(cell: Cell) -> list[int]:
@@ -58,107 +64,74 @@ def turns(path: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
     return [path[0], turn, path[-1]] if outside > 0.1 * (max(values) - min(values)) else ends
 
 
-def pair_history(cell: Cell, pair: dict, name: str) -> list[tuple[float, float]]:
-    """(the two models' mean validation loss, the metric) at every step for which the pair has both."""
+def pair_history(cell: Cell, pair: dict, name: str, last_step: int | None = None) -> list[tuple[float, float]]:
+    """(the two models' mean validation loss, the metric) at every step for which the pair has both, up to a last one."""
     losses = [
         {point["step"]: point["val_loss"] for point in cell.trials[pair[k]]["history"]} for k in ("trial_a", "trial_b")
     ]
     return [
-        ((losses[0][point["step"]] + losses[1][point["step"]]) / 2, point[name])
+        ((losses[0][step] + losses[1][step]) / 2, point[name])
         for point in pair["history"]
-        if point.get(name) is not None and all(side.get(point["step"]) is not None for side in losses)
+        if point.get(name) is not None
+        and all(side.get(step := point["step"]) is not None for side in losses)
+        and (last_step is None or step <= last_step)
     ]
 
 
-def value_at_loss(history: Sequence[tuple[float, float]], loss: float) -> float | None:
-    """The metric where a training curve first comes down to a loss, linear between its points; None if it never does.
+def at_equal_loss(
+    cell: Cell, name: str, common: CommonLoss, numbers: Sequence[int] | None = None
+) -> tuple[np.ndarray, list[str]]:
+    """A pair metric of every pair of a cell where its curve passes the common loss.
 
-    >>> value_at_loss([(4.0, 0.0), (3.0, 0.2), (2.5, 0.3)], 2.75)
-    0.25
+    Returns
+    -------
+    values : (n, n) array
+        Over `numbers` (all of the cell's by default); NaN: no pair, or not readable.
+    reasons : list of str
+        Why a pair could not be read (`equal_loss.TOO_COARSE` or NOT_REACHED), one per such pair.
     """
-    for (loss_a, value_a), (loss_b, value_b) in itertools.pairwise(history):
-        if loss_a >= loss >= loss_b and loss_a > loss_b:
-            share = (loss_a - loss) / (loss_a - loss_b)
-            return value_a + share * (value_b - value_a)
-    return None
+    reasons = []
+
+    def value(pair):
+        losses, values = np.array(pair_history(cell, pair, name, common.last_step), dtype=float).reshape(-1, 2).T
+        reading = equal_loss.value_at_loss(losses, values, common.loss, common.bandwidth)
+        if reading.reason:
+            reasons.append(reading.reason)
+        return reading.value
+
+    return pair_values(cell, value, numbers), reasons
 
 
-def common_loss(cells: Sequence[Cell]) -> float | None:
-    """The lowest validation loss (curve windows) that every pair of every cell comes down to.
+def compare_at_equal_loss(
+    cells: Sequence[Cell], reference: Cell, name: str, common: CommonLoss, margin: float
+) -> list[Comparison]:
+    """Each cell against the reference at the common loss: the mean log ratio of a pair metric, with its verdict.
 
-    None if there is none, or where a curve has fewer than FEWEST_POINTS: between two points, the beginning and the end,
-    there is a straight line and no curve.
+    The cells are one family. A comparison in which any pair of either activation cannot be read has no number, for those
+    that can be read would be a selection: its verdict is `equal_loss.NOT_REACHED` or TOO_COARSE.
+
+    Parameters
+    ----------
+    cells, reference : Cell
+    name : str
+        A pair metric.
+    common : CommonLoss
+    margin : float
+        Of the logarithm: log(1 + share).
     """
-    lowest, first = [], []
+    numbers = union((*cells, reference))
+    base, base_reasons = at_equal_loss(reference, name, common, numbers)
+    found, unread_reasons = [], []
     for cell in cells:
-        for pair in cell.pairs:
-            losses = [loss for loss, _ in pair_history(cell, pair, "relative_pd")]
-            if len(losses) < FEWEST_POINTS:
-                return None
-            lowest.append(min(losses))
-            first.append(losses[0])
-    if not lowest or max(lowest) >= min(first):
-        return None
-    return max(lowest)
-
-
-def matched(cells: Sequence[Cell], name: str, loss: float | None) -> dict[str, np.ndarray]:
-    """Activation -> (n, n) of a pair metric on the curve windows: at a validation loss, or at the end where it is None."""
-    numbers = union(cells)
-
-    def of(cell):
-        def value(pair):
-            history = pair_history(cell, pair, name)
-            if loss is None:
-                return history[-1][1] if history else None
-            return value_at_loss(history, loss)
-
-        return pair_values(cell, value, numbers)
-
-    return {cell.activation: of(cell) for cell in cells}
-
-
-def difference_at_equal_loss(group: Sequence[Cell], reference: Cell) -> Estimate | None:
-    """The difference in relative PD where all have come down to one validation loss, in % of the reference's.
-
-    The mean of the group's activations minus the reference, paired; read off the curves, linear between their points.
-    None where they have no common loss.
-    """
-    cells = [*group, reference]
-    loss = common_loss(cells)
-    if loss is None:
-        return None
-    found = matched(cells, "relative_pd", loss)
-    base = significance.pair_interval(found[reference.activation]).mean
-    mean = np.mean([found[cell.activation] for cell in group], axis=0)
-    difference = significance.compare_pair_means(mean, found[reference.activation]).difference
-    return scaled(difference, 100 / base) if base and difference.mean is not None else None
-
-
-@dataclass(frozen=True)
-class Flip:
-    """Two activations whose order in a metric depends on how they are matched. `clear`: both intervals exclude 0."""
-
-    first: str  # lower at equal steps
-    second: str
-    at_equal_steps: Estimate  # of first - second
-    at_equal_loss: Estimate
-    clear: bool
-
-
-def flips(at_steps: dict[str, np.ndarray], at_loss: dict[str, np.ndarray]) -> list[Flip]:
-    """Every pair of activations whose order at equal steps is another one than at equal loss."""
-    found = []
-    for one, other in itertools.combinations(at_steps, 2):
-        pairs = [significance.compare_pair_means(side[one], side[other]).difference for side in (at_steps, at_loss)]
-        if None in (pairs[0].mean, pairs[1].mean) or pairs[0].mean * pairs[1].mean >= 0:
-            continue
-        if pairs[0].mean > 0:
-            one, other = other, one
-            pairs = [replace(scaled(e, -1), low=_negative(e.high), high=_negative(e.low)) for e in pairs]
-        found.append(Flip(one, other, pairs[0], pairs[1], clear=all(excludes_zero(e) for e in pairs)))
-    return found
-
-
-def _negative(value):
-    return None if value is None else -value
+        values, reasons = at_equal_loss(cell, name, common, numbers)
+        unread_reasons.append(sorted((*reasons, *base_reasons), reverse=True))
+        if unread_reasons[-1]:
+            values = np.full_like(values, np.nan)
+        found.append(equal_loss.log_ratio(values, base))
+    judged = significance.verdicts(found, [margin] * len(found))
+    return [
+        replace(comparison, verdict=reasons[0], reason=f"{len(reasons)} pairs cannot be read at {common.loss:g} nats")
+        if reasons
+        else comparison
+        for comparison, reasons in zip(judged, unread_reasons)
+    ]

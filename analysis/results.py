@@ -18,9 +18,11 @@ import numpy as np
 import metrics
 from analysis import significance
 from analysis.labels import activation_label, architecture_label, data_facts
+from analysis.outlying import outlying_runs, outlying_runs_of_pairs
 from analysis.sensitivity import Sensitivity, pareto_front, pareto_shares, sensitivity_of_means, sensitivity_of_pairs
 from analysis.series import truncated
 from analysis.significance import Comparison, Estimate
+from analysis.windows import window_standard_error
 
 REFERENCE = "relu"
 PRIMARY = ("val_loss", *metrics.PRIMARY)
@@ -32,7 +34,7 @@ class Margins:
     """The smallest differences of interest: of losses in nats, of pair metrics as a share of the reference's value."""
 
     loss: float = 0.01
-    pairs: float = 0.02
+    pairs: float = 0.05
 
 
 @dataclass(frozen=True)
@@ -225,7 +227,12 @@ def reference_of(cells: Sequence[Cell]) -> Cell | None:
 
 
 def margin_of(name: str, reference: Cell, margins: Margins) -> float | None:
-    """The margin of a primary measure in its own unit; None where the reference has no value, or 0."""
+    """The margin of a measure in its own unit; None for times, and where the reference has no value, or 0.
+
+    Accuracies, which are fractions, share the number of nats.
+    """
+    if name.endswith("_s"):
+        return None
     if not is_pair_measure(name):
         return margins.loss
     mean = estimate(reference, name).mean
@@ -234,27 +241,48 @@ def margin_of(name: str, reference: Cell, margins: Margins) -> float | None:
 
 @once
 def primary_comparisons(cells: Sequence[Cell], margins: Margins) -> dict[tuple[str, str], Comparison]:
-    """(activation, primary measure) -> comparison with the reference, Holm-corrected over all of them, with verdicts.
+    """(activation, primary measure) -> comparison with the reference and its verdict.
 
-    cells: of one architecture. The family is every activation against the reference times the primary measures.
+    cells: of one architecture. They are one family: every activation against the reference times the primary measures.
     """
     reference = reference_of(cells)
     keys = [(cell, name) for cell in cells if cell is not reference for name in PRIMARY]
     found = [compare(cell, reference, name) for cell, name in keys]
-    adjusted = significance.holm([comparison.p for comparison in found])
-    family = max(1, sum(p is not None for p in adjusted))
-    return {
-        (cell.activation, name): significance.verdict(
-            comparison, margin_of(name, reference, margins), p_adjusted, family=family
-        )
-        for (cell, name), comparison, p_adjusted in zip(keys, found, adjusted)
-    }
+    judged = significance.verdicts(found, [margin_of(name, reference, margins) for _, name in keys])
+    return {(cell.activation, name): comparison for (cell, name), comparison in zip(keys, judged)}
 
 
-def with_holm(comparisons: Sequence[Comparison]) -> list[Comparison]:
-    """The comparisons with p-values corrected over this list, as a family of its own."""
-    adjusted = significance.holm([comparison.p for comparison in comparisons])
-    return [replace(comparison, p_adjusted=p) for comparison, p in zip(comparisons, adjusted)]
+@once
+def comparisons(
+    cells: Sequence[Cell], name: str, margins: Margins, measured: Callable[[Cell, Cell], Comparison] | None = None
+) -> dict[tuple[str, str], Comparison]:
+    """(activation, other) -> comparison of every ordered pair of activations in one measure, with its one verdict.
+
+    Whoever compares two activations takes the verdict from here. A primary measure against the reference was judged in
+    the family of `primary_comparisons`; all other pairs in this measure are a family of their own.
+
+    Parameters
+    ----------
+    cells : sequence of Cell
+        All of one architecture in a study.
+    name : str
+        The measure.
+    margins : Margins
+    measured : callable, optional
+        (cell, other) -> Comparison, for a measure that is not stored as such (a loss at a step, say): no primary one.
+
+    Returns
+    -------
+    dict
+    """
+    reference = reference_of(cells)
+    primary = primary_comparisons(cells, margins) if measured is None and name in PRIMARY else {}
+    found = {(a, reference.activation): comparison for (a, of), comparison in primary.items() if of == name}
+    rest = [(a, b) for a, b in itertools.combinations(cells, 2) if not found or reference not in (a, b)]
+    compared = [(measured or (lambda a, b: compare(a, b, name)))(a, b) for a, b in rest]
+    judged = significance.verdicts(compared, [margin_of(name, reference, margins)] * len(rest))
+    found |= {(a.activation, b.activation): comparison for (a, b), comparison in zip(rest, judged)}
+    return found | {(b, a): significance.exchanged(comparison) for (a, b), comparison in found.items()}
 
 
 def equal_spread_p(cell: Cell, reference: Cell, name: str) -> float | None:
@@ -289,8 +317,9 @@ def order(cells: Sequence[Cell], means: Sequence[float | None], better: str | No
 def window_errors(cell: Cell, reference: Cell | None, name: str) -> float | None:
     """The standard error of a mean, or of a difference, that comes from the finite validation text alone.
 
-    Per window, the mean over all trials or pairs (in both cells); then the standard error over windows, as if
-    these were independent draws. The loss is per trial, other measures per pair. None without the arrays.
+    Per window, the mean over all trials or pairs (in both cells); then its error over the windows of the text, in blocks,
+    since neighbours are alike (analysis/windows.py). The loss is per trial, other measures per pair. None without the
+    arrays, or with fewer than two blocks.
     """
     cells = [cell] if reference is None else [cell, reference]
     if any(not member.arrays for member in cells):
@@ -304,33 +333,42 @@ def window_errors(cell: Cell, reference: Cell | None, name: str) -> float | None
     if not keys:
         return None
     windows = [np.stack([member.arrays[key] for key in keys]).mean(axis=0, dtype=np.float64) for member in cells]
-    per_window = windows[0] if reference is None else windows[0] - windows[1]
-    if len(per_window) < 2 or not np.isfinite(per_window).all():
-        return None
-    return float(per_window.std(ddof=1) / math.sqrt(len(per_window)))
+    return window_standard_error(windows[0] if reference is None else windows[0] - windows[1])
+
+
+# --- outlying runs --------------------------------------------------------------------------------------------------
+
+
+def outlying(cell: Cell, name: str) -> list[int]:
+    """The numbers of the trials that lie far from all others in a measure (analysis/outlying.py)."""
+    if is_pair_measure(name):
+        found = outlying_runs_of_pairs(matrix(cell, name))
+    else:
+        found = outlying_runs(np.array(values(cell, name), dtype=float))
+    return [cell.numbers[index] for index in found]
+
+
+def without(cell: Cell, numbers: Sequence[int]) -> Cell:
+    """The cell without some trials and their pairs."""
+    trials = [trial for trial in cell.result["trials"] if trial["trial"] not in numbers]
+    pairs = [pair for pair in cell.result["pairs"] if not {pair["trial_a"], pair["trial_b"]} & set(numbers)]
+    return Cell(cell.result | {"trials": trials, "pairs": pairs}, cell.arrays)
 
 
 # --- all activations at once ----------------------------------------------------------------------------------------
 
 
-def excludes_zero(estimate: Estimate) -> bool:
-    """Whether the 95 % interval is there and does not hold 0."""
-    return estimate.low is not None and (estimate.low > 0 or estimate.high < 0)
+def disagreeing_measures(cells: Sequence[Cell], margins: Margins) -> list[tuple[Cell, Cell, list[str], list[str]]]:
+    """Pairs of activations of which some measures call the first more reproducible, and some the second.
 
-
-def disagreeing_measures(cells: Sequence[Cell]) -> list[tuple[Cell, Cell, list[str], list[str]]]:
-    """Pairs of activations of which some measures clearly call the first more reproducible, and some the second.
-
-    Clearly: the 95 % interval of the paired difference, uncorrected, excludes 0.
+    Both by a significant difference, corrected in the family of its measure (see `comparisons`).
     """
+    compared = {name: comparisons(cells, name, margins) for name in PAIR_MEASURES}
     found = []
     for one, other in itertools.combinations(cells, 2):
-        sides: tuple[list[str], list[str]] = ([], [])
-        for name in PAIR_MEASURES:
-            difference = compare(one, other, name).difference
-            if excludes_zero(difference):
-                one_is_better = (difference.mean < 0) == (MEASURES[name].better == "lower")
-                sides[0 if one_is_better else 1].append(name)
+        signs = {name: compared[name][one.activation, other.activation].sign for name in PAIR_MEASURES}
+        sides = ([name for name, sign in signs.items() if sign == MEASURES[name].better],)
+        sides += ([name for name, sign in signs.items() if sign and sign != MEASURES[name].better],)
         if all(sides):
             found.append((one, other, *sides))
     return found

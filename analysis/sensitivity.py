@@ -20,12 +20,14 @@ from analysis.significance import (
     compare_pair_means,
     complete_trials,
     equivalence,
-    fewest_trials,
+    holm,
+    minimum_effect,
     pair_mean_squares,
     trials_for_power,
-    undecided,
+    trials_still_needed,
 )
 
+POWER = 0.8  # that the number of trials needed aims at
 REMOVED_EXCESS = 0.6  # of the jackknife's excess variance, in `pseudo_values`; chosen by simulation
 
 
@@ -33,19 +35,28 @@ REMOVED_EXCESS = 0.6  # of the jackknife's excess variance, in `pseudo_values`; 
 class Sensitivity:
     """Whether the activation matters for one metric of one architecture.
 
-    `between_sd`: the standard deviation between activations, sampling variance subtracted. `p`: of the
-    permutation test. `equivalence_p`: the largest p of two one-sided tests over all pairs of activations.
-    `range_over_minimum`: of the activations' means; it grows with noise, and decides nothing.
+    `verdict` is "sensitive", "insensitive" or "inconclusive". It rests on two tests over all pairs of activations:
+    `minimum_effect_p`, the smallest p of "no larger than the margin" after Holm's correction, and `equivalence_p`, the
+    largest p of "no smaller than the margin". `equal_means_p` is the permutation test's, of which `smallest_p` is the
+    least that these trials can give; it plays no part in the verdict. `between_sd`: the standard deviation between
+    activations, sampling variance subtracted. `range_over_minimum`: of the activations' means; it grows with noise.
     """
 
-    between_sd: Estimate
-    p: float | None
-    equivalence_p: float | None
-    margin: float | None
-    range_over_minimum: float | None
-    trials_needed: int | None
     verdict: str
     reason: str | None
+    trials_needed: int | None
+    margin: float | None
+    minimum_effect_p: float | None
+    equivalence_p: float | None
+    equal_means_p: float | None
+    smallest_p: float | None
+    between_sd: Estimate
+    range_over_minimum: float | None
+
+    @property
+    def verdict_text(self) -> str:
+        """As tables print it: "sensitive" or "inconclusive (33 seeds needed)"."""
+        return f"{self.verdict} ({self.trials_needed} seeds needed)" if self.trials_needed else self.verdict
 
     def as_dict(self) -> dict:
         """For JSON."""
@@ -114,31 +125,67 @@ def between_group_sd(values: Sequence[Sequence[float | None]], confidence: float
     return Estimate(sd, None, n, low, high, df, None, method, None, None, confidence)
 
 
-def permutation_sensitivity_test(
+def equal_means_test(
     values: Sequence[Sequence[float | None]], n_permutations: int = 9999, seed: int = 0
 ) -> float | None:
-    """p of "the activation makes no difference": activations are permuted within each trial.
+    """p of "all activations have the same mean", by permuting the activations within each trial.
 
-    values: (A, n), trials, or `pseudo_values` of pairs. The statistic is the spread of the activations'
-    means; the smallest p is 1 / (n_permutations + 1). None below two trials. Exact for means of trials, which
-    are exchangeable within a trial if the activation makes no difference; for pairs see `pseudo_values`.
+    The statistic is the largest |t| of the paired t tests of all pairs of activations. It says nothing about how large
+    a difference is.
+
+    Parameters
+    ----------
+    values : (A, n) array, any unit
+        Trials, or `pseudo_values` of pairs.
+    n_permutations, seed : int
+        Drawn at random, the same for the same seed.
+
+    Returns
+    -------
+    float or None
+        (1 + the number of permutations with a statistic as large) / (1 + n_permutations), never below `smallest_p`;
+        None below two trials. Exact if the activations are exchangeable within a trial. Equal means with unequal
+        variances are not exchangeable; dividing by each pair's own standard error makes that matter less
+        (check_statistics.py).
+
+    References
+    ----------
+    Chung & Romano 2013, Exact and asymptotically robust permutation tests (studentised statistics); Westfall & Young
+    1993, Resampling-based multiple testing (the largest of several statistics).
     """
     values = _complete(values)
     groups, n = values.shape
     if n < 2:
         return None
     centred = values - values.mean(0)
-    tolerance = (ROUNDING * float(np.abs(values).max()) * n) ** 2 * groups
-    observed = (centred.sum(1) ** 2).sum()
+    rounding = ROUNDING * float(np.abs(values).max())
+    observed = _largest_t(centred[None], rounding)[0]
     rng = np.random.default_rng(seed)
     shuffled = rng.permuted(np.broadcast_to(centred, (n_permutations, groups, n)), axis=1)
-    as_far = (shuffled.sum(2) ** 2).sum(1) >= observed * (1 - ROUNDING) - tolerance
-    return float((1 + as_far.sum()) / (1 + n_permutations))
+    as_large = (_largest_t(shuffled, rounding) >= observed * (1 - 1e-9)).sum()
+    return float((1 + as_large) / (1 + n_permutations))
 
 
-def smallest_p(groups: int, n: int) -> float:
-    """The smallest p that permuting A activations within each of n trials can give: one relabelling of all changes nothing."""
-    return math.factorial(groups) ** (1.0 - n)
+def _largest_t(values, rounding):
+    """(P, A, n) -> (P,): the largest |paired t| over the pairs; 0 where means agree, inf where only spread is missing."""
+    largest = np.zeros(len(values))
+    n = values.shape[2]
+    for i, j in combinations(range(values.shape[1]), 2):
+        difference = values[:, i] - values[:, j]
+        mean = np.abs(difference.mean(1))
+        error = difference.std(axis=1, ddof=1) / math.sqrt(n)
+        t = np.divide(mean, error, out=np.full(len(mean), np.inf), where=error > rounding)
+        np.maximum(largest, np.where(mean > rounding, t, 0.0), out=largest)
+    return largest
+
+
+def smallest_p(groups: int, n: int, n_permutations: int = 9999) -> float:
+    """The least p that `equal_means_test` can give A activations with n trials.
+
+    Of the A!^n arrangements, those that treat the two activations with the largest |t| alike, in either direction and
+    under any two names, cannot be told apart: (A (A - 1))^(1 - n) of all. Drawn permutations count at least one.
+    """
+    return max((groups * (groups - 1.0)) ** (1 - n), 1 / (1 + n_permutations))
 
 
 def sensitivity_of_means(
@@ -147,7 +194,21 @@ def sensitivity_of_means(
     n_permutations: int = 9999,
     seed: int = 0,
 ) -> Sensitivity:
-    """Sensitive, insensitive or undecided, for a metric of trials. values: (A, n); margin: in its unit."""
+    """Sensitive, insensitive or inconclusive, for a metric of trials (see `judge_sensitivity`).
+
+    Parameters
+    ----------
+    values : (A, n) array, any unit
+        A activations, n trials.
+    margin : float or None
+        The smallest difference of interest, in the same unit.
+    n_permutations, seed : int
+        Of `equal_means_test`.
+
+    Returns
+    -------
+    Sensitivity
+    """
     values = _complete(values)
     differences = [compare_means(x, y).difference for x, y in combinations(values, 2)]
     return _sensitivity(values, differences, margin, n_permutations, seed)
@@ -156,13 +217,51 @@ def sensitivity_of_means(
 def sensitivity_of_pairs(
     matrices: np.ndarray, margin: float | None, n_permutations: int = 9999, seed: int = 0
 ) -> Sensitivity:
-    """Sensitive, insensitive or undecided, for a pair metric. matrices: (A, n, n); margin: in its unit."""
+    """Sensitive, insensitive or inconclusive, for a pair metric. matrices: (A, n, n); else as `sensitivity_of_means`."""
     matrices = np.asarray(matrices, dtype=np.float64)
     trials = complete_trials(matrices.sum(0))
     matrices = matrices[:, trials][:, :, trials]
     differences = [compare_pair_means(x, y).difference for x, y in combinations(matrices, 2)]
     values = pseudo_values(matrices) if len(trials) >= 3 else np.empty((len(matrices), 0))
     return _sensitivity(values, differences, margin, n_permutations, seed)
+
+
+def judge_sensitivity(
+    differences: Sequence[Estimate], margin: float, alpha: float = 0.05
+) -> tuple[str, float | None, float | None]:
+    """Whether some difference exceeds a margin, or none does, or neither is shown.
+
+    "sensitive" if for some pair of activations |difference| > margin is shown: minimum-effect tests, Holm-corrected
+    over all pairs. "insensitive" if |difference| < margin is shown for every pair: two one-sided tests at alpha each,
+    an intersection-union test, which needs no correction. Else "inconclusive".
+
+    Parameters
+    ----------
+    differences : sequence of Estimate
+        Of all A (A - 1) / 2 pairs of activations.
+    margin : float
+        The smallest difference of interest, in their unit.
+    alpha : float
+
+    Returns
+    -------
+    verdict : str
+    minimum_effect_p, equivalence_p : float or None
+        The smallest and the largest p of the two; None where a pair has none.
+
+    References
+    ----------
+    Murphy & Myors 1999 (minimum-effect tests); Berger 1982, Multiparameter hypothesis testing and acceptance sampling
+    (intersection-union tests).
+    """
+    exceeds = [p for p in holm([minimum_effect(d, margin) for d in differences]) if p is not None]
+    within = [equivalence(d, margin) for d in differences]
+    minimum_effect_p = min(exceeds, default=None)
+    equivalence_p = None if None in within else max(within)
+    if minimum_effect_p is not None and minimum_effect_p < alpha:
+        return "sensitive", minimum_effect_p, equivalence_p
+    insensitive = equivalence_p is not None and equivalence_p < alpha
+    return "insensitive" if insensitive else "inconclusive", minimum_effect_p, equivalence_p
 
 
 def pareto_front(loss: np.ndarray, pd: np.ndarray) -> np.ndarray:
@@ -241,50 +340,39 @@ def _noncentrality(statistic, df, probability):
     return low
 
 
-def _sensitivity(values, differences, margin, n_permutations, seed, alpha=0.05, power=0.8):
+def _sensitivity(values, differences, margin, n_permutations, seed):
     groups, n = values.shape
     means = values.mean(1) if n else np.zeros(groups)
     spread = float(np.ptp(means) / means.min()) if means.min() > 0 else None
-    between, p = between_group_sd(values), permutation_sensitivity_test(values, n_permutations, seed)
-    tests = [equivalence(difference, margin) for difference in differences] if margin else [None]
-    equivalence_p = None if None in tests else max(tests)
-    equivalent = equivalence_p is not None and equivalence_p < alpha
+    p = equal_means_test(values, n_permutations, seed)
+    least = None if p is None else smallest_p(groups, n, n_permutations)
+    verdict, exceeds, within = judge_sensitivity(differences, margin) if margin else ("inconclusive", None, None)
     needed = None
-    if p is not None and p < alpha:
-        size = ", but all differences are smaller than the margin" if equivalent else ""
-        verdict, reason = "sensitive", f"p = {p:.2g}, activations permuted within trials{size}"
-    elif equivalent:
-        verdict, reason = "insensitive", f"no difference reaches the margin: p = {equivalence_p:.2g}"
-    elif equivalence_p is None:
-        reason = (
-            "without a margin nothing is insensitive"
-            if not margin
-            else next((d.reason for d in differences if d.reason), None)
-        )
-        verdict = "undecided"
+    if verdict == "sensitive":
+        reason = f"some difference exceeds the margin (p = {exceeds:.2g})"
+    elif verdict == "insensitive":
+        reason = f"no difference reaches the margin (p = {within:.2g})"
+    elif not margin:
+        reason = "no margin was given"
+    elif within is None:
+        reason = next((d.reason for d in differences if d.reason), None)
     else:
-        tests_need = _trials_needed(groups, differences, margin, alpha, power)
-        needed, verdict, reason = undecided(tests_need, n, margin, power)
-    if verdict.startswith("undecided") and p is not None and (least := smallest_p(groups, n)) >= alpha:
-        too_few = f"permuting {groups} activations within {n} trials gives no p below {least:.2g}"
-        reason = f"{reason}; {too_few}" if reason else too_few
-    return Sensitivity(between, p, equivalence_p, margin, spread, needed, verdict, reason)
+        needed, reason = trials_still_needed(*_trials_needed(differences, margin), margin, POWER)
+    between = between_group_sd(values)
+    return Sensitivity(verdict, reason, needed, margin, exceeds, within, p, least, between, spread)
 
 
-def _trials_needed(groups, differences, margin, alpha, power):
-    """Trials for the F test where two activations differ by the margin and the others lie midway, and for
-    all equivalence tests at once (each at the power that leaves `power` for all, by Bonferroni)."""
-    from scipy.special import fdtri, ncfdtr
+def _trials_needed(differences, margin, alpha=0.05) -> tuple[list[int | None], int]:
+    """(trials that each test needs, trials at hand).
 
-    first, second = np.mean([difference.variance_terms for difference in differences], axis=0)
-
-    def power_at(n):
-        df = (groups - 1) * (n - 1)
-        noncentrality = margin**2 / (first / n + second / (n * (n - 1)))
-        return 1 - ncfdtr(groups - 1, df, noncentrality, fdtri(groups - 1, df, 1 - alpha))
-
-    joint = 1 - (1 - power) / len(differences)
-    return [
-        fewest_trials(lambda n: power_at(n) * (smallest_p(groups, n) < alpha), power, 3 if second else 2),
-        trials_for_power((first, second), margin, joint, alpha, "equivalence"),
+    For "insensitive" where nothing differs, each pair has the power that leaves POWER for all (Bonferroni); for
+    "sensitive" one pair differs by twice the margin, at Holm's hardest step.
+    """
+    pairs = len(differences)
+    settings = (("equivalence", 1 - (1 - POWER) / pairs, alpha), ("minimum effect", POWER, alpha / pairs))
+    needed = [
+        trials_for_power(difference.variance_terms, margin, power, level, test)
+        for difference in differences
+        for test, power, level in settings
     ]
+    return needed, differences[0].n

@@ -1,4 +1,4 @@
-"""Is it a difference, is it none, or are there too few trials to say? Pure functions of numbers.
+"""Intervals, paired tests, equivalence, power and verdicts, for means over trials and over pairs of trials.
 
 Two kinds of numbers are compared. A loss belongs to one trial, and its mean over n independent trials
 has Student's t interval. A pair metric belongs to two trials, and the n (n - 1) / 2 pairs of n trials
@@ -66,7 +66,12 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A paired difference and what it shows. `p` is two-sided, uncorrected; `verdict` fills what follows."""
+    """A paired difference and what it shows. `verdicts` fills in what follows `effect_size`.
+
+    `p` is two-sided and uncorrected; `p_adjusted` is Holm's, and `equivalence_p` Bonferroni's, over the family that
+    the comparison was judged in. `verdict` is "equivalent", "different" or "inconclusive". `sign` is "lower" or
+    "higher" where the difference is significant, whatever the verdict. `trials_needed` belongs to "inconclusive".
+    """
 
     difference: Estimate
     p: float | None
@@ -74,9 +79,19 @@ class Comparison:
     p_adjusted: float | None = None
     margin: float | None = None
     equivalence_p: float | None = None
-    trials_needed: int | None = None
     verdict: str | None = None
+    sign: str | None = None
+    trials_needed: int | None = None
     reason: str | None = None
+
+    @property
+    def verdict_text(self) -> str:
+        """As tables print it: "different", "equivalent (lower)" or "inconclusive (33 seeds needed)"."""
+        if self.verdict == "equivalent" and self.sign:
+            return f"equivalent ({self.sign})"
+        if self.trials_needed:
+            return f"{self.verdict} ({self.trials_needed} seeds needed)"
+        return self.verdict or "not compared"
 
     def as_dict(self) -> dict:
         """For JSON."""
@@ -213,20 +228,75 @@ def effect_size(difference: Estimate) -> float | None:
 
 
 def equivalence(difference: Estimate, margin: float) -> float | None:
-    """p of two one-sided t tests, the larger: of a difference not below margin, and not above -margin.
+    """p of "the true difference is at least as large as the margin": two one-sided t tests, the larger p.
 
-    Equivalent within the margin at level alpha if p < alpha; then the 1 - 2 alpha interval lies inside
-    (-margin, margin). No difference and no spread: p = 0. Schuirmann 1987.
+    Parameters
+    ----------
+    difference : Estimate
+        A paired difference with its standard error and degrees of freedom.
+    margin : float
+        The smallest difference of interest, positive, in the unit of the difference.
+
+    Returns
+    -------
+    float or None
+        Below alpha exactly if the 1 - 2 alpha interval lies inside (-margin, margin). 0 for a difference of 0
+        without spread; None without a standard error, or for another difference without spread.
+
+    Raises
+    ------
+    ValueError
+        A margin that is not positive.
+
+    References
+    ----------
+    Schuirmann 1987, A comparison of the two one-sided tests procedure and the power approach.
     """
+    if (t := _student(difference, margin)) is None:
+        return None
+    size, reach, df = t
+    return _upper_tail(reach - size, df)
+
+
+def minimum_effect(difference: Estimate, margin: float) -> float | None:
+    """p of "the true difference is at most as large as the margin".
+
+    With T of Student's law, D the difference, SE its standard error and d the margin,
+
+        p = P(T > (|D| - d) / SE) + P(T > (|D| + d) / SE),
+
+    the two-sided t test's p at the edge of the hypothesis, where the true difference is d; for d = 0 it is that test.
+
+    Parameters, Returns, Raises
+    ---------------------------
+    As in `equivalence`; 1 for a difference of 0 without spread.
+
+    References
+    ----------
+    Murphy & Myors 1999, Testing the hypothesis that treatments have negligible effects: minimum-effect tests in the
+    general linear model.
+    """
+    if (t := _student(difference, margin)) is None:
+        return None
+    size, reach, df = t
+    return min(1.0, _upper_tail(size - reach, df) + _upper_tail(size + reach, df))
+
+
+def _student(difference, margin):
+    """(|D| / SE, margin / SE, df), or None where SE is unknown, or 0 and D is not."""
     if not margin > 0:
         raise ValueError(f"a margin must be positive, not {margin}")
-    if difference.standard_error is None or (difference.standard_error == 0 and difference.mean != 0):
+    se = difference.standard_error
+    if se is None or (se == 0 and difference.mean != 0):
         return None
-    if difference.standard_error == 0:
-        return 0.0
+    return (abs(difference.mean) / se, margin / se, difference.df) if se else (0.0, math.inf, difference.df)
+
+
+def _upper_tail(t, df):
+    """P(T > t)."""
     from scipy.special import stdtr
 
-    return float(stdtr(difference.df, (abs(difference.mean) - margin) / difference.standard_error))
+    return float(stdtr(df, -t))
 
 
 @dataclass(frozen=True)
@@ -282,7 +352,8 @@ def predicted_power(
     """Power with n trials under the working model with normal effects, for means of trials or of pairs.
 
     variance_terms: as in `Estimate`, taken as true. test "difference": the two-sided t test where the true
-    difference is `margin`; "equivalence": the two one-sided tests where it is 0. Given the mean squares,
+    difference is `margin`; "equivalence": the two one-sided tests where it is 0; "minimum effect": `minimum_effect`
+    where it is twice the margin (the smaller of its two terms is left out). Given the mean squares,
     power is a normal probability; Gauss-Legendre quadrature averages it over their chi-square laws. For
     means of trials that is the noncentral t distribution (of which scipy's is NaN far in the tail).
     """
@@ -309,7 +380,8 @@ def predicted_power(
         power = ndtr((margin - reach) / se) + ndtr((-margin - reach) / se)
     else:
         reach = stdtrit(df, 1 - alpha) * np.sqrt(variance)
-        power = np.maximum(0, 2 * ndtr((margin - reach) / se) - 1)
+        one_sided = ndtr((margin - reach) / se)  # the distance to the edge is the margin in both tests
+        power = one_sided if test == "minimum effect" else np.maximum(0, 2 * one_sided - 1)
     return float((weights * power).sum())
 
 
@@ -352,53 +424,90 @@ def fewest_trials(power_at: Callable[[int], float], power: float, start: int) ->
 # --- the verdict ---
 
 
-def verdict(
-    comparison: Comparison,
-    margin: float | None,
-    p_adjusted: float | None,
-    alpha: float = 0.05,
-    power: float = 0.8,
-    family: int = 1,
-) -> Comparison:
-    """The comparison, with "different", "equivalent within the margin" or "undecided, n trials would decide".
+def exchanged(comparison: Comparison) -> Comparison:
+    """y - x of a comparison x - y: the same verdict and p, the other sign."""
+    d, effect = comparison.difference, comparison.effect_size
+    low, high, mean = (None if x is None else -x for x in (d.high, d.low, d.mean))
+    sign = {"lower": "higher", "higher": "lower", None: None}[comparison.sign]
+    difference = replace(d, mean=mean, low=low, high=high)
+    return replace(comparison, difference=difference, effect_size=None if effect is None else -effect, sign=sign)
 
-    margin: the smallest difference of interest, in the metric's unit, or None. p_adjusted: corrected over its
-    family of `family` tests (see `holm`). A difference that is significant and within the margin is
-    "different", and the reason says how small. n trials would decide: a true difference of the margin would
-    be found (at alpha / family, Holm's hardest step), and a true difference of 0 called equivalent, each with
-    probability `power`.
+
+def verdicts(
+    comparisons: Sequence[Comparison],
+    margins: Sequence[float | None],
+    alpha: float = 0.05,
+    power: float | None = 0.8,
+) -> list[Comparison]:
+    """The comparisons of one family with their verdicts: the one rule by which two activations are compared.
+
+    1. "equivalent" if the two one-sided tests against the margin, Bonferroni-corrected over the family, give p < alpha;
+       if the difference is also significant, `sign` says which way.
+    2. "different" if Holm's corrected p < alpha.
+    3. "inconclusive" otherwise. `trials_needed` is the smallest n at which both tests of the family have the stated
+       power under the estimated variance: of a difference where the true one is the margin (at alpha / family, Holm's
+       hardest step), and of equivalence where it is 0. It is None where the n at hand reaches that already.
+
+    Parameters
+    ----------
+    comparisons : sequence of Comparison
+        The whole family, as stated before the data were seen. Those without a p are not counted.
+    margins : sequence of float or None
+        One per comparison: the smallest difference of interest, in its unit. None: nothing can be equivalent.
+    alpha : float
+        Level of the family.
+    power : float or None
+        That `trials_needed` aims at. None: it is not computed.
+
+    Returns
+    -------
+    list of Comparison
+        In the given order.
+
+    References
+    ----------
+    Schuirmann 1987 (two one-sided tests); Holm 1979, A simple sequentially rejective multiple test procedure.
     """
+    adjusted = holm([comparison.p for comparison in comparisons])
+    family = max(1, sum(p is not None for p in adjusted))
+    return [
+        _judged(comparison, margin, p, family, alpha, power)
+        for comparison, margin, p in zip(comparisons, margins, adjusted, strict=True)
+    ]
+
+
+def _judged(comparison, margin, p_adjusted, family, alpha, power):
     difference = comparison.difference
     p = equivalence(difference, margin) if margin else None
-    equivalent = p is not None and p < alpha
-    result = replace(comparison, margin=margin, p_adjusted=p_adjusted, equivalence_p=p)
-    if p_adjusted is not None and p_adjusted < alpha:
-        size = ", but smaller than the margin" if equivalent else ""
-        return replace(result, verdict="different", reason=f"p = {p_adjusted:.2g} after correction{size}")
-    if equivalent:
-        reason = f"p = {p:.2g} against a margin of {margin:.3g}, two one-sided tests"
-        return replace(result, verdict="equivalent within the margin", reason=reason)
+    p = None if p is None else min(1.0, family * p)
+    significant = p_adjusted is not None and p_adjusted < alpha
+    sign = ("lower" if difference.mean < 0 else "higher") if significant else None
+    result = replace(comparison, margin=margin, p_adjusted=p_adjusted, equivalence_p=p, sign=sign)
+    if p is not None and p < alpha:
+        return replace(result, verdict="equivalent", reason=f"smaller than the margin of {margin:.3g} (p = {p:.2g})")
+    if significant:
+        return replace(result, verdict="different", reason=f"p = {p_adjusted:.2g} after correction")
     if comparison.p is None:
-        return replace(result, verdict="undecided", reason=difference.reason)
+        return replace(result, verdict="inconclusive", reason=difference.reason)
     if not margin:
-        return replace(result, verdict="undecided", reason="without a margin nothing is equivalent")
+        return replace(result, verdict="inconclusive", reason="without a margin nothing is equivalent")
+    if power is None:
+        return replace(result, verdict="inconclusive")
     needed = [
-        trials_for_power(difference.variance_terms, margin, power, alpha / family, "difference"),
-        trials_for_power(difference.variance_terms, margin, power, alpha, "equivalence"),
+        trials_for_power(difference.variance_terms, margin, power, alpha / family, test)
+        for test in ("difference", "equivalence")
     ]
-    trials, text, reason = undecided(needed, difference.n, margin, power)
-    return replace(result, trials_needed=trials, verdict=text, reason=reason)
+    trials, reason = trials_still_needed(needed, difference.n, margin, power)
+    return replace(result, verdict="inconclusive", trials_needed=trials, reason=reason)
 
 
-def undecided(needed: list[int | None], n: int, margin: float, power: float) -> tuple[int | None, str, str]:
-    """trials_needed, verdict and reason, where n trials showed nothing and the tests need `needed` each."""
+def trials_still_needed(needed: Sequence[int | None], n: int, margin: float, power: float) -> tuple[int | None, str]:
+    """(trials needed, reason) where n trials showed nothing and the tests need `needed` trials each."""
     if None in needed:
-        return None, "undecided", f"over {MOST_TRIALS} trials would be needed at a margin of {margin:.3g}"
+        return None, f"over {MOST_TRIALS} trials would be needed at a margin of {margin:.3g}"
     if max(needed) <= n:
-        reason = f"{n} trials tell 0 from {margin:.3g}, but the true difference may lie between the two"
-        return None, "undecided", reason
-    reason = f"{max(needed)} trials give {power:.0%} power at a margin of {margin:.3g}; there are {n}"
-    return max(needed), f"undecided, {max(needed)} trials would decide", reason
+        return None, f"{n} trials suffice to tell 0 from {margin:.3g}; the true difference may lie between the two"
+    return max(needed), f"{max(needed)} trials give {power:.0%} power at a margin of {margin:.3g}; there are {n}"
 
 
 # --- helpers ---

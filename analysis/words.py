@@ -75,6 +75,11 @@ def p_value(p: float | None) -> str:
     return "p < 0.001" if p < 0.001 else f"p = {p:.2g}" if p < 0.995 else "p = 1"
 
 
+def brief_p(p: float | None) -> str:
+    """'0.012', '<0.001'; '-' of none."""
+    return "-" if p is None else "<0.001" if p < 0.001 else f"{p:.2g}"
+
+
 def listing(names: Sequence[str]) -> str:
     """'a', 'a and b', 'a, b and c'; 'none'."""
     names = list(names)

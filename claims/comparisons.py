@@ -5,9 +5,8 @@ where the evidence lacks what it needs. Our figures come from studies and from a
 claims/claims.json. A module of its own because audit.py, which gathers evidence and writes the answers up, would be too
 long with it; the tests that need no study of several trials are in claims/facts.py.
 
-Differences between activations are judged on the matched study, trial k against trial k: "lower" or "higher" where the
-test rejects at 5 % (Holm-corrected where a claim makes several), "equal" where the difference is shown to be within
-the margin, else "undecided".
+Two activations of a study have one verdict, which is that of the study's own analysis (`analysis.results.comparisons`):
+"equal" where it is equivalent, "lower" or "higher" where it is different, else "inconclusive".
 """
 
 import itertools
@@ -18,7 +17,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from activations import REPORT
-from analysis import curves, results, significance
+from analysis import results, significance
 from analysis.labels import activation_label, architecture_label
 from analysis.results import MEASURES, Cell
 from analysis.significance import Comparison, Estimate
@@ -28,7 +27,7 @@ VERDICTS = (
     "artefact of the protocol",
     "contradicted",
     "not reproduced",
-    "undecided",
+    "inconclusive",
     "untested",
 )
 MARGINS = results.Margins()
@@ -134,17 +133,21 @@ def per_activation(values: dict[str, float | None], measure: str) -> str:
 # --- comparing activations --------------------------------------------------------------------------------------------
 
 
-def compare(group: Sequence[Cell], reference: Cell, measure: str) -> Comparison:
-    """The mean of a group of activations - the reference, paired. 'val_loss@50' is the curve's value at step 50."""
+def judged(evidence: Evidence, role: str, one: str, other: str, measure: str) -> Comparison:
+    """one - other with the verdict that these two activations have in a study, whichever claim asks.
+
+    'val_loss@50' is the curve's value at step 50: its family is all pairs of activations there.
+    """
     name, _, step = measure.partition("@")
+    cells = [cell for cell in cells_of(evidence, role) if cell.trials]
     if not step:
-        one = group[0] if len(group) == 1 else None
-        return results.compare(one, reference, name) if one else results.group_difference(group, reference, name)
-    numbers = results.union((*group, reference))
-    return significance.compare_means(
-        np.mean([_at_step(cell, name, int(step), numbers) for cell in group], axis=0),
-        _at_step(reference, name, int(step), numbers),
-    )
+        return results.comparisons(cells, name, MARGINS)[one, other]
+
+    def measured(a, b):
+        numbers = results.union((a, b))
+        return significance.compare_means(*(_at_step(cell, name, int(step), numbers) for cell in (a, b)))
+
+    return results.comparisons(cells, name, MARGINS, measured)[one, other]
 
 
 def _at_step(cell, name, step, numbers):
@@ -152,25 +155,25 @@ def _at_step(cell, name, step, numbers):
     return np.array([points.get(k, {}).get(step) for k in numbers], dtype=float)
 
 
-def margin_of(evidence: Evidence, role: str, measure: str) -> float | None:
-    """The smallest difference of interest: of losses in nats, of pair measures as a share of ReLU's value."""
-    return results.margin_of(measure.partition("@")[0], cells_of(evidence, role, ["relu"])[0], MARGINS)
-
-
 def relation(comparison: Comparison) -> str:
-    """lower, higher, equal or undecided; `comparison` with its verdict."""
+    """lower, higher, equal or inconclusive."""
     if comparison.verdict == "different":
-        return "lower" if comparison.difference.mean < 0 else "higher"
-    return "equal" if comparison.verdict.startswith("equivalent") else "undecided"
+        return comparison.sign
+    return "equal" if comparison.verdict == "equivalent" else "inconclusive"
 
 
 def settle(evidence: Evidence, of: Sequence[str], than: str, measure: str, role: str = "matched") -> Comparison:
-    """The comparison of some activations' mean with another activation, with its verdict."""
+    """The comparison of an activation, or of several's mean, with another one; a mean's is a family of its own."""
     group, (reference,) = cells_of(evidence, role, of), cells_of(evidence, role, [than])
-    comparison = compare(group, reference, measure)
+    if len(of) == 1:
+        comparison = judged(evidence, role, of[0], than, measure)
+    else:
+        (relu,) = cells_of(evidence, role, ["relu"])
+        margin = results.margin_of(measure, relu, MARGINS)
+        (comparison,) = significance.verdicts([results.group_difference(group, reference, measure)], [margin])
     if comparison.difference.mean is None:
         raise Untested(f"the {role} study has no {measure_label(measure)} for {labels([*of, than])}")
-    return significance.verdict(comparison, margin_of(evidence, role, measure), comparison.p)
+    return comparison
 
 
 def loss_caveat(evidence: Evidence, of: Sequence[str], than: str, pd_relation: str, role: str = "matched") -> str:
@@ -180,11 +183,7 @@ def loss_caveat(evidence: Evidence, of: Sequence[str], than: str, pd_relation: s
         return ""
     names = of if pd_relation == "lower" else [than]
     text = f" But {labels(names)} {'has' if len(names) == 1 else 'have'} the higher loss"
-    text += f" (by {abs(loss.difference.mean):.4f} nats), and PD depends on how far models have learnt"
-    at_loss = curves.difference_at_equal_loss(cells_of(evidence, role, of), cells_of(evidence, role, [than])[0])
-    if at_loss is None:
-        return text + "."
-    return text + f"; at equal validation loss the difference is {with_interval(at_loss, '{:+.1f}', ' %')}."
+    return text + f" (by {abs(loss.difference.mean):.4f} nats), and PD depends on how far training has got."
 
 
 def repeats_under_protocol(evidence: Evidence, pairs: Sequence[tuple[str, str]], measure: str) -> bool:
@@ -198,7 +197,7 @@ def repeats_under_protocol(evidence: Evidence, pairs: Sequence[tuple[str, str]],
 
 def needed_text(needed: int | None) -> str:
     """The number to two digits: it comes from estimated variances."""
-    return f"; about {float(f'{needed:.2g}'):,.0f} trials would decide" if needed else ""
+    return f"; about {float(f'{needed:.2g}'):,.0f} seeds needed" if needed else ""
 
 
 @claim_test
@@ -212,11 +211,11 @@ def difference(evidence, reported, measure, of, than, claimed="lower", tolerance
     percent = results.scaled(comparison.difference, 100 / abs(_mean(base, measure)))
     found, names = relation(comparison), f"{labels(of)} against {labels([than])}"
     ours = with_interval(percent, "{:+.2f}", " %")
-    if found == "undecided":
+    if found == "inconclusive":
         why = f"{names}: neither an order nor equality is shown{needed_text(comparison.trials_needed)}."
-        return Answer("undecided", ours, why, comparison.trials_needed)
+        return Answer("inconclusive", ours, why, comparison.trials_needed)
     caveat = loss_caveat(evidence, of, than, found, role) if measure == "relative_pd" else ""
-    size = f"p = {comparison.p:.2g}"
+    size = f"p = {comparison.p_adjusted:.2g}"
     if found == "equal":
         verdict, why = "not reproduced", f"{names}: no difference as large as the margin of {comparison.margin:.2g}."
     elif found == claimed:
@@ -247,11 +246,11 @@ def ranking(evidence, reported, measure, first, rest, role="matched") -> Answer:
     pairs = list(itertools.product(first, rest)) if rest else list(itertools.combinations(first, 2))
     names = [*first, *rest]
     cells = dict(zip(names, cells_of(evidence, role, names)))
-    comparisons = [compare([cells[x]], cells[y], measure) for x, y in pairs]
+    comparisons = [judged(evidence, role, x, y, measure) for x, y in pairs]
     if any(comparison.difference.mean is None for comparison in comparisons):
         raise Untested(f"the {role} study has no {measure_label(measure)} to compare")
     better = MEASURES[measure.partition("@")[0]].better
-    verdict, why, needed = judge_order(pairs, comparisons, margin_of(evidence, role, measure), better)
+    verdict, why, needed = judge_order(pairs, comparisons, better)
     means = {name: _mean(cells[name], measure) for name in names}
     ranked = dict(sorted(means.items(), key=lambda item: item[1], reverse=better == "higher"))
     ours = f"{per_activation(ranked, measure)}; n = {min(c.difference.n for c in comparisons)}"
@@ -262,21 +261,14 @@ def ranking(evidence, reported, measure, first, rest, role="matched") -> Answer:
     return Answer(verdict, ours, why, needed)
 
 
-def judge_order(pairs, comparisons, margin, better) -> tuple[str, str, int | None]:
-    """(verdict, why, trials needed) of the claim that x is better than y in each pair; Holm-corrected."""
-    adjusted = significance.holm([comparison.p for comparison in comparisons])
-    family = max(1, sum(p is not None for p in adjusted))
-    settled = [significance.verdict(c, margin, p, family=family) for c, p in zip(comparisons, adjusted)]
-    relations = [relation(comparison) for comparison in settled]
+def judge_order(pairs, comparisons, better) -> tuple[str, str, int | None]:
+    """(verdict, why, trials needed) of the claim that x is better than y in each pair, from their verdicts."""
+    relations = [relation(comparison) for comparison in comparisons]
     wrong = OPPOSITE[better]
-    kinds = {"hold": better, "reversed": wrong, "equal within the margin": "equal", "undecided": "undecided"}
+    kinds = {"hold": better, "reversed": wrong, "equal within the margin": "equal", "inconclusive": "inconclusive"}
     parts = []
     for words, kind in kinds.items():
-        of_kind = [
-            f"{activation_label(x)}/{activation_label(y)}{_how_little(c) if kind == wrong else ''}"
-            for (x, y), c, r in zip(pairs, settled, relations)
-            if r == kind
-        ]
+        of_kind = [f"{activation_label(x)}/{activation_label(y)}" for (x, y), r in zip(pairs, relations) if r == kind]
         if of_kind:
             few = f" ({', '.join(of_kind)})" if len(of_kind) <= 3 and len(pairs) > 1 else ""
             parts.append(f"{len(of_kind)} {'holds' if words == 'hold' and len(of_kind) == 1 else words}{few}")
@@ -287,15 +279,9 @@ def judge_order(pairs, comparisons, margin, better) -> tuple[str, str, int | Non
         return "reproduced", why, None
     if "equal" in relations:
         return "not reproduced", why, None
-    needs = [c.trials_needed for c, r in zip(settled, relations) if r == "undecided"]
+    needs = [c.trials_needed for c, r in zip(comparisons, relations) if r == "inconclusive"]
     needed = None if None in needs else max(needs)
-    return "undecided", why.removesuffix(".") + needed_text(needed) + ".", needed
-
-
-def _how_little(comparison):
-    """' by less than the margin' where that is shown of a difference."""
-    p = comparison.equivalence_p
-    return " by less than the margin" if p is not None and p < 0.05 else ""
+    return "inconclusive", why.removesuffix(".") + needed_text(needed) + ".", needed
 
 
 @claim_test
@@ -303,16 +289,15 @@ def equal(evidence, reported, measure, of, than, role="matched") -> Answer:
     """Are two activations the same, up to the margin?"""
     comparison = settle(evidence, [of], than, measure, role)
     ours = with_interval(comparison.difference, "{:+.4f}")
-    margin, p = comparison.margin, comparison.equivalence_p
     names = f"{labels([of])} and {labels([than])}"
-    if p is not None and p < 0.05:
-        why = f"{names}: the difference in {measure_label(measure)} is smaller than {margin:.2g} (p = {p:.2g})."
+    if comparison.verdict == "equivalent":
+        why = f"{names}: the difference in {measure_label(measure)} is {comparison.reason}."
         return Answer("reproduced", ours, why)
     if relation(comparison) in OPPOSITE:
-        why = f"{names} differ in {measure_label(measure)} (p = {comparison.p:.2g})."
+        why = f"{names} differ in {measure_label(measure)} (p = {comparison.p_adjusted:.2g})."
         return Answer("contradicted", ours, why)
     why = f"{names}: neither a difference nor equality is shown{needed_text(comparison.trials_needed)}."
-    return Answer("undecided", ours, why, comparison.trials_needed)
+    return Answer("inconclusive", ours, why, comparison.trials_needed)
 
 
 @claim_test
@@ -321,13 +306,13 @@ def no_gain(evidence, reported, measure, of, than, role="matched") -> Answer:
     comparison = settle(evidence, [of], than, measure, role)
     found, names = relation(comparison), f"{labels([of])} against {labels([than])}"
     ours = with_interval(comparison.difference, "{:+.4f}")
-    if found == "undecided":
+    if found == "inconclusive":
         why = f"{names}: neither an order nor equality is shown{needed_text(comparison.trials_needed)}."
-        return Answer("undecided", ours, why, comparison.trials_needed)
+        return Answer("inconclusive", ours, why, comparison.trials_needed)
     if found == "equal":
         why = f"{names}: no difference in {measure_label(measure)} as large as {comparison.margin:.2g}."
     else:
-        why = f"{names}: {measure_label(measure)} is {found} (p = {comparison.p:.2g})."
+        why = f"{names}: {measure_label(measure)} is {found} (p = {comparison.p_adjusted:.2g})."
     improved = found == MEASURES[measure].better
     return Answer("contradicted" if improved else "reproduced", ours, why)
 
@@ -360,7 +345,7 @@ def spread(evidence, reported, first, rest) -> Answer:
         return Answer("reproduced", ours, f"{why}.")
     ratios = [abs(math.log(reported[y] / reported[x])) for x, y in pairs if (x, y) not in decided]
     needed = None if 0 in ratios else math.ceil(1 + 7.85 / min(ratios) ** 2)
-    return Answer("undecided", ours, f"{why}{needed_text(needed)} at the ratios that the report prints.", needed)
+    return Answer("inconclusive", ours, f"{why}{needed_text(needed)} at the ratios that the report prints.", needed)
 
 
 # --- the report's own measurement -------------------------------------------------------------------------------------

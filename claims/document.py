@@ -12,7 +12,7 @@ from pathlib import Path
 from activations import REPORT
 from analysis import curves, words
 from analysis.labels import activation_label, study_line
-from analysis.results import Cell, compare, estimate, excludes_zero, in_percent
+from analysis.results import Cell, compare, estimate, in_percent
 from claims.comparisons import (
     MARGINS,
     VERDICTS,
@@ -20,6 +20,7 @@ from claims.comparisons import (
     Evidence,
     Untested,
     cells_of,
+    judged,
     number,
     steps_to_matched,
     with_interval,
@@ -112,22 +113,21 @@ def three_steps(evidence: Evidence, tables: dict, measure: str) -> list[str]:
 
 
 def loss_table(evidence: Evidence) -> list[str]:
-    """Loss and PD of the matched study side by side, with what is left of PD's differences at equal loss."""
+    """Loss and PD of the matched study side by side."""
     cells = dict(zip(REPORT, cells_of(evidence, "matched", REPORT)))
     relu, rows = cells["relu"], []
     for name, cell in cells.items():
         row = [activation_label(name)]
         row += [with_interval(estimate(cell, m)).partition(", n")[0] for m in ("val_loss", "relative_pd")]
         if cell is relu:
-            rows.append([*row, "-", "-", "-"])
+            rows.append([*row, "-", "-"])
             continue
         for measure in ("val_loss", "relative_pd"):
             found = in_percent(compare(cell, relu, measure), relu, measure)
             row.append(with_interval(found, "{:+.2f}", " %").partition(", n")[0])
-        at_loss = curves.difference_at_equal_loss([cell], relu)
-        rows.append([*row, "none" if at_loss is None else with_interval(at_loss, "{:+.2f}", " %").partition(", n")[0]])
+        rows.append(row)
     headers = ["Activation", "Validation loss", "Relative PD", "Loss against ReLU", "PD against ReLU"]
-    return markdown_table([*headers, "PD against ReLU at equal loss"], rows)
+    return markdown_table(headers, rows)
 
 
 # --- figures ----------------------------------------------------------------------------------------------------------
@@ -317,8 +317,7 @@ def _loss_and_pd(evidence):
     lines = ["## Loss and reproducibility, side by side", ""]
     lines += _paragraph(
         f"How far two models agree depends on how far they have learnt: {_with_training(evidence)}. So a PD says little"
-        f" without the loss beside it. The matched study, n = {n} trials, 95 % intervals; equal loss is read off the"
-        " curves, linear between their points, for each activation and ReLU at the lowest loss that both reach:"
+        f" without the loss beside it. The matched study, n = {n} trials, 95 % intervals:"
     )
     return [*lines, *table, *_paragraph(_movement(evidence))]
 
@@ -332,16 +331,14 @@ def _with_training(evidence):
 
 def _movement(evidence):
     """In how many activations PD and loss part from ReLU in opposite directions."""
-    cells = dict(zip(REPORT, cells_of(evidence, "matched", REPORT)))
     opposite, together, open_ = [], [], []
-    for name, cell in cells.items():
+    for name in REPORT:
         if name == "relu":
             continue
         signs = []
         for measure in ("val_loss", "relative_pd"):
-            found = compare(cell, cells["relu"], measure).difference
-            signs.append(0 if not excludes_zero(found) else 1 if found.mean > 0 else -1)
-        kind = open_ if 0 in signs else opposite if signs[0] != signs[1] else together
+            signs.append(judged(evidence, "matched", name, "relu", measure).sign)
+        kind = open_ if None in signs else opposite if signs[0] != signs[1] else together
         kind.append(activation_label(name))
     parts = []
     if opposite:
@@ -358,7 +355,7 @@ VERDICT_NOTES = {
     "artefact of the protocol": "The report's figure repeats under its protocol, and is made by it.",
     "contradicted": "The evidence, or the report's own table, shows the opposite.",
     "not reproduced": "Looked for and not there: another size, or no difference as large as the margin.",
-    "undecided": "The evidence allows both; the number of trials that would decide is for 80 % power at the margin.",
+    "inconclusive": "The evidence allows both; the seeds needed are for 80 % power at the margin.",
     "untested": "Needs a study that was not given, or the report's own machine.",
 }
 

@@ -19,7 +19,6 @@ from claims.comparisons import (
     Untested,
     cells_of,
     claim_test,
-    compare,
     judge_order,
     labels,
     needed_text,
@@ -31,7 +30,14 @@ from claims.comparisons import (
 from claims.timing import first_full_step_seconds, trial_seconds
 
 # Of several answers the first of these that any has is the answer of all; "reproduced" takes all of them.
-STRONGEST_FIRST = ("contradicted", "artefact of the protocol", "not reproduced", "untested", "undecided", "reproduced")
+STRONGEST_FIRST = (
+    "contradicted",
+    "artefact of the protocol",
+    "not reproduced",
+    "untested",
+    "inconclusive",
+    "reproduced",
+)
 
 
 @claim_test
@@ -43,7 +49,7 @@ def both(evidence, reported, parts, claimed_at=None) -> Answer:
     answers = [TESTS[part["test"]](evidence, part.get("figures"), **part["with"]) for part in parts]
     verdict = min((answer.verdict for answer in answers), key=STRONGEST_FIRST.index)
     decisive = [answer.why for answer in answers if verdict in ("reproduced", answer.verdict)]
-    needs = [answer.trials_needed for answer in answers if answer.verdict == verdict == "undecided"]
+    needs = [answer.trials_needed for answer in answers if answer.verdict == verdict == "inconclusive"]
     needed = max(needs) if needs and None not in needs else None
     if verdict == "contradicted" and claimed_at:
         verdict = "not reproduced"
@@ -177,7 +183,7 @@ def other_hardware(evidence, reported, smooth, reference) -> Answer:
         why = "Every activation repeats to the digits that the report prints, ReLU among them: nothing is left to gain."
         return Answer("not reproduced", ours, why)
     why = "Deviations differ, but one other machine cannot tell an activation's effect from the machine's."
-    return Answer("undecided", ours, why)
+    return Answer("inconclusive", ours, why)
 
 
 # --- the report's own figures -----------------------------------------------------------------------------------------
@@ -270,8 +276,9 @@ def speed_ranking(evidence, reported) -> Answer:
     timing = timing_of(evidence, reported)
     seconds = {name: trial_seconds(timing, name) for name in reported}
     pairs = [(x, y) for x in reported for y in reported if reported[x] < reported[y] - 0.05]
-    comparisons = [significance.compare_means(seconds[x], seconds[y]) for x, y in pairs]
-    verdict, why, needed = judge_order(pairs, comparisons, MARGINS.pairs * float(seconds["relu"].mean()), "lower")
+    compared = [significance.compare_means(seconds[x], seconds[y]) for x, y in pairs]
+    margin = MARGINS.pairs * float(seconds["relu"].mean())
+    verdict, why, needed = judge_order(pairs, significance.verdicts(compared, [margin] * len(pairs)), "lower")
     ranked = sorted(seconds.items(), key=lambda item: np.median(item[1]))
     ours = ", ".join(f"{activation_label(name)} {np.median(s):.2f} s" for name, s in ranked)
     return Answer(verdict, f"{ours}; n = {timing['repeats']} turns", why.replace("trials", "turns"), needed)
@@ -288,7 +295,7 @@ def time_cost(evidence, reported, of, than, tolerance) -> Answer:
     ours = f"{with_interval(percent, '{:+.1f}', ' %')} turns; {fast_percent.mean:+.1f} % in the fast step"
     names = f"{labels([of])} against {labels([than])}"
     if percent.low is None:
-        return Answer("undecided", ours, f"{names}: {percent.reason}.")
+        return Answer("inconclusive", ours, f"{names}: {percent.reason}.")
     if max(reported - tolerance, 0) < percent.low and percent.high <= reported + tolerance:
         return Answer("reproduced", ours, f"{names}: the cost is within {tolerance:g} points of the report's.")
     if percent.high < 0:
@@ -297,7 +304,9 @@ def time_cost(evidence, reported, of, than, tolerance) -> Answer:
         why = f"{names}: the cost is another one, more than {tolerance:g} points from the report's"
         why += "; it belongs to an implementation and a machine, and the report timed two trials of each, one by one."
         return Answer("not reproduced", ours, why)
-    return Answer("undecided", ours, f"{names}: the interval is too wide; more repeats of audit_timing.py narrow it.")
+    return Answer(
+        "inconclusive", ours, f"{names}: the interval is too wide; more repeats of audit_timing.py narrow it."
+    )
 
 
 @claim_test
@@ -349,7 +358,7 @@ def enough_trials(evidence, reported, measures) -> Answer:
     for measure in measures:
         margin = results.margin_of(measure, reference, MARGINS)
         for cell in cells_of(evidence, "matched", [name for name in REPORT if name != "relu"]):
-            terms = compare([cell], reference, measure).difference.variance_terms
+            terms = results.compare(cell, reference, measure).difference.variance_terms
             if terms is None or margin is None:
                 raise Untested("needs a matched study of three trials at least")
             trials = significance.trials_for_power(terms, margin) or significance.MOST_TRIALS
@@ -372,16 +381,14 @@ def sensitivity(evidence, reported, role, measure, claimed) -> Answer:
         raise Untested(f"the {role} study has one activation only")
     result = found[measure]
     name = architecture_label(cells[0].architecture)
-    kind = result.verdict.partition(",")[0]
-    p = "no p" if result.p is None else f"p = {result.p:.2g}"
+    kind = result.verdict
     size = f"{cells[0].result['n_parameters']:,} parameters, {cells[0].result['identity']['config']['max_iters']:,} updates"
     spread = f"between-activation SD {with_interval(result.between_sd)}"
-    ours = f"{name} ({size}): {spread}, {p}, range {result.range_over_minimum:.2%}"
+    ours = f"{name} ({size}): {spread}, range {result.range_over_minimum:.2%}"
     why = f"{name} is {kind} in {results.MEASURES[measure].label.lower()}"
-    if kind != "sensitive":
-        why += f" ({result.reason})"
-    if kind == "undecided":
-        return Answer("undecided", ours, f"{why}{needed_text(result.trials_needed)}.", result.trials_needed)
+    why += f" ({result.reason})"
+    if kind == "inconclusive":
+        return Answer("inconclusive", ours, f"{why}{needed_text(result.trials_needed)}.", result.trials_needed)
     if kind == claimed:
         return Answer("reproduced", ours, f"{why}.")
     return Answer("contradicted" if kind == "sensitive" else "not reproduced", ours, f"{why}.")
@@ -405,7 +412,7 @@ def more_sensitive(evidence, reported, these, than, measure) -> Answer:
         return Answer(
             "contradicted", ours, "The spread between activations is smaller, and the 95 % intervals are apart."
         )
-    return Answer("undecided", ours, "The 95 % intervals of the spread between activations overlap.")
+    return Answer("inconclusive", ours, "The 95 % intervals of the spread between activations overlap.")
 
 
 @claim_test
@@ -415,7 +422,7 @@ def value(evidence, reported, role, activation, measure) -> Answer:
     estimate = results.estimate(cell, measure)
     ours = with_interval(estimate)
     if estimate.low is None:
-        return Answer("undecided", ours, f"There is no interval: {estimate.reason}.")
+        return Answer("inconclusive", ours, f"There is no interval: {estimate.reason}.")
     holds = estimate.low <= reported <= estimate.high
     why = f"The report's figure is {'inside' if holds else 'outside'} the interval of the matched measurement."
     return Answer("reproduced" if holds else "not reproduced", ours, why)

@@ -41,10 +41,10 @@ from figures.style import (
     write_in_cell,
 )
 
-VERDICTS = {  # beginning of the verdict -> how its row looks
+VERDICTS = {  # how the row of a verdict looks
     "different": {"marker": "o", "markerfacecolor": INK, "color": INK},
     "equivalent": {"marker": "s", "markerfacecolor": "#56B4E9", "color": "#0072B2"},
-    "undecided": {"marker": "D", "markerfacecolor": "white", "color": "#8A8A8A"},
+    "inconclusive": {"marker": "D", "markerfacecolor": "white", "color": "#8A8A8A"},
 }
 
 
@@ -53,7 +53,7 @@ def forest(comparisons: list[dict], folder, architecture, device, title_info, re
     """Every activation against the reference, one panel per measure: difference, interval, margin, verdict.
 
     comparisons: {activation, measure (its label), difference, low, high, margin, p_adjusted, equivalence_p,
-    verdict}, the verdict in the words of significance.verdict. The panels stand one below another, each verdict
+    verdict, verdict_text} (see significance.Comparison). The panels stand one below another, each verdict
     with the p of the test that it rests on; where there are many activations side by side, without.
     """
     measures = list(dict.fromkeys(row["measure"] for row in comparisons))
@@ -64,7 +64,7 @@ def forest(comparisons: list[dict], folder, architecture, device, title_info, re
         return say_only(title, title_info, text, folder, architecture, device, "forest")
     many = len(names) > 8
     info = f"{title_info} · bars: 95 % CI of the paired difference · grey: margin of interest · "
-    info += "undecided (n): n trials would decide" if many else "p: of no difference, Holm-corrected · " + TOST_NOTE
+    info += "inconclusive (n): n seeds needed" if many else "p: of no difference, Holm-corrected · " + TOST_NOTE
     if many:
         shape = {"rows": 1, "columns": len(measures), "width": 2 + 2.15 * len(measures)}
         figure, axes = new_figure(title, info, 0.2 * len(names) + 0.9, **shape, sharey=True)
@@ -89,11 +89,11 @@ def _draw_forest(ax, rows, brief):
         ax.axvspan(-margin, margin, color=FAINT, alpha=0.6, linewidth=0)
     ax.axvline(0, color=INK, linewidth=0.8)
     for place, row in enumerate(rows):
-        verdict = (row.get("verdict") or "undecided") if row else "not compared"
-        look = next((look for start, look in VERDICTS.items() if verdict.startswith(start)), VERDICTS["undecided"])
+        look = VERDICTS[row.get("verdict") or "inconclusive"]
         if row.get("difference") is not None:
             draw_interval(ax, row["difference"], place, x_range=(row.get("low"), row.get("high")), **look)
-        text = _brief(verdict) if brief else verdict + _p_of(row, verdict)
+        verdict = row.get("verdict_text", "not compared")
+        text = verdict.replace(" seeds needed", "") if brief else verdict + _p_of(row)
         ax.text(1.02, place, text, transform=ax.get_yaxis_transform(), va="center", size=7)
     ax.tick_params(axis="y", length=0)
     ax.locator_params(axis="x", nbins=3 if brief else 7)
@@ -102,19 +102,12 @@ def _draw_forest(ax, rows, brief):
         ax.annotate(text, (0, 0), (0, -19), ha=side, va="center", **at_zero)
 
 
-def _brief(verdict):
-    """'undecided (33)' for 'undecided, 33 trials would decide'."""
-    if " trials would decide" in verdict:
-        return verdict.replace(", ", " (").replace(" trials would decide", ")")
-    return verdict.replace(" within the margin", "")
-
-
 TOST_NOTE = "TOST p: of the two one-sided tests against the margin"
 
 
-def _p_of(row, verdict):
+def _p_of(row):
     """The p of the test that a verdict rests on, named so that a difference and an equivalence are not confused."""
-    equivalent = verdict.startswith("equivalent")
+    equivalent = row.get("verdict") == "equivalent"
     p, name = (row.get("equivalence_p"), "TOST p") if equivalent else (row.get("p_adjusted"), "p")
     return "" if p is None else f"  ({name} < 0.001)" if p < 0.001 else f"  ({name} = {p:.2g})"
 
@@ -124,8 +117,7 @@ def pd_at_equal_loss(curves: list[dict], folder, architecture, device, title_inf
     """Relative PD and top-1 disagreement against the step (left) and against the validation loss (right).
 
     curves: one dict per activation: {activation, step: (S,), loss: (S,) mean validation losses, relative_pd and
-    top1_disagreement: S triples (mean, low, high)} and, where the analysis interpolated at common losses,
-    {at_loss: {loss: (L,), relative_pd, top1_disagreement: L triples}}; without it the right panels use `loss`.
+    top1_disagreement: S triples (mean, low, high)}.
     """
     title = f"Trained less, or more reproducible? {architecture_label(architecture)}"
     if not any(len(curve["step"]) for curve in curves):
@@ -139,8 +131,7 @@ def pd_at_equal_loss(curves: list[dict], folder, architecture, device, title_inf
         for curve in curves:
             style, bands = activation_style(curve["activation"]), len(curves) <= MOST_BANDS
             draw_mean(row[0], np.asarray(curve["step"]), curve[name], style, bands)
-            matched = curve.get("at_loss") or curve
-            losses, triples = np.asarray(matched["loss"], dtype=float), np.array(matched[name], dtype=float)
+            losses, triples = np.asarray(curve["loss"], dtype=float), np.array(curve[name], dtype=float)
             falling = np.argsort(-losses)
             end = draw_mean(row[1], losses[falling], triples[falling], style, bands)
             ends.append((end, short_label(curve["activation"]), style["color"]))
@@ -149,8 +140,8 @@ def pd_at_equal_loss(curves: list[dict], folder, architecture, device, title_inf
         within_range(row[1], name)
         panels.append((row[1], ends))
     axes[0, 1].invert_xaxis()  # of both, for they share it
-    axes[0, 0].set_title(f"At equal steps{interval_note(axes[0, 0])}")
-    axes[0, 1].set_title(f"At equal validation loss{interval_note(axes[0, 1])}")
+    axes[0, 0].set_title(f"Against the step{interval_note(axes[0, 0])}")
+    axes[0, 1].set_title(f"Against the validation loss{interval_note(axes[0, 1])}")
     axes[1, 0].set_xlabel("completed updates")
     axes[1, 1].set_xlabel(f"validation loss ({NATS}), training goes →")
     label_line_ends(panels)

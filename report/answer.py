@@ -4,6 +4,7 @@ Each comparison with the reference in words, then in a table. Apart from report/
 leaves open.
 """
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -23,7 +24,7 @@ from analysis.results import (
     union,
     values,
 )
-from analysis.words import decimals_for, listing, number, p_value, plural, with_interval
+from analysis.words import brief_p, decimals_for, listing, number, p_value, plural, with_interval
 from report.document import Section, Table
 from report.tables import PAIRS_METHOD, counted, sampled, shown, without_pairs
 from tasks.corpus import Yardstick
@@ -44,11 +45,12 @@ def answer(
     missing: Sequence[str],
     unfinished: Sequence[str],
     yardsticks: Sequence[Yardstick] | str,
+    common: curves.CommonLoss | None = None,
 ) -> Section:
     """One sentence per comparison and measure, after a summary of them all.
 
     missing: sentences on what is not there. unfinished: the study's activations without a complete trial.
-    yardsticks: from `recompute.yardsticks`.
+    yardsticks: from `recompute.yardsticks`. common: where activations are compared at equal loss, if anywhere.
     """
     reference = reference_of(cells)
     title = "The answer"
@@ -65,7 +67,8 @@ def answer(
         paragraphs += [f"{alone}: {facts}.", *filter(None, [without_pairs(cells), _little_learnt(cells, yardsticks)])]
         return Section("answer", title, paragraphs)
     paragraphs.append(_summary(cells, reference, comparisons))
-    paragraphs += filter(None, [_little_learnt(cells, yardsticks), _at_equal_loss(cells, reference, comparisons)])
+    paragraphs += filter(None, [_little_learnt(cells, yardsticks)])
+    paragraphs += filter(None, [_at_equal_loss(cells, reference, comparisons, margins, common)])
     if sensitivity and n >= 2:
         paragraphs.append(_does_it_matter(cells, sensitivity))
     if reference.activation != REFERENCE:
@@ -82,9 +85,9 @@ def answer(
         paragraphs += [f"**{MEASURES[name].label}**{_meaning(name, reference, margins)}", sentences]
     paragraphs.append(
         "Differences are paired (trial k against trial k, pair against pair) and have uncorrected 95 % intervals; p is"
-        f" Holm-corrected over the {plural(len(comparisons), 'comparison')} above. Different: p below 0.05. Equivalent: two"
-        " one-sided tests at 5 % place the difference within the margin. Trials that would decide: 80 % power for a true"
-        " difference as large as the margin, and for none."
+        f" corrected over the {plural(len(comparisons), 'comparison')} above. Equivalent: two one-sided tests place the"
+        " difference within the margin (p below 0.05, Bonferroni). Else different: p below 0.05 (Holm). Else inconclusive;"
+        " the seeds needed give 80 % power for a true difference as large as the margin, and for none."
     )
     return Section("answer", title, paragraphs)
 
@@ -116,26 +119,18 @@ def _meaning(name, reference, margins):
     )
 
 
-def _kind(comparison):
-    return (comparison.verdict or "undecided").split(" ")[0].rstrip(",")
-
-
 def _summary(cells, reference, comparisons):
-    kinds = [_kind(comparison) for comparison in comparisons.values()]
-    parts = [
-        f"{kinds.count('different')} different",
-        f"{kinds.count('equivalent')} equivalent within the margin",
-        f"{kinds.count('undecided')} undecided",
-    ]
+    kinds = [comparison.verdict for comparison in comparisons.values()]
+    parts = [f"{kinds.count(kind)} {kind}" for kind in ("different", "equivalent", "inconclusive")]
     lower, higher = (
         [
             cell.label
             for cell in cells
             if cell is not reference
-            and _kind(c := comparisons[cell.activation, "relative_pd"]) == "different"
-            and (c.difference.mean < 0) == wanted
+            and (c := comparisons[cell.activation, "relative_pd"]).verdict == "different"
+            and c.sign == sign
         ]
-        for wanted in (True, False)
+        for sign in ("lower", "higher")
     )
     return (
         f"Of {plural(len(kinds), 'comparison')} with {reference.label} ({counted(cells)}), {', '.join(parts)}."
@@ -167,25 +162,24 @@ def _little_learnt(cells, yardsticks):
     )
 
 
-def _at_equal_loss(cells, reference, comparisons):
-    """What is left of the differences in relative PD that were shown, at equal loss: PD depends on how much is learnt."""
-    texts = []
-    for cell in cells:
-        if cell is reference or _kind(comparisons[cell.activation, "relative_pd"]) != "different":
-            continue
-        loss = comparisons[cell.activation, "val_loss"]
-        kind = _kind(loss)
-        its_loss = "its loss is not shown to differ" if kind == "undecided" else "its loss is equivalent"
-        if kind == "different":
-            its_loss = f"its loss is {'lower' if loss.difference.mean < 0 else 'higher'}"
-        found = curves.difference_at_equal_loss([cell], reference)
-        left = "the curves cannot be read at one loss"
-        if found is not None:
-            left = f"at equal loss its relative PD differs by {with_interval(found, 1, signed=True)} %"
-        texts.append(f"{cell.label}: {its_loss}; {left}")
-    if not texts:
+def _at_equal_loss(cells, reference, comparisons, margins, common):
+    """What is left of the differences in relative PD at equal loss, on which PD depends; None without any difference."""
+    others = [cell for cell in cells if cell is not reference]
+    different = [cell for cell in others if comparisons[cell.activation, "relative_pd"].verdict == "different"]
+    if not different:
         return None
-    return f"Trained less, or more reproducible? {'. '.join(texts)}."
+    losses = listing(
+        f"{cell.label}'s {'is ' + c.sign if c.verdict == 'different' else c.verdict_text}"
+        for cell in different
+        if (c := comparisons[cell.activation, "val_loss"])
+    )
+    text = f"Trained less, or more reproducible? Validation loss: {losses}."
+    if common is None:
+        return f"{text} At equal loss nothing was compared: no loss was fixed beforehand (option `--at-loss`)."
+    margin = math.log1p(margins.pairs)
+    found = dict(zip(others, curves.compare_at_equal_loss(others, reference, "relative_pd", common, margin)))
+    verdicts = listing(f"{cell.label} **{found[cell].verdict_text}**" for cell in different)
+    return f"{text} Relative PD at {common.loss:g} nats: {verdicts}."
 
 
 def _does_it_matter(cells, sensitivity):
@@ -196,7 +190,7 @@ def _does_it_matter(cells, sensitivity):
         if found.between_sd.mean is not None:
             spread = with_interval(found.between_sd, decimals_for(found.between_sd, MEASURES[name].decimals))
             why = f"between-activation SD {spread}; {why}"
-        texts.append(f"{IN_TEXT[name]} **{found.verdict}** ({why})")
+        texts.append(f"{IN_TEXT[name]} **{found.verdict_text}** ({why})")
     return f"All {len(cells)} activations together: {'; '.join(texts)}."
 
 
@@ -204,32 +198,25 @@ def sentence(cell: Cell, reference: Cell, name: str, comparison) -> str:
     """One comparison in words, its verdict in bold."""
     difference, measure = comparison.difference, IN_TEXT[name]
     if difference.mean is None:
-        return f"{cell.label}: **undecided**; there is no {measure} to compare ({difference.reason})."
+        return f"{cell.label}: **inconclusive**; there is no {measure} to compare ({difference.reason})."
     unit = f" {MEASURES[name].unit}".rstrip()
     decimals = decimals_for(difference, MEASURES[name].decimals)
     base = estimate(reference, name).mean
     percent = f", {100 * difference.mean / abs(base):+.1f} %" if base else ""
-    figures = f"{with_interval(difference, decimals, signed=True)}{unit}{percent}, n = {difference.n}"
-    kind = _kind(comparison)
-    if kind == "different":
-        direction = "lower" if difference.mean < 0 else "higher"
-        small = ", though by less than the margin" if "smaller than the margin" in comparison.reason else ""
+    values = f"{with_interval(difference, decimals, signed=True)}{unit}{percent}, n = {difference.n}"
+    if comparison.verdict == "different":
+        p = p_value(comparison.p_adjusted)
         return (
-            f"{cell.label}: **different**; its {measure} is {direction} than {reference.label}'s{small}"
-            f" ({figures}, {p_value(comparison.p_adjusted)})."
+            f"{cell.label}: **different**; its {measure} is {comparison.sign} than {reference.label}'s ({values}, {p})."
         )
-    if kind == "equivalent":
+    if comparison.verdict == "equivalent":
         tested = f"two one-sided tests: {p_value(comparison.equivalence_p)}"
-        return (
-            f"{cell.label}: **equivalent** to {reference.label} in {measure}, within the margin ({figures}; {tested})."
-        )
-    if comparison.p is None:
-        return f"{cell.label}: **undecided** ({figures}; {comparison.reason})."
-    decides = f"{comparison.trials_needed} trials would decide" if comparison.trials_needed else comparison.reason
-    alone = ""
-    if comparison.p < 0.05:
-        alone = f"; {p_value(comparison.p)} alone, but {p_value(comparison.p_adjusted)} after correction"
-    return f"{cell.label}: **undecided**, {decides} ({figures}{alone})."
+        also = f"; {comparison.sign}, {p_value(comparison.p_adjusted)}" if comparison.sign else ""
+        return f"{cell.label}: **equivalent** to {reference.label} in {measure}, within the margin ({values}; {tested}{also})."
+    alone = "" if comparison.trials_needed else f"; {comparison.reason}"
+    if comparison.p is not None and comparison.p < 0.05:
+        alone += f"; {p_value(comparison.p)} alone, but {p_value(comparison.p_adjusted)} after correction"
+    return f"{cell.label}: **{comparison.verdict_text}** ({values}{alone})."
 
 
 def comparison_table(cells: Sequence[Cell], comparisons) -> Section | None:
@@ -253,12 +240,12 @@ def comparison_table(cells: Sequence[Cell], comparisons) -> Section | None:
                 brief_p(c.p_adjusted),
                 brief_p(c.equivalence_p),
             ]
-            rows.append([*row, c.verdict or "undecided"])
+            rows.append([*row, c.verdict_text])
     headers = ["Measure", "Activation", "n", f"Difference from {reference.label}", "in %", "Effect", "p"]
     headers += ["p (Holm)", "p (equiv.)", "Verdict"]
     caption = f"Each activation minus {reference.label}, paired. {PAIRS_METHOD} They are not corrected; p (Holm) is."
     note = (
-        "Effect: Hedges' g of paired differences. p (equiv.): two one-sided tests against the margin."
+        "Effect: Hedges' g of paired differences. p (equiv.): two one-sided tests against the margin, Bonferroni-corrected."
         f" {_exact_p(cells, reference)} Means of all activations are in section 3.1. {sampled(cells)}"
     )
     return Section(
@@ -286,8 +273,3 @@ def _exact_p(cells, reference):
         f"Exact p of the loss differences by sign flips, which needs no normal values: {', '.join(texts)} (uncorrected;"
         f" the smallest that {plural(least.n, 'trial')} can give is {least.smallest_p:.2g})."
     )
-
-
-def brief_p(p: float | None) -> str:
-    """'0.012', '<0.001'; '-' of none."""
-    return "-" if p is None else "<0.001" if p < 0.001 else f"{p:.2g}"

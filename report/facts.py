@@ -151,12 +151,14 @@ def methods(margins: Margins) -> Section:
         " the interval as computed.",
         "Comparisons are paired: trial k of one activation has the same seed as trial k of the other. A trial that either"
         " lacks is left out.",
-        "The family that Holm's correction covers: every activation against the reference times the four primary measures"
-        " (validation loss, relative PD, top-1 disagreement, JS divergence), for each architecture.",
+        "Verdicts of a comparison: equivalent if two one-sided tests place the difference within the margin (Bonferroni over"
+        " the family), else different if p is below 0.05 (Holm), else inconclusive, with the seeds needed for 80 % power. The"
+        " family: every activation against the reference times the four primary measures (validation loss, relative PD,"
+        " top-1 disagreement, JS divergence), for each architecture. All other pairs of activations are a family per measure.",
         f"Margins of interest: {margins.loss:g} nats for the loss, {margins.pairs:.2g} of the reference's value for pair"
         " measures (options `--margin-loss`, `--margin-pairs`). Power is computed at these margins, never at the observed"
         " difference.",
-        "Changes in per cent take the reference's mean as known. The proof that these methods hold what they promise:"
-        " `python check_statistics.py`.",
+        "Changes in per cent take the reference's mean as known. Simulation study of these methods, with the cases in which"
+        " they break: `python check_statistics.py`, docs/statistics.md.",
     ]
     return Section("methods", "Methods", [items], [table])

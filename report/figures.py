@@ -163,9 +163,8 @@ def _comparison_plans(cells, margins, part, folder):
     if len(cells) > 1:
         caption = (
             f"Each activation minus {reference.label}, paired by trial ({counted(cells)}). Bars: 95 % intervals, not"
-            " corrected; grey: the margin of interest. p: of no difference, after Holm's correction; beside equivalent ones"
-            " instead the p of two one-sided tests (TOST) against the margin, which is below 0.05 where the 90 % interval"
-            " lies within it."
+            " corrected; grey: the margin of interest. p: of no difference, after Holm's correction; for equivalent ones"
+            " the p of two one-sided tests (TOST) against the margin, after Bonferroni's."
         )
         arguments = (_forest_rows(cells, reference, margins), folder, *_place(cells), reference.label)
         plans.append(Plan(part, "comparisons", caption, plot_utils.forest, arguments))
@@ -205,7 +204,7 @@ def _forest_rows(cells, reference, margins):
                 row = {"activation": cell.activation, "measure": MEASURES[name].label, "margin": margin}
                 row |= {"difference": found.difference.mean, "low": found.difference.low, "high": found.difference.high}
                 row |= {"p_adjusted": found.p_adjusted, "equivalence_p": found.equivalence_p}
-                rows.append(row | {"verdict": found.verdict})
+                rows.append(row | {"verdict": found.verdict, "verdict_text": found.verdict_text})
     return rows
 
 
@@ -224,45 +223,23 @@ def _training_plans(cells, part, folder):
     caption = f"Disagreement along training, on the curve windows ({counted(cells)}). Lines: means over pairs; bands: {U_BAND}."
     plans.append(Plan(part, "training_path", caption, plot_utils.pd_along_training, (results, folder)))
     if len(cells) > 1:
-        common = curves.common_loss(cells)
         caption = (
-            "The same disagreement against the step (left), and against the validation loss that the two models of a pair"
-            f" have come down to (right; each pair interpolated linearly between the points of its curve); {counted(cells)};"
-            f" bands: {U_BAND}."
+            "The same disagreement against the step (left), and against the mean validation loss at that step (right);"
+            f" {counted(cells)}; bands: {U_BAND}."
         )
-        arguments = ([_curve(cell, common) for cell in cells], folder, *_place(cells))
+        arguments = ([_curve(cell) for cell in cells], folder, *_place(cells))
         plans.append(Plan(part, "training_path", caption, plot_utils.pd_at_equal_loss, arguments))
     return plans
 
 
-def _curve(cell, common):
-    """A cell as `plot_utils.pd_at_equal_loss` takes it. common: a loss at which the right panels have a point, or None."""
+def _curve(cell):
+    """A cell as `plot_utils.pd_at_equal_loss` takes it."""
     curve = {"activation": cell.activation}
-    losses = _losses_in_common(cell, common)
-    at_loss = {"loss": losses}
     for name in ("relative_pd", "top1_disagreement"):
         steps, _, estimates = pair_curves(cell.result, name)
         curve |= {"step": steps, "loss": [curves.loss_at_step(cell, step).mean for step in steps]}
         curve[name] = [_triple(estimate) for estimate in estimates]
-        matrices = [curves.matched([cell], name, loss)[cell.activation] for loss in losses]
-        at_loss[name] = [_triple(results_module.of_pairs(matrix, name)) for matrix in matrices]
-    return curve | ({"at_loss": at_loss} if losses else {})
-
-
-def _losses_in_common(cell, common):
-    """Validation losses that every pair of a cell comes down to: near the points of its curves, highest first.
-
-    From the second point on: on the long way from the first, untrained models', a straight line would be a guess.
-    """
-    lowest = curves.common_loss([cell])
-    if lowest is None:
-        return []
-    highest = min(curves.pair_history(cell, pair, "relative_pd")[1][0] for pair in cell.pairs)
-    if highest <= lowest:
-        return []
-    means = [curves.loss_at_step(cell, step).mean for step in curves.steps(cell)]
-    between = [loss for loss in (*means, common) if loss is not None and lowest < loss < highest]
-    return sorted({highest, lowest, *between}, reverse=True)
+    return curve
 
 
 def _triple(estimate):

@@ -5,14 +5,16 @@ would another text change this. Like report/tables.py (which repeats the report'
 analysis/results.py and analysis/curves.py into sections; the answer itself is in report/answer.py. Several architectures, studies and protocols are in report/several_studies.py.
 """
 
-import itertools
+import math
 from collections.abc import Sequence
 
-from analysis import curves, results
+from analysis import curves, results, significance
+from analysis.equal_loss import FEWEST_POINTS
 from analysis.results import MEASURES, PRIMARY, Cell, Margins
-from analysis.words import course, decimals_for, listing, number, plus_minus, with_interval
+from analysis.windows import BLOCK
+from analysis.words import brief_p, course, decimals_for, listing, number, plus_minus, with_interval
 from common.errors import UserError
-from report.answer import IN_TEXT, answer, brief_p, comparison_table
+from report.answer import IN_TEXT, answer, comparison_table
 from report.document import Section, Table
 from report.tables import PAIRS_METHOD, counted, sampled, shown, without_pairs
 from tasks.corpus import Yardstick
@@ -22,34 +24,52 @@ from tasks.corpus import Yardstick
 MATCHED = ("relative_pd", "top1_disagreement")
 
 
-def training_path(cells: Sequence[Cell]) -> Section:
-    """PD and top-1 disagreement at equal steps and at equal validation loss."""
+def training_path(cells: Sequence[Cell], margins: Margins, common: curves.CommonLoss | None) -> Section:
+    """PD and top-1 disagreement at equal steps and, where a loss was fixed beforehand, at equal validation loss."""
     title = "Trained less, or more reproducible?"
     why = (
-        f"How far two models agree depends on how far they have learnt{_with_training(cells)}. So an activation that is"
-        " trained less can look more, or less, reproducible for that reason alone, and activations are compared twice:"
-        " after the same number of steps, and where they have the same validation loss."
+        f"How far two models agree depends on how far training has got{_with_training(cells)}. So an activation that has"
+        " the higher loss can look more, or less, reproducible for that reason alone."
     )
-    loss = curves.common_loss(cells)
-    if loss is None or len(cells) < 2:
+    if len(cells) < 2 or common is None:
         reason = (
             "only one activation has complete trials"
             if len(cells) < 2
-            else f"the pairs have no curves of {curves.FEWEST_POINTS} points or more, or their losses do not overlap"
+            else "no loss was fixed before the study was seen (option `--at-loss`)"
         )
-        return Section("training_path", title, [why, f"Left out: {reason}."])
-    paragraphs, tables = [why], []
-    for name in MATCHED:
-        at_end, at_loss = curves.matched(cells, name, None), curves.matched(cells, name, loss)
-        tables.append(_matched_table(cells, name, at_end, at_loss, loss))
-        paragraphs.append(_flip_sentence(cells, name, curves.flips(at_end, at_loss)))
-    last = curves.steps(cells[0])
-    paragraphs.append(
-        f"The common loss, {loss:.4f} nats, is the lowest that every pair reaches; values there are interpolated linearly"
-        f" between the points of the curves ({len(last)} points, {_gap(last)} steps apart; validation loss of the two"
-        " models, averaged). It counts as known in the intervals."
+        return Section("training_path", title, [why, f"Activations are not compared at equal loss: {reason}."])
+    last = "" if common.last_step is None else f", up to step {common.last_step:,}"
+    how = (
+        f"Each pair's curve is read at {common.loss:g} nats (validation loss of its two models, averaged) by a local-linear"
+        f" fit to at least {FEWEST_POINTS} points within {common.bandwidth:g} nats{last}. Where any pair cannot be read there"
+        " is no number."
     )
-    return Section("training_path", title, paragraphs, tables)
+    return Section(
+        "training_path", title, [why, how], [_matched_table(cells, name, margins, common) for name in MATCHED]
+    )
+
+
+def _matched_table(cells, name, margins, common):
+    reference = results.reference_of(cells)
+    others = [cell for cell in cells if cell is not reference]
+    margin = math.log1p(margins.pairs)
+    rows = []
+    for cell, found in zip(others, curves.compare_at_equal_loss(others, reference, name, common, margin)):
+        steps = results.comparisons(cells, name, margins)[cell.activation, reference.activation]
+        row = [
+            cell.label,
+            str(steps.difference.n),
+            with_interval(results.in_percent(steps, reference, name), 1, signed=True),
+        ]
+        row += [steps.verdict_text, with_interval(results.scaled(found.difference, 100), 1, signed=True)]
+        rows.append([*row, brief_p(found.p_adjusted), brief_p(found.equivalence_p), found.verdict_text])
+    headers = ["Activation", "n", "At the end (%)", "Verdict", f"At {common.loss:g} nats (100 x log ratio)"]
+    headers += ["p (Holm)", "p (equiv.)", "Verdict"]
+    caption = (
+        f"{MEASURES[name].label} against {reference.label}: at equal steps, all windows; and at equal loss, curve windows, the"
+        f" mean over pairs of the log ratio, margin log {1 + margins.pairs:g}. {PAIRS_METHOD}"
+    )
+    return Table(headers, rows, caption)
 
 
 def learnt(cells: Sequence[Cell], yardsticks: Sequence[Yardstick] | str) -> Section:
@@ -80,53 +100,10 @@ def _with_training(cells):
     return f" ({'; '.join(texts)}; {who})"
 
 
-def _gap(steps):
-    gaps = sorted({b - a for a, b in itertools.pairwise(steps)})
-    return f"{gaps[0]:,}" if len(gaps) == 1 else f"{gaps[0]:,} to {gaps[-1]:,}" if gaps else "no"
-
-
-def _matched_table(cells, name, at_end, at_loss, loss):
-    estimates = {
-        cell.activation: tuple(results.of_pairs(side[cell.activation], name) for side in (at_end, at_loss))
-        for cell in cells
-    }
-    ranks = [
-        {cell.activation: rank for rank, cell in enumerate(ordered, 1)}
-        for side in (0, 1)
-        for ordered in [results.order(cells, [estimates[cell.activation][side].mean for cell in cells], "lower")]
-    ]
-    rows = []
-    for cell in results.order(cells, [estimates[cell.activation][0].mean for cell in cells], "lower"):
-        end, matched = estimates[cell.activation]
-        row = [cell.label, str(end.n), with_interval(end, 4), str(ranks[0][cell.activation])]
-        rows.append([*row, with_interval(matched, 4, n=end.n), str(ranks[1].get(cell.activation, "-"))])
-    label = MEASURES[name].label
-    headers = ["Activation", "n", "At equal steps (the end)", "Rank", f"At equal loss ({loss:.3f} nats)", "Rank"]
-    caption = f"{label} on the curve windows, matched in two ways. {PAIRS_METHOD}"
-    return Table(headers, rows, caption)
-
-
-def _flip_sentence(cells, name, flips):
-    label = {cell.activation: cell.label for cell in cells}
-    measure = IN_TEXT[name].capitalize() if name != "relative_pd" else "Relative PD"
-    if not flips:
-        return f"{measure}: every two activations are in the same order at equal steps and at equal loss."
-    clear = [flip for flip in flips if flip.clear]
-    texts = [
-        f"{label[flip.first]} before {label[flip.second]} at equal steps"
-        f" ({with_interval(flip.at_equal_steps, 4, signed=True)}), after it at equal loss"
-        f" ({with_interval(flip.at_equal_loss, 4, signed=True)})"
-        for flip in (clear or flips)
-    ]
-    if clear:
-        return f"{measure}: the order **changes clearly** (both 95 % intervals exclude 0): {'; '.join(texts)}."
-    return f"{measure}: the order changes, but within the uncertainty: {'; '.join(texts)}."
-
-
 # --- all measures ---------------------------------------------------------------------------------------------------
 
 
-def all_measures(cells: Sequence[Cell]) -> Section:
+def all_measures(cells: Sequence[Cell], margins: Margins) -> Section:
     """Every pair metric of every activation, and where two measures disagree about who is more reproducible."""
     title = "Every measure of reproducibility"
     if not any(cell.pairs for cell in cells):
@@ -143,17 +120,17 @@ def all_measures(cells: Sequence[Cell]) -> Section:
     headers = ["Measure", "Better", *(cell.label for cell in cells), "Best mean"]
     caption = f"Mean over pairs ± half of the 95 % interval ({counted(cells)}). {PAIRS_METHOD}"
     tables.append(Table(headers, rows, caption, "Formulas and sources: section Methods."))
-    return Section("measures", title, [*filter(None, [without_pairs(cells)]), *_disagreements(cells)], tables)
+    return Section("measures", title, [*filter(None, [without_pairs(cells)]), *_disagreements(cells, margins)], tables)
 
 
-def _disagreements(cells):
+def _disagreements(cells, margins):
     if len(cells) < 2 or max(len(cell.trials) for cell in cells) < 3:
         return []
-    found = results.disagreeing_measures(cells)
+    found = results.disagreeing_measures(cells, margins)
     if not found:
         return [
-            "No two measures clearly disagree about who is more reproducible: nowhere do the 95 % intervals (uncorrected) of"
-            " two measures exclude 0 in opposite directions."
+            "No two measures disagree about who is more reproducible: nowhere are differences in two measures significant"
+            " (Holm, over each measure's pairs of activations) in opposite directions."
         ]
     items = [
         f"{one.label} against {other.label}: {one.label} is more reproducible by"
@@ -161,13 +138,16 @@ def _disagreements(cells):
         f" {listing(MEASURES[name].label for name in for_other)}."
         for one, other, for_one, for_other in found
     ]
-    return ["Measures that clearly disagree about who is more reproducible (95 % intervals, uncorrected):", items]
+    return [
+        "Measures that disagree about who is more reproducible (p below 0.05, Holm, over each measure's pairs):",
+        items,
+    ]
 
 
 # --- groups, the text itself, passages ------------------------------------------------------------------------------
 
 
-def groups(cells: Sequence[Cell]) -> Section | None:
+def groups(cells: Sequence[Cell], margins: Margins) -> Section | None:
     """Activations grouped by smoothness, monotony and gating, each group's mean against the reference."""
     reference = results.reference_of(cells)
     members = _grouped([cell for cell in cells if cell is not reference])
@@ -179,18 +159,19 @@ def groups(cells: Sequence[Cell]) -> Section | None:
         for group, found in members.items()
         for name in names
     }
-    adjusted = dict(zip(compared, results.with_holm(list(compared.values()))))
+    limits = [results.margin_of(name, reference, margins) for _, name in compared]
+    judged = dict(zip(compared, significance.verdicts(list(compared.values()), limits)))
     for group, found in members.items():
-        row = [group, listing(cell.label for cell in found), str(adjusted[group, "val_loss"].difference.n)]
+        row = [group, listing(cell.label for cell in found), str(judged[group, "val_loss"].difference.n)]
         for name in names:
-            c = adjusted[group, name]
+            c = judged[group, name]
             decimals = decimals_for(c.difference, MEASURES[name].decimals)
-            row += [with_interval(c.difference, decimals, signed=True), brief_p(c.p_adjusted)]
+            row += [with_interval(c.difference, decimals, signed=True), c.verdict_text]
         rows.append(row)
-    headers = ["Group", "Activations", "n", "Val. loss (nats)", "p", "Relative PD", "p"]
+    headers = ["Group", "Activations", "n", "Val. loss (nats)", "Verdict", "Relative PD", "Verdict"]
     caption = (
         f"Mean of a group of activations minus {reference.label}, paired by trial and by pair, with 95 % intervals"
-        " (t, U-statistic over trials); p corrected by Holm over this table."
+        " (t, U-statistic over trials); the verdicts' family is this table."
     )
     note = "Smoothness class: C0 continuous, C1 with a continuous derivative, C-infinity with all derivatives."
     return Section(
@@ -214,6 +195,30 @@ def _grouped(cells):
         for name in names:
             found.setdefault(name, []).append(cell)
     return dict(sorted(found.items(), key=lambda entry: (entry[0] != "smooth (C1 or more)", entry[0])))
+
+
+def outlying(cells: Sequence[Cell]) -> Section | None:
+    """Runs far from all others, and the means without them; None below three trials."""
+    if max(len(cell.trials) for cell in cells) < 3:
+        return None
+    rows = []
+    for name in PRIMARY:
+        for cell in cells:
+            if runs := results.outlying(cell, name):
+                found = [results.estimate(one, name) for one in (cell, results.without(cell, runs))]
+                decimals = max(decimals_for(estimate, MEASURES[name].decimals) for estimate in found)
+                texts = [with_interval(estimate, decimals) for estimate in found]
+                rows.append([MEASURES[name].label, cell.label, listing(map(str, runs)), str(found[0].n), *texts])
+    paragraphs = [
+        "A run is flagged if its externally studentised deviation from the others (for pair measures: of the mean over its"
+        " pairs) exceeds Student's quantile at 0.01 / (2n). It stays in every mean and verdict. Rare outlying runs that a"
+        " study does not happen to contain break any interval."
+    ]
+    if not rows:
+        return Section("outlying", "Outlying runs", [*paragraphs, "No run is flagged in any primary measure."])
+    headers = ["Measure", "Activation", "Run", "n", "Mean", "Mean without it"]
+    caption = "Flagged runs, and the means with and without them (95 % intervals over trials)."
+    return Section("outlying", "Outlying runs", paragraphs, [Table(headers, rows, caption)])
 
 
 def text_share(cells: Sequence[Cell]) -> Section | None:
@@ -240,12 +245,12 @@ def text_share(cells: Sequence[Cell]) -> Section | None:
     headers = ["Measure", "Of", "n", "SE over trials", "SE over the text", "SE of both"]
     caption = (
         "Standard errors of means and of paired differences: over trials (what all intervals here use), over the"
-        f" {windows:,} windows of the validation text (as if drawn independently), and both (root of the sum of squares)."
+        f" {windows:,} windows of the validation text (moving-block bootstrap, blocks of {BLOCK} windows), and both (root of the"
+        " sum of squares)."
     )
     paragraph = (
         "All intervals hold for this validation text. Where the error over the text is the larger one, another text from the"
-        " same source could change the figure more than more trials would sharpen it. The two overlap a little, so that"
-        " their sum is on the safe side."
+        " same source could change the value more than more trials would sharpen it."
     )
     return Section("text", "Would another text change this?", [paragraph], [Table(headers, rows, caption)])
 
@@ -257,23 +262,25 @@ def sections(
     missing: Sequence[str],
     unfinished: Sequence[str],
     yardsticks: Sequence[Yardstick] | str,
+    common: curves.CommonLoss | None = None,
 ) -> list[Section]:
     """Everything about one architecture: the answer first, then the report's own tables and what they leave open."""
     from report import tables as tables_module
     from report.several_studies import three_steps
 
     comparisons = results.primary_comparisons(cells, margins)
-    own = tables_module.sections(cells, comparisons)
+    own = tables_module.sections(cells, margins)
     appendices = [section for section in own if section.title.startswith("Appendix")]
     found = [
-        answer(cells, margins, comparisons, sensitivity, missing, unfinished, yardsticks),
+        answer(cells, margins, comparisons, sensitivity, missing, unfinished, yardsticks, common),
         comparison_table(cells, comparisons),
         three_steps(cells),
         *(section for section in own if section not in appendices),
         learnt(cells, yardsticks),
-        training_path(cells),
-        all_measures(cells),
-        groups(cells),
+        outlying(cells),
+        training_path(cells, margins, common),
+        all_measures(cells, margins),
+        groups(cells, margins),
         text_share(cells),
         *appendices,
     ]

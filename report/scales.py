@@ -55,9 +55,9 @@ def slope(sizes: Sequence[int], values: Sequence[float | None], confidence: floa
 
 
 def verdict(trend: Estimate) -> str:
-    """'falls', 'rises' or 'undecided', by the interval of a slope."""
+    """'falls', 'rises' or 'inconclusive', by the interval of a slope."""
     if trend.low is None or trend.low <= 0 <= trend.high:
-        return "undecided"
+        return "inconclusive"
     return "falls" if trend.high < 0 else "rises"
 
 
@@ -138,14 +138,14 @@ def _answer(tables):
 
 def _in_words(name, trend, rows):
     if trend.mean is None:
-        return f"**undecided**: {trend.reason}; a slope and its uncertainty need at least {FEWEST_SIZES}."
+        return f"**inconclusive**: {trend.reason}; a slope and its uncertainty need at least {FEWEST_SIZES}."
     unit = f" {MEASURES[name].unit}" if MEASURES[name].unit else ""
     decimals = decimals_for(trend, 5)
     counted = f"{plural(trend.n, 'size')}, n = {listing(sorted({str(row[name].n) for row in rows}))} trials at each"
     found = verdict(trend)
-    how = {"falls": "**falls with size**", "rises": "**rises with size**", "undecided": "**undecided**"}[found]
+    how = {"falls": "**falls with size**", "rises": "**rises with size**", "inconclusive": "**inconclusive**"}[found]
     text = f"{how}: {number(trend.mean, decimals, True)} {interval(trend, decimals, True)}{unit} per tenfold size"
-    return f"{text} (95 % interval; {counted})" + (", which includes no change." if found == "undecided" else ".")
+    return f"{text} (95 % interval; {counted})" + (", which includes no change." if found == "inconclusive" else ".")
 
 
 def _section(studies, architecture, rows, plots_dir):
@@ -198,7 +198,7 @@ def _methods():
                 " subtracted, so it can be zero.",
                 "Trend: slope of this SD on log10 of the number of parameters, least squares, Student's t interval from"
                 " the scatter of the sizes around the line (sizes - 2 degrees of freedom). It falls or rises where the"
-                " interval excludes zero, else it is undecided.",
+                " interval excludes zero, else it is inconclusive.",
                 "Width, depth and learning rate change with the size by the rules in architectures/sizes.py; steps, batch and data do"
                 " not, so models of different sizes may end at different distances from convergence. A trend is that of"
                 " this recipe, not of size alone.",

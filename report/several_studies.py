@@ -11,7 +11,7 @@ from analysis import results
 from analysis.labels import architecture_label, data_facts
 from analysis.results import MEASURES, Cell, Study
 from analysis.significance import pair_matrix
-from analysis.words import decimals_for, listing, plural, with_interval
+from analysis.words import brief_p, decimals_for, listing, plural, with_interval
 from common import storage
 from common.errors import UserError
 from report.document import Section, Table
@@ -37,21 +37,27 @@ def _sensitivity_table(study, sensitivities, name):
         parameters = sorted({cell.result["n_parameters"] for cell in cells})
         row = [cells[0].architecture_label, f"{parameters[0]:,}", str(len(cells))]
         if found is None:
-            rows.append([*row, "-", "-", "-", "-", "fewer than two activations"])
+            rows.append([*row, *["-"] * 6, "fewer than two activations"])
             continue
         between = with_interval(found.between_sd, decimals_for(found.between_sd, MEASURES[name].decimals))
         spread = "-" if found.range_over_minimum is None else f"{found.range_over_minimum:.2%}"
-        p = "-" if found.p is None else f"{found.p:.2g}"
-        rows.append([*row, str(found.between_sd.n), between, spread, p, f"{found.verdict} ({found.reason})"])
+        equal = "-" if found.equal_means_p is None else f"{found.equal_means_p:.2g} ({found.smallest_p:.2g})"
+        tests = [brief_p(found.minimum_effect_p), brief_p(found.equivalence_p)]
+        rows.append([*row, str(found.between_sd.n), between, spread, *tests, equal, found.verdict_text])
     unit = f" ({MEASURES[name].unit})" if MEASURES[name].unit else ""
     headers = ["Architecture", "Parameters", "Activations", "n", f"Between-activation SD{unit}"]
-    headers += ["Range / minimum", "p", "Verdict"]
+    headers += ["Range / minimum", "p (beyond the margin)", "p (within)", "p (equal means)", "Verdict"]
     caption = (
         f"{MEASURES[name].label}: standard deviation between activations, sampling variance subtracted, with its 95 %"
-        " interval (noncentral chi-square, trials as blocks); p: activations permuted within trials; n counts the trials"
-        " that all activations have."
+        " interval (noncentral chi-square, trials as blocks); n counts the trials that all activations have. Sensitive: some"
+        " difference between two activations is shown to exceed the margin (minimum-effect tests, Holm over all pairs)."
+        " Insensitive: every one is shown to be within it (two one-sided tests). Else inconclusive."
     )
-    note = "Range / minimum of the activations' means is the report's figure; it grows with noise, and decides nothing."
+    note = (
+        "p (equal means): the largest |t|, activations permuted within trials, in brackets the smallest p possible; it says"
+        " nothing about size. Range / minimum of the activations' means is the report's value; it grows with noise. Neither"
+        " is part of the verdict."
+    )
     return Table(headers, rows, caption, note)
 
 
@@ -62,8 +68,10 @@ def _claim(sensitivities):
         " Insensitive means here: every difference between two activations is shown to be within the margin of interest."
     ]
     for name, label in (("val_loss", "validation loss"), ("relative_pd", "relative PD")):
-        kinds = {a: found[name].verdict.split(",")[0] for a, found in sensitivities.items() if found}
-        counts = [(kind, [a for a in kinds if kinds[a] == kind]) for kind in ("sensitive", "insensitive", "undecided")]
+        kinds = {a: found[name].verdict for a, found in sensitivities.items() if found}
+        counts = [
+            (kind, [a for a in kinds if kinds[a] == kind]) for kind in ("sensitive", "insensitive", "inconclusive")
+        ]
         texts = [f"**{len(names)} {kind}**" + (f" ({_named(names)})" if names else "") for kind, names in counts]
         claimed = [a for a in CLAIMED_INSENSITIVE if a in kinds]
         refuted = [a for a in claimed if kinds[a] == "sensitive"]

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from analysis import curves, results
 from analysis.labels import data_facts
-from analysis.results import MEASURES, Cell
+from analysis.results import MEASURES, Cell, Margins
 from analysis.words import (
     decimals_for,
     half_width,
@@ -195,7 +195,7 @@ def dynamics(cells: Sequence[Cell]) -> Section:
 # --- 4.2 to 4.5 -----------------------------------------------------------------------------------------------------
 
 
-def trade_off(cells: Sequence[Cell]) -> Section:
+def trade_off(cells: Sequence[Cell], margins: Margins) -> Section:
     """4.2: what reproducibility costs in accuracy and time; who is on the Pareto frontier, and how surely."""
     reference = results.reference_of(cells)
     names = ("val_loss", "relative_pd", "top1_disagreement", "training_time_s")
@@ -209,7 +209,7 @@ def trade_off(cells: Sequence[Cell]) -> Section:
         f"Change against {reference.label} in per cent of its mean ({counted(cells)}; paired by trial, 95 % t and"
         " U-statistic intervals, not corrected). Below zero is better in all four."
     )
-    tables, paragraphs = [Table(headers, rows, caption)] if rows else [], _trade_off_sentences(cells)
+    tables, paragraphs = [Table(headers, rows, caption)] if rows else [], _trade_off_sentences(cells, margins)
     candidates = [cell for cell in cells if results.has_both(cell)]
     if len(candidates) > 1:
         tables.append(_frontier_table(candidates))
@@ -243,7 +243,7 @@ def _frontier_table(cells):
     )
 
 
-def _trade_off_sentences(cells):
+def _trade_off_sentences(cells, margins):
     losses = results.order(cells, [results.estimate(cell, "val_loss").mean for cell in cells], "lower")
     pds = results.order(cells, [results.estimate(cell, "relative_pd").mean for cell in cells], "lower")
     if not losses or not pds or len(cells) < 2:
@@ -254,47 +254,48 @@ def _trade_off_sentences(cells):
             f"{accurate.label} has both the lowest mean loss and the lowest mean relative PD: no trade-off shows"
             " between the two."
         ]
-    loss = results.in_percent(results.compare(agreeing, accurate, "val_loss"), accurate, "val_loss")
-    pd = results.in_percent(results.compare(agreeing, accurate, "relative_pd"), accurate, "relative_pd")
+    loss, pd = (
+        results.comparisons(cells, name, margins)[agreeing.activation, accurate.activation]
+        for name in ("val_loss", "relative_pd")
+    )
     sentence = (
         f"The lowest mean relative PD is {agreeing.label}'s, the lowest mean loss {accurate.label}'s. From the second to the"
-        f" first, loss changes by {with_interval(loss, 2, signed=True)} % and relative PD by"
-        f" {with_interval(pd, 2, signed=True)} % (the report: 1.21 % and 3.8 %, from ReLU to SmeLU β=1.0)."
+        f" first, loss changes by {with_interval(results.in_percent(loss, accurate, 'val_loss'), 2, signed=True)} % and relative"
+        f" PD by {with_interval(results.in_percent(pd, accurate, 'relative_pd'), 2, signed=True)} % (the report: 1.21 % and"
+        " 3.8 %, from ReLU to SmeLU β=1.0)."
     )
-    if not (results.excludes_zero(loss) and results.excludes_zero(pd)):
-        sentence += " At least one of these intervals is missing or holds zero, so this is no established trade-off."
+    if not (loss.sign and pd.sign):
+        sentence += " At least one of these differences is not significant, so this is no established trade-off."
     return [sentence]
 
 
-def gelu_compromise(cells: Sequence[Cell], comparisons) -> Section | None:
+def gelu_compromise(cells: Sequence[Cell], margins: Margins) -> Section | None:
     """4.3: is GELU nearly as accurate as ReLU, and more reproducible? None without the two."""
     names = {cell.activation: cell for cell in cells}
     if not {"gelu", "relu"} <= set(names):
         return None
-    loss, pd = comparisons["gelu", "val_loss"], comparisons["gelu", "relative_pd"]
-    good_loss = (loss.verdict or "").startswith("equivalent") or (
-        loss.verdict == "different" and (loss.difference.mean < 0 or "smaller than the margin" in loss.reason)
-    )
-    good_pd = pd.verdict == "different" and pd.difference.mean < 0
+    loss, pd = (results.comparisons(cells, name, margins)["gelu", "relu"] for name in ("val_loss", "relative_pd"))
+    good_loss = loss.verdict == "equivalent" or loss.sign == "lower"
+    good_pd = pd.verdict == "different" and pd.sign == "lower"
     figures = [
-        f"Validation loss against ReLU: {with_interval(loss.difference, 4, signed=True)} nats, {loss.verdict}.",
-        f"Relative PD against ReLU: {with_interval(pd.difference, 4, signed=True)}, {pd.verdict}.",
+        f"Validation loss against ReLU: {with_interval(loss.difference, 4, signed=True)} nats, {loss.verdict_text}.",
+        f"Relative PD against ReLU: {with_interval(pd.difference, 4, signed=True)}, {pd.verdict_text}.",
     ]
-    worse_pd = pd.verdict == "different" and pd.difference.mean > 0
+    worse_pd = pd.verdict == "different" and pd.sign == "higher"
     if good_loss and good_pd:
         answer = (
             "GELU is the compromise that the report sees: as accurate as ReLU within the margin, and more reproducible."
         )
     elif worse_pd:
         answer = "GELU is no compromise here: it is less reproducible than ReLU."
-    elif (pd.verdict or "").startswith("equivalent"):
+    elif pd.verdict == "equivalent":
         answer = "GELU is no compromise here: its relative PD equals ReLU's within the margin."
     elif loss.verdict == "different" and not good_loss:
-        answer = "GELU is no compromise here: it is less accurate than ReLU by more than the margin can be ruled out."
+        answer = "GELU is no compromise here: its loss is higher than ReLU's."
     else:
-        answer = "Whether GELU is a compromise is undecided with these trials."
+        answer = "Whether GELU is a compromise is inconclusive with these trials."
     count = counted([names["gelu"], names["relu"]])
-    paragraph = f"{answer} ({count}; paired, 95 % intervals, verdicts after Holm's correction.)"
+    paragraph = f"{answer} ({count}; paired, 95 % intervals; verdicts as in the table of comparisons.)"
     return Section("gelu", "4.3 GELU as the compromise", [paragraph, figures])
 
 
@@ -306,7 +307,7 @@ def smelu_beta(cell: Cell) -> float | None:
     return 0.5 if text == "05" else float(text)
 
 
-def beta_effect(cells: Sequence[Cell]) -> Section | None:
+def beta_effect(cells: Sequence[Cell], margins: Margins) -> Section | None:
     """4.4: SmeLU with a larger beta against the smallest one there is; None below two betas."""
     family = sorted((beta, cell.label, cell) for cell in cells if (beta := smelu_beta(cell)) is not None)
     if len(family) < 2:
@@ -315,19 +316,20 @@ def beta_effect(cells: Sequence[Cell]) -> Section | None:
     names = ("val_loss", "relative_pd", "top1_disagreement", "js_divergence", "training_time_s")
     tables = []
     for beta, _, cell in family[1:]:
-        compared = results.with_holm([results.compare(cell, base, name) for name in names])
+        key = cell.activation, base.activation
+        compared = [results.comparisons(cells, name, margins)[key] for name in names]
         rows = []
         for name, comparison in zip(names, compared):
             measure = MEASURES[name]
             change = results.in_percent(comparison, base, name)
             unit = f" ({measure.unit})" if measure.unit else ""
             rows.append([f"{measure.label}{unit}", shown(base, name), shown(cell, name)])
-            rows[-1] += [with_interval(change, 2, signed=True), p_value(comparison.p_adjusted)]
+            rows[-1] += [with_interval(change, 2, signed=True), comparison.verdict_text]
         caption = (
             f"β = {beta:g} against β = {smallest:g} ({counted([base, cell])}; paired by trial; means and changes with 95 %"
-            f" intervals; p corrected by Holm over these {len(names)} rows)."
+            " intervals; the verdicts' family is all pairs of activations in a measure)."
         )
-        headers = ["Measure", f"β = {smallest:g}", f"β = {beta:g}", "Change (%)", "p"]
+        headers = ["Measure", f"β = {smallest:g}", f"β = {beta:g}", "Change (%)", "Verdict"]
         tables.append(Table(headers, rows, caption, "Training times: see the note in section 3.5."))
     return Section("beta", "4.4 Effect of SmeLU's beta", tables=tables)
 
@@ -424,8 +426,8 @@ def efficiency(cells: Sequence[Cell]) -> Section:
     return Section("efficiency", "Appendix C: computing time", tables=[Table(headers, rows, caption, note)])
 
 
-def sections(cells: Sequence[Cell], comparisons) -> list[Section]:
+def sections(cells: Sequence[Cell], margins: Margins) -> list[Section]:
     """All of the report's own sections for one architecture, in its order."""
     found = [overview(cells), reproducibility(cells), accuracy(cells), trials(cells), dynamics(cells)]
-    found += [trade_off(cells), gelu_compromise(cells, comparisons), beta_effect(cells), variance(cells)]
+    found += [trade_off(cells, margins), gelu_compromise(cells, margins), beta_effect(cells, margins), variance(cells)]
     return [section for section in (*found, distributions(cells), efficiency(cells)) if section is not None]

@@ -24,6 +24,7 @@ class Text(SupervisedTask):
     def __init__(self, corpus):
         self.corpus = corpus
         self.label, self.sha256 = corpus.label, corpus.text_sha256
+        self.n_classes = self.model_sizes = corpus.vocabulary_size
         self._on_device = functools.lru_cache(8)(self._tensors)
 
     def __getstate__(self):
@@ -31,14 +32,6 @@ class Text(SupervisedTask):
 
     def __setstate__(self, state):
         self.__dict__.update(Text(state["corpus"]).__dict__)
-
-    @property
-    def model_sizes(self):
-        return self.corpus.vocabulary_size
-
-    @property
-    def n_classes(self):
-        return self.corpus.vocabulary_size
 
     def facts(self):
         return {"name": self.name, **self.result_facts()["corpus"]}

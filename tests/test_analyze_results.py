@@ -13,7 +13,6 @@ from studies import TINY, run
 
 import activations
 import analyze_results
-from analysis import curves
 from analysis.labels import activation_label
 from analysis.results import PRIMARY, Cell, Margins, Study, estimate
 from common import scripts, storage
@@ -185,8 +184,6 @@ def test_every_section_of_the_report_is_there_for_the_reference_studies(name, tm
         assert f"\n## {title}\n" in (study / "REPORT.md").read_text()
     assert "corpus shakespeare" in " ".join(out.split()) and f"{name} protocol" in " ".join(out.split())
     assert not list(tmp_path.rglob("*.png"))
-    shown = re.search(r"less reproducible: (.+?)\.", " ".join(out.split())).group(1)
-    assert (shown != "none") == (" at equal loss its relative PD differs by " in " ".join(out.split()))
 
 
 def test_the_report_of_the_reference_study_says_what_its_files_say(tmp_path, analyze):
@@ -498,12 +495,27 @@ def test_every_caption_says_n_and_what_its_bands_are(plans):
             assert "95 %" in plan.caption
 
 
-def test_the_curves_at_equal_loss_pass_through_the_values_of_the_table():
-    cells = [Cell(make_result(name, 4)) for name in ("relu", "gelu")]
-    common = curves.common_loss(cells)
-    for cell in cells:
-        curve = figures._curve(cell, common)["at_loss"]
-        matched = curves.matched(cells, "relative_pd", common)[cell.activation]
-        place = curve["loss"].index(common)
-        assert curve["relative_pd"][place][0] == pytest.approx(np.nanmean(matched[np.triu_indices(4, 1)]))
-        assert curve["loss"] == sorted(curve["loss"], reverse=True)
+def test_activations_are_compared_at_the_loss_that_was_named(tmp_path, analyze):
+    """The longer study: its curves have eleven points, of which five and more are around 2.5 nats."""
+    study = shutil.copytree(REFERENCE / "longer", tmp_path / "longer")
+    status, out, _ = analyze(study, "--no-figures", "--at-loss", "2.5")
+    text = " ".join(out.split())
+    assert status == 0 and "Relative PD at 2.5 nats: SmeLU β=1 inconclusive" in text
+    _, out, _ = analyze(study, "--no-figures", "--at-loss", "2.5", "--last-step", "150")
+    assert "Relative PD at 2.5 nats: SmeLU β=1 loss not reached" in " ".join(out.split())
+    _, out, _ = analyze(study, "--no-figures", "--at-loss", "3.5")
+    assert "Relative PD at 3.5 nats: SmeLU β=1 curve too coarse" in " ".join(out.split())
+    _, out, _ = analyze(study, "--no-figures")
+    assert "no loss was fixed beforehand" in " ".join(out.split())
+
+
+@pytest.mark.parametrize("options", [("--at-loss", "0"), ("--last-step", "100")])
+def test_options_of_the_comparison_at_equal_loss_that_make_no_sense_are_refused(options, analyze):
+    status, _, error = analyze(REFERENCE / "longer", "--no-figures", *options)
+    assert status == 2 and options[0] in error
+
+
+def test_an_outlying_run_has_its_section(tmp_path, analyze):
+    study = shutil.copytree(REFERENCE / "matched", tmp_path / "matched")
+    _, out, _ = analyze(study, "--no-figures")
+    assert "Flagged runs, and the means with and without them" in " ".join(out.split())

@@ -1,4 +1,4 @@
-"""The proof of the statistics: it runs, it reports every promise, and it notices a broken one."""
+"""The simulation study of the statistics: it runs, it reports every promise, and it notices a broken one."""
 
 import json
 
@@ -7,18 +7,30 @@ import numpy as np
 import check_statistics
 from analysis import significance
 
+FAST = 100  # studies: what a line says is then rough, but every case runs
 
-def test_the_proof_runs_and_writes_what_it_prints(run_script, tmp_path):
-    done = run_script("check_statistics.py", "--studies", 100, "--json", "proof.json", "--markdown", "proof.md")
+
+def test_the_simulation_runs_and_writes_what_it_prints(run_script, tmp_path):
+    done = run_script("check_statistics.py", "--studies", FAST, "--json", "found.json", "--markdown", "found.md")
     assert done.returncode == 0, done.stdout + done.stderr
-    lines = json.loads((tmp_path / "proof.json").read_text())["lines"]
+    lines = json.loads((tmp_path / "found.json").read_text())["lines"]
     assert {line["table"] for line in lines} == set(check_statistics.TABLES)
-    assert (tmp_path / "proof.md").read_text() in done.stdout
+    assert (tmp_path / "found.md").read_text() in done.stdout
     assert "0 broken" in done.stdout
 
 
+def test_a_known_limit_is_shown_and_does_not_count():
+    """Five percent of runs four times as far: no interval of ten runs covers the mean over all."""
+    case = next(case for case in check_statistics.cases() if case == (check_statistics.outlying_trials, (10, 0.05)))
+    all_runs, ordinary_runs, _ = check_statistics.run(*case, 300)
+    assert all_runs["kept"] is False
+    assert all_runs["limit"]
+    assert check_statistics.row_of(all_runs, 300)["kept"] == "breaks"
+    assert ordinary_runs["kept"]
+
+
 def test_an_interval_over_pairs_would_break_the_promise(monkeypatch):
-    """The naive interval in place of ours: the proof must notice."""
+    """The naive interval in place of ours: the simulation must notice."""
 
     def naive(matrix):
         return significance.mean_interval(matrix[np.triu_indices(len(matrix), 1)])
@@ -31,7 +43,7 @@ def test_an_interval_over_pairs_would_break_the_promise(monkeypatch):
 
 
 def test_a_mistake_is_one_sentence_and_status_2(run_script):
-    for arguments in (["--studies", 5], ["--json", "nowhere/proof.json"], ["--studies", "many"]):
+    for arguments in (["--studies", 5], ["--json", "nowhere/found.json"], ["--studies", "many"]):
         done = run_script("check_statistics.py", *arguments)
         assert done.returncode == 2
         assert "Traceback" not in done.stderr

@@ -314,6 +314,27 @@ def test_nan_and_what_is_no_log_probability_are_refused():
                 call(wrong)
 
 
+def test_log_probabilities_rounded_to_bfloat16_are_refused_and_say_what_to_do():
+    """Cast before the softmax, logits give what is measured; after it, rows sum to 1 within 0.5 percent only."""
+    torch = pytest.importorskip("torch")
+    logits = torch.tensor(random_pair(1, 3, 8, 65)[0]).bfloat16()
+    y = np.zeros((3, 8), np.int64)
+    fine = logits.float().log_softmax(-1).numpy()
+    metrics.compare(fine, fine, y)
+    rounded = logits.log_softmax(-1).float().numpy()
+    assert 1e-3 < np.abs(np.exp(rounded).sum(-1) - 1).max() < 0.01
+    for function in (lambda p, q: metrics.compare(p, q, y), metrics.compare_brief):
+        for pair in ((rounded, fine), (fine, rounded)):
+            with pytest.raises(ValueError, match=r"sums to .* log-softmax of the logits in float32"):
+                function(*pair)
+
+
+def test_two_rows_that_miss_1_in_opposite_directions_are_refused():
+    log_p = logs([0.5, 0.5])
+    with pytest.raises(ValueError, match="sum to 1"):
+        metrics.compare_brief(log_p + np.float32(0.003), log_p - np.float32(0.003))
+
+
 def test_shapes_and_targets_that_do_not_fit_are_refused():
     log_p, log_q, y = random_pair(9, 3, 4, 5)
     for arguments in [(log_p, log_q[:2], y), (log_p[0], log_q[0], y[0]), (log_p[:0], log_q[:0], y[:0])]:
@@ -555,3 +576,47 @@ def test_importing_metrics_imports_numpy_alone():
     folder = Path(metrics.__file__).parent
     run = subprocess.run([sys.executable, "-c", program], cwd=folder, capture_output=True, text=True)
     assert run.stdout.strip() == "[]", run.stderr
+
+
+# --- divergences against float64
+
+
+def divergences_in_float64(log_p, log_q):
+    """(symmetric KL, JS) per row, from the definitions, in float64 with 30 more digits where terms cancel."""
+    from mpmath import mp
+
+    mp.dps = 50
+    kl, js = [], []
+    for a, b in zip(log_p, log_q):
+        p, q = ([mp.e ** mp.mpf(float(x)) for x in row] for row in (a, b))
+        m = [(x + y) / 2 for x, y in zip(p, q)]
+        pairs = list(zip(p, q, m, a, b))
+        kl.append(float(sum((x - y) * (mp.mpf(float(i)) - mp.mpf(float(j))) for x, y, _, i, j in pairs) / 2))
+        js.append(float(sum(x * mp.log(x / c) + y * mp.log(y / c) for x, y, c, _, _ in pairs) / 2))
+    return np.array(kl), np.array(js)
+
+
+@settings(max_examples=60)
+@given(st.integers(0, 10**6), st.sampled_from([2, 5, 65]), st.floats(0.1, 30), st.floats(-7, 1.5))
+def test_js_and_symmetric_kl_are_those_of_float64_to_a_thousandth(seed, v, scale, log10_apart):
+    """Models as far apart as two one-hot ones or as near as float32 can tell."""
+    rng = np.random.default_rng(seed)
+    logits = scale * rng.standard_normal((4, v))
+    rows = [log_softmax(x).astype(np.float32) for x in (logits, logits + 10**log10_apart * rng.standard_normal((4, v)))]
+    kl, js = divergences_in_float64(*rows)
+    assert metrics.symmetric_kl(*rows) == pytest.approx(kl, rel=1e-3, abs=1e-300)
+    assert metrics.js_divergence(*rows) == pytest.approx(js, rel=1e-3, abs=1e-300)
+    found, _ = metrics.compare(rows[0][None], rows[1][None], np.zeros((1, 4), np.int64))
+    assert found["symmetric_kl"] == pytest.approx(kl.mean(), rel=1e-3, abs=1e-37)
+    assert found["js_divergence"] == pytest.approx(min(js.mean(), metrics.LN2), rel=1e-3, abs=1e-37)
+
+
+@settings(max_examples=60)
+@given(st.integers(0, 10**6), st.integers(2, 65), st.floats(1, 1e4))
+def test_no_js_divergence_is_above_ln_2(seed, v, scale):
+    rng = np.random.default_rng(seed)
+    log_p, log_q = log_softmax(scale * rng.standard_normal((2, 3, 5, v))).astype(np.float32)
+    found, per_window = metrics.compare(log_p, log_q, np.zeros((3, 5), np.int64))
+    assert found["js_divergence"] <= metrics.LN2
+    assert per_window["js_divergence"].max() <= metrics.LN2
+    assert metrics.js_divergence(log_p[0], log_q[0]).max() <= metrics.LN2

@@ -158,27 +158,31 @@ def test_twenty_activations_fit_one_figure(kind, tmp_path, figures):
 
 def make_comparisons(names):
     measures = ("Validation loss", *(metrics.METRICS[name].label for name in metrics.PRIMARY))
-    verdicts = ("different", "equivalent within the margin", "undecided, 1234 trials would decide", "undecided")
+    verdicts = ("different", "equivalent", "inconclusive", "inconclusive")
+    texts = ("different", "equivalent (lower)", "inconclusive (1234 seeds needed)", "inconclusive")
     for (i, name), measure in itertools.product(enumerate(names), measures):
         row = {"activation": name, "measure": measure, "margin": 0.01, "p_adjusted": 0.0004 * 10 ** (i % 4)}
         row |= {"difference": 0.01 * (i % 5 - 2), "low": 0.01 * (i % 5) - 0.03, "high": 0.01 * (i % 5)}
         row |= {"equivalence_p": 0.021}
-        yield row | {"verdict": verdicts[i % 4]}
+        yield row | {"verdict": verdicts[i % 4], "verdict_text": texts[i % 4]}
 
 
 @pytest.mark.parametrize("names", [("gelu",), REPORT[:2], MANY], ids=len)
 def test_the_forest_says_every_verdict_in_words(names, tmp_path, figures):
     rows = list(make_comparisons(names))
-    rows[-1] |= {"difference": None, "low": None, "high": None, "p_adjusted": None, "verdict": "undecided"}
+    rows[-1] |= {"difference": None, "low": None, "high": None, "p_adjusted": None} | {
+        "verdict": "inconclusive",
+        "verdict_text": "inconclusive",
+    }
     path = plot_utils.forest(rows, tmp_path, "charlm", "cpu", LINE)
     check_png(path, tmp_path, "charlm_cpu_forest.png")
     if len(names) <= 8:
-        assert all(row["verdict"] in words(figures[0]) for row in rows) and "(p < 0.001)" in words(figures[0])
+        assert all(row["verdict_text"] in words(figures[0]) for row in rows) and "(p < 0.001)" in words(figures[0])
         shown = [text for text, _, _ in figures[0].drawn_texts if text.startswith("equivalent")]
-        assert all(text == "equivalent within the margin  (TOST p = 0.021)" for text in shown)
+        assert all(text == "equivalent (lower)  (TOST p = 0.021)" for text in shown)
         assert len(shown) == sum(row["verdict"].startswith("equivalent") for row in rows)
     else:
-        assert words(figures[0]).count("undecided (1234)") == 20 and words(figures[0]).count("equivalent") == 20
+        assert words(figures[0]).count("inconclusive (1234)") == 20 and words(figures[0]).count("equivalent") == 20
     assert LINE.split("·")[0] in words(figures[0])
     check_readable(figures[0])
 
@@ -195,18 +199,17 @@ def test_nothing_to_compare_is_said(tmp_path, figures):
 
 
 @pytest.mark.parametrize("names", [REPORT, MANY], ids=len)
-def test_disagreement_at_equal_loss(names, tmp_path, figures):
+def test_disagreement_against_the_step_and_the_loss(names, tmp_path, figures):
     curves = []
     for i, name in enumerate(names):
         triples = [(0.1 + 0.01 * i, 0.05, 0.2), (0.12, None, None), (None, None, None)]
         curve = {"activation": name, "step": [0, 50, 100], "loss": [4.1, 3.0, 2.6]}
         curve |= {"relative_pd": triples, "top1_disagreement": triples}
-        at = {"loss": [4.0, 3.2], "relative_pd": triples[:2], "top1_disagreement": triples[:2]}
-        curves.append(curve | ({"at_loss": at} if i else {}))
+        curves.append(curve)
     path = plot_utils.pd_at_equal_loss(curves, tmp_path, "charlm", "cpu", LINE)
     check_png(path, tmp_path, "charlm_cpu_pd_at_equal_loss.png")
     loss = figures[0].axes[1]
-    assert loss.xaxis_inverted() and loss.get_title(loc="left").startswith("At equal validation loss")
+    assert loss.xaxis_inverted() and loss.get_title(loc="left").startswith("Against the validation loss")
     check_readable(figures[0])
 
 

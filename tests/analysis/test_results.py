@@ -12,23 +12,28 @@ from made_results import damaged, make_result, summarized
 
 import analyze_results
 from analysis import curves, significance
+from analysis.equal_loss import LOG_MARGIN
 from analysis.results import (
     MEASURES,
     PRIMARY,
     Cell,
     Margins,
     compare,
+    comparisons,
     disagreeing_measures,
     estimate,
     frontier,
     in_percent,
     margin_of,
+    outlying,
     primary_comparisons,
     reference_of,
     share_of,
     source_label,
     window_errors,
+    without,
 )
+from analysis.windows import window_standard_error
 from analysis.words import course
 from report.tables import overview
 
@@ -139,59 +144,93 @@ def test_holms_family_is_every_activation_times_the_four_primary_measures():
 def test_a_large_margin_makes_equivalent_what_a_small_one_does_not():
     cells = [cell_of([2.0, 2.1, 2.2, 2.3], [0.1] * 6), cell_of([2.05, 2.14, 2.26, 2.35], [0.1] * 6, "gelu")]
     small, large = (primary_comparisons(cells, Margins(m, 0.02))["gelu", "val_loss"] for m in (0.01, 1.0))
-    assert small.verdict == "different" and large.equivalence_p < 0.05 < small.equivalence_p
+    assert small.verdict == "different"
+    assert (large.verdict, large.sign) == ("equivalent", "higher")
 
 
-# --- matched at a loss ----------------------------------------------------------------------------------------------
+def test_two_activations_have_one_verdict_whoever_asks_and_in_whichever_order():
+    cells = [Cell(make_result(name, 6)) for name in ("relu", "gelu", "swish")]
+    primary = primary_comparisons(cells, Margins())
+    found = comparisons(cells, "relative_pd", Margins())
+    assert len(found) == 6
+    assert found["gelu", "relu"] == primary["gelu", "relative_pd"]
+    forth, back = found["swish", "gelu"], found["gelu", "swish"]
+    assert forth.verdict == back.verdict and forth.difference.mean == -back.difference.mean
+    alone = significance.verdicts([compare(cells[1], cells[2], "relative_pd")], [forth.margin])[0]
+    assert back == alone  # what is not against the reference is a family of its own, here of one
 
 
-def test_the_value_at_a_loss_is_where_the_curve_first_comes_down_to_it():
-    history = [(4.0, 0.0), (3.0, 0.2), (2.5, 0.3), (2.8, 0.9), (2.0, 1.0)]
-    assert curves.value_at_loss(history, 4.0) == 0.0
-    assert curves.value_at_loss(history, 3.5) == pytest.approx(0.1)
-    assert curves.value_at_loss(history, 2.75) == pytest.approx(0.25)  # not where it rises, nor the second time
-    assert curves.value_at_loss(history, 2.0) == 1.0
-    assert curves.value_at_loss(history, 1.9) is None and curves.value_at_loss(history, 4.1) is None
-    assert curves.value_at_loss([], 3.0) is None and curves.value_at_loss([(4.0, 1.0)], 4.0) is None
+def test_another_measure_is_a_family_of_all_pairs_of_activations():
+    cells = [Cell(make_result(name, 6)) for name in ("relu", "gelu", "swish")]
+    found = comparisons(cells, "symmetric_kl", Margins())
+    pairs = [("relu", "gelu"), ("relu", "swish"), ("gelu", "swish")]
+    adjusted = significance.holm([found[pair].p for pair in pairs])
+    assert [found[pair].p_adjusted for pair in pairs] == adjusted
 
 
-def test_the_common_loss_is_the_lowest_that_every_pair_reaches():
-    far = with_pair_history(cell_of([2.0, 2.2], [0.1], histories=[curve(4, 3, 2), curve(4, 3, 2.2)]), 0.1, 0.2, 0.3)
-    near = with_pair_history(
-        cell_of([2.6, 2.8], [0.1], "gelu", [curve(4, 3.4, 2.6), curve(4, 3.4, 2.8)]), 0.1, 0.2, 0.3
-    )
-    assert curves.common_loss([far]) == pytest.approx(2.1)
-    assert curves.common_loss([far, near]) == pytest.approx(2.7)
-    assert curves.matched([far, near], "relative_pd", 2.7)["gelu"][0, 1] == pytest.approx(0.3)
-    assert curves.matched([far, near], "relative_pd", 2.7)["relu"][0, 1] == pytest.approx(0.2 + 0.1 * 0.3 / 0.9)
+def test_a_run_far_from_the_others_is_named_and_can_be_left_out():
+    losses = [2.0, 2.01, 1.99, 2.005, 3.0, 1.995]
+    cell = cell_of(losses, [0.1 + 0.001 * k for k in range(15)])
+    assert outlying(cell, "val_loss") == [5]
+    assert outlying(cell, "relative_pd") == []
+    rest = without(cell, [5])
+    assert rest.numbers == [1, 2, 3, 4, 6] and len(rest.pairs) == 10
+    assert estimate(rest, "val_loss").mean == pytest.approx(2.0)
 
 
-def test_there_is_no_common_loss_where_curves_do_not_meet_or_are_missing():
-    high = with_pair_history(cell_of([3.0, 3.0], [0.1], histories=[curve(4, 3), curve(4, 3)]), 0.1, 0.2)
-    low = with_pair_history(cell_of([2.0, 2.0], [0.1], "gelu", [curve(2.9, 2), curve(2.9, 2)]), 0.1, 0.2)
-    assert curves.common_loss([high, low]) is None
-    assert curves.common_loss([cell_of([3.0, 3.0], [0.1])]) is None
-    assert curves.common_loss([cell_of([3.0], [])]) is None
+# --- at equal loss ---------------------------------------------------------------------------------------------------
 
 
-def test_an_activation_that_has_only_learnt_less_differs_at_the_end_and_not_at_equal_loss():
+def on_the_path(activation, losses, starts=(0.00, 0.01, 0.02, 0.03)):
+    """A cell whose trials go down the same path: PD is a tenth of the loss, give or take a pair's own percent."""
+    histories = [curve(*(loss + start for loss in losses)) for start in starts]
+    cell = cell_of([h[-1]["val_loss"] for h in histories], [0.1] * math.comb(len(starts), 2), activation, histories)
+    for own, pair in enumerate(cell.result["pairs"]):
+        mean = (starts[pair["trial_a"] - 1] + starts[pair["trial_b"] - 1]) / 2
+        values = [(1 + 0.001 * own) * (loss + mean) / 10 for loss in losses]
+        pair["history"] = [{"step": 10 * i, "relative_pd": v} for i, v in enumerate(values)]
+        pair["relative_pd"] = values[-1]
+    return cell
+
+
+QUICK, SLOW = np.linspace(4, 2, 41), np.linspace(4, 2.5, 41)
+
+
+def test_an_activation_that_has_only_learned_less_differs_at_the_end_and_not_at_equal_loss():
     """Two activations on the same path of PD against loss; one is behind. Its higher PD is gone where losses are equal."""
-
-    def on_the_path(activation, *losses):
-        starts = (0.00, 0.01, 0.02, 0.03)
-        histories = [curve(*(loss + start for loss in losses)) for start in starts]
-        cell = cell_of([h[-1]["val_loss"] for h in histories], [0.1] * 6, activation, histories)
-        for pair in cell.result["pairs"]:
-            mean = (starts[pair["trial_a"] - 1] + starts[pair["trial_b"] - 1]) / 2
-            values = [(loss + mean) / 10 for loss in losses]  # PD is a tenth of the loss, at any time
-            pair["history"] = [{"step": 10 * i, "relative_pd": v} for i, v in enumerate(values)]
-            pair["relative_pd"] = values[-1]
-        return cell
-
-    quick, slow = on_the_path("relu", 4.0, 3.0, 2.0), on_the_path("gelu", 4.0, 3.5, 2.5)
+    quick, slow = on_the_path("relu", QUICK), on_the_path("gelu", SLOW)
     assert in_percent(compare(slow, quick, "relative_pd"), quick, "relative_pd").mean > 20
-    assert curves.difference_at_equal_loss([slow], quick).mean == pytest.approx(0, abs=1e-9)
-    assert curves.difference_at_equal_loss([quick], cell_of([2.0] * 4, [0.1] * 6, "gelu")) is None  # no curves
+    (found,) = curves.compare_at_equal_loss([slow], quick, "relative_pd", curves.CommonLoss(3.0, 0.2), LOG_MARGIN)
+    assert found.difference.mean == pytest.approx(0, abs=1e-9)
+    assert found.verdict == "equivalent"
+
+
+def test_a_factor_at_equal_loss_is_its_logarithm():
+    quick, slow = on_the_path("relu", QUICK), on_the_path("gelu", SLOW)
+    for k, pair in enumerate(slow.result["pairs"]):
+        for point in pair["history"]:
+            point["relative_pd"] *= 1.2 + 1e-4 * k
+    (found,) = curves.compare_at_equal_loss([slow], quick, "relative_pd", curves.CommonLoss(3.0, 0.2), LOG_MARGIN)
+    assert found.difference.mean == pytest.approx(math.log(1.2), abs=1e-3)
+    assert (found.verdict, found.sign) == ("different", "higher")
+
+
+def test_a_curve_too_coarse_or_short_of_the_loss_gives_no_number():
+    quick, coarse, slow = on_the_path("relu", QUICK), on_the_path("gelu", QUICK[::10]), on_the_path("swish", SLOW)
+    (found,) = curves.compare_at_equal_loss([coarse], quick, "relative_pd", curves.CommonLoss(3.0, 0.2), LOG_MARGIN)
+    assert (found.verdict_text, found.difference.mean, found.p) == ("curve too coarse", None, None)
+    (found,) = curves.compare_at_equal_loss([slow], quick, "relative_pd", curves.CommonLoss(2.2, 0.2), LOG_MARGIN)
+    assert (found.verdict_text, found.difference.mean, found.p) == ("loss not reached", None, None)
+    assert found.reason == "6 pairs cannot be read at 2.2 nats"
+
+
+def test_points_after_the_last_usable_step_are_not_read():
+    quick = on_the_path("relu", QUICK)
+    common = curves.CommonLoss(2.5, 0.2, last_step=250)  # where the loss is 2.75
+    values, reasons = curves.at_equal_loss(quick, "relative_pd", common)
+    assert np.isnan(values).all() and set(reasons) == {"loss not reached"}
+    values, reasons = curves.at_equal_loss(quick, "relative_pd", curves.CommonLoss(2.5, 0.2, last_step=400))
+    assert values[0, 1] == pytest.approx(0.25) and reasons == []
 
 
 def test_the_share_of_a_part_is_over_the_trials_that_both_have():
@@ -219,32 +258,6 @@ def test_a_path_that_turns_is_told_with_its_turn(values, expected):
     assert course(curves.turns(path), 2) == expected
 
 
-def square(*values):
-    """(n, n) from the pairs' values in the order of combinations."""
-    n = round((1 + math.sqrt(1 + 8 * len(values))) / 2)
-    places = itertools.combinations(range(n), 2)
-    return significance.pair_matrix([(a, b, v) for (a, b), v in zip(places, values)], n)
-
-
-def test_a_flip_is_a_pair_of_activations_whose_order_depends_on_the_matching():
-    noise = np.array([0.001, -0.001, 0.002, -0.002, 0.0015, -0.0015])
-    steps = {"a": square(*(0.20 + noise)), "b": square(*(0.10 - noise)), "c": square(*(0.30 + 0 * noise))}
-    loss = {"a": square(*(0.10 + noise)), "b": square(*(0.20 - noise)), "c": square(*(0.30 + 0 * noise))}
-    (flip,) = curves.flips(steps, loss)
-    assert (flip.first, flip.second, flip.clear) == ("b", "a", True)  # the lower one at equal steps comes first
-    assert flip.at_equal_steps.mean == pytest.approx(-0.10) and flip.at_equal_loss.mean == pytest.approx(0.10)
-    assert flip.at_equal_steps.low < flip.at_equal_steps.mean < flip.at_equal_steps.high < 0
-    assert curves.flips(steps, steps) == []
-
-
-def test_a_flip_within_the_noise_is_not_clear():
-    wild = np.array([0.05, -0.05, 0.04, -0.04, 0.03, -0.03])
-    steps = {"a": square(*(0.200 + wild)), "b": square(*(0.201 - wild))}
-    loss = {"a": square(*(0.201 + wild)), "b": square(*(0.200 - wild))}
-    (flip,) = curves.flips(steps, loss)
-    assert not flip.clear
-
-
 # --- all activations ------------------------------------------------------------------------------------------------
 
 
@@ -265,23 +278,23 @@ def test_two_trials_are_too_few_to_resample_and_one_has_no_frontier():
     assert frontier([cell_of([1.0], [], "relu"), cell_of([2.0], [], "gelu")])[1] is None
 
 
-def test_measures_that_clearly_disagree_are_named():
+def test_measures_that_disagree_are_named():
     calm, other = make_result("relu", 6), make_result("gelu", 6)
     pairs = [dict(pair) for pair in calm["pairs"]]
     for i, pair in enumerate(pairs):
         pair["relative_pd"] -= 0.05 + 0.0001 * (i % 3)
         pair["top3_overlap"] -= 0.05 + 0.0001 * (i % 3)
     shifted = summarized({**other, "pairs": pairs})
-    ((one, two, for_one, for_two),) = disagreeing_measures([Cell(calm), Cell(shifted)])
+    ((one, two, for_one, for_two),) = disagreeing_measures([Cell(calm), Cell(shifted)], Margins())
     assert (one.activation, two.activation) == ("relu", "gelu")
     assert for_one == ["top3_overlap"] and for_two == ["relative_pd"]
 
 
-def test_the_error_over_the_text_is_the_standard_error_over_windows():
-    arrays = {"trial_1_loss": np.array([1.0, 2, 3, 4]), "trial_2_loss": np.array([3.0, 2, 5, 4])}
-    cell = Cell(cell_of([2.5, 3.5], [0.1]).result, arrays)
-    windows = np.array([2.0, 2, 4, 4])
-    assert window_errors(cell, None, "val_loss") == pytest.approx(windows.std(ddof=1) / 2)
+def test_the_error_over_the_text_is_that_of_blocks_of_windows():
+    rng = np.random.default_rng(0)
+    losses = rng.standard_normal((2, 60))
+    cell = Cell(cell_of([2.5, 3.5], [0.1]).result, {"trial_1_loss": losses[0], "trial_2_loss": losses[1]})
+    assert window_errors(cell, None, "val_loss") == window_standard_error(losses.mean(0))
     assert window_errors(cell, cell, "val_loss") == 0
     assert window_errors(cell_of([2.5, 3.5], [0.1]), None, "val_loss") is None
 

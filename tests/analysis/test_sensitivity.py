@@ -12,7 +12,7 @@ from scipy import stats
 from simulated import simulated_pairs
 
 from analysis import sensitivity as sen
-from analysis.significance import pair_interval
+from analysis.significance import compare_means, pair_interval
 
 VALUES = hnp.arrays(float, st.tuples(st.integers(2, 5), st.integers(2, 7)), elements=st.integers(-20, 20))
 
@@ -71,7 +71,7 @@ def test_what_all_activations_share_in_a_trial_does_not_matter(values):
     one, other = sen.between_group_sd(values), sen.between_group_sd(values + 7 * np.arange(values.shape[1]))
     assert one.mean == pytest.approx(other.mean, abs=1e-6)
     moved = values + 8 * np.arange(values.shape[1])
-    assert sen.permutation_sensitivity_test(values, 99) == sen.permutation_sensitivity_test(moved, 99)
+    assert sen.equal_means_test(values, 99) == sen.equal_means_test(moved, 99)
 
 
 # --- the permutation test ---
@@ -86,12 +86,12 @@ def test_the_permutation_test_of_two_activations_is_the_sign_flip_test():
         vectorized=True,
         n_resamples=np.inf,
     )
-    assert sen.permutation_sensitivity_test(values, 20_000) == pytest.approx(exact.pvalue, abs=0.01)
+    assert sen.equal_means_test(values, 20_000) == pytest.approx(exact.pvalue, abs=0.01)
 
 
 def test_the_permutation_test_depends_on_its_seed_only():
     values = grid(np.random.default_rng(4), 5, 6, 0.2)
-    p = [sen.permutation_sensitivity_test(values, 500, seed) for seed in (1, 1, 2)]
+    p = [sen.equal_means_test(values, 500, seed) for seed in (1, 1, 2)]
     assert p[0] == p[1] != p[2]
 
 
@@ -104,13 +104,28 @@ def test_the_permutation_test_rejects_at_most_5_percent_where_nothing_differs(sh
             values = grid(rng, 5, 5)
         else:
             values = sen.pseudo_values(simulated_pairs(rng, (5,), 5, share))
-        rejected.append(sen.permutation_sensitivity_test(values, 99) <= 0.05)
+        rejected.append(sen.equal_means_test(values, 99) <= 0.05)
     assert 0.015 <= np.mean(rejected) <= 0.065
 
 
 def test_a_clear_difference_is_found():
     values = grid(np.random.default_rng(6), 5, 5, 3.0)
-    assert sen.permutation_sensitivity_test(values, 999) == 0.001
+    assert sen.equal_means_test(values, 999) <= 0.005
+
+
+@pytest.mark.parametrize(("groups", "n"), [(2, 2), (2, 4), (3, 2), (3, 3)])
+def test_the_smallest_p_is_the_share_of_arrangements_as_extreme_as_the_most_extreme(groups, n):
+    """All permutations of A values within each of n trials, counted one by one."""
+    values = np.random.default_rng(20).standard_normal((n, groups))
+    orders = [list(itertools.permutations(row)) for row in values]
+    arrangements = np.array(list(itertools.product(*orders))).transpose(0, 2, 1)
+    largest = sen._largest_t(arrangements, 1e-12)
+    assert np.isclose(largest, largest.max()).mean() == pytest.approx(sen.smallest_p(groups, n))
+
+
+def test_no_p_is_smaller_than_the_permutations_drawn_allow():
+    assert sen.smallest_p(5, 20, 999) == 1e-3
+    assert sen.smallest_p(2, 3, 999) == 1 / 4
 
 
 # --- pseudo-values ---
@@ -141,11 +156,11 @@ def test_a_trial_missing_in_one_activation_is_left_out_of_all():
 
 def test_the_three_verdicts():
     rng = np.random.default_rng(10)
-    assert sen.sensitivity_of_means(grid(rng, 5, 6, 3.0), margin=0.5).verdict == "sensitive"
-    assert sen.sensitivity_of_means(grid(rng, 5, 6), margin=20.0).verdict == "insensitive"
-    undecided = sen.sensitivity_of_means(grid(rng, 5, 6), margin=0.5)
-    assert undecided.verdict == f"undecided, {undecided.trials_needed} trials would decide"
-    assert undecided.trials_needed > 6
+    assert sen.sensitivity_of_means(grid(rng, 5, 6, 3.0), margin=0.5).verdict_text == "sensitive"
+    assert sen.sensitivity_of_means(grid(rng, 5, 6), margin=20.0).verdict_text == "insensitive"
+    inconclusive = sen.sensitivity_of_means(grid(rng, 5, 6), margin=0.5)
+    assert inconclusive.verdict_text == f"inconclusive ({inconclusive.trials_needed} seeds needed)"
+    assert inconclusive.trials_needed > 6
 
 
 def test_the_verdict_of_a_pair_metric():
@@ -157,21 +172,39 @@ def test_the_verdict_of_a_pair_metric():
     assert sen.sensitivity_of_pairs(apart, margin=0.5).verdict == "sensitive"
 
 
+def test_differences_below_the_margin_are_insensitive_however_significant():
+    rng = np.random.default_rng(16)
+    values = grid(rng, 4, 10, 3.0)
+    found = sen.sensitivity_of_means(values, margin=30.0)
+    assert (found.verdict, found.equal_means_p) == ("insensitive", 1e-4)
+    assert sen.sensitivity_of_means(values, margin=1.0).verdict == "sensitive"
+
+
+def test_the_tests_behind_a_verdict_are_those_of_the_single_pairs():
+    values = grid(np.random.default_rng(17), 3, 6, 1.0)
+    differences = [compare_means(x, y).difference for x, y in itertools.combinations(values, 2)]
+    verdict, exceeds, within = sen.judge_sensitivity(differences, 0.4)
+    assert exceeds == pytest.approx(3 * min(sen.minimum_effect(d, 0.4) for d in differences))
+    assert within == pytest.approx(max(sen.equivalence(d, 0.4) for d in differences))
+    found = sen.sensitivity_of_means(values, 0.4)
+    assert (found.verdict, found.minimum_effect_p, found.equivalence_p) == (verdict, exceeds, within)
+
+
 def test_equal_results_whatever_the_activation_are_insensitive():
     """What the report's four architectures gave, whose activation was ReLU whatever was asked."""
     result = sen.sensitivity_of_means(np.tile([2.1, 2.3, 2.2], (5, 1)), margin=0.01)
-    assert (result.verdict, result.p, result.between_sd.mean) == ("insensitive", 1.0, 0.0)
+    assert (result.verdict, result.equal_means_p, result.between_sd.mean) == ("insensitive", 1.0, 0.0)
     assert result.range_over_minimum == 0
 
 
-def test_the_reports_range_over_minimum_stands_beside():
+def test_the_reports_range_over_minimum_is_given_too():
     assert sen.sensitivity_of_means([[2.0, 2.2], [3.0, 3.3]], 0.01).range_over_minimum == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize("n", [0, 1, 2])
-def test_too_few_trials_are_undecided_and_say_so(n):
+def test_too_few_trials_are_inconclusive_and_say_so(n):
     pairs = sen.sensitivity_of_pairs(np.full((3, n, n), 0.5), margin=0.01)
-    assert (pairs.verdict, pairs.p) == ("undecided", None)
+    assert (pairs.verdict, pairs.equal_means_p) == ("inconclusive", None)
     assert "fewer than three trials" in pairs.reason
     if n < 2:
         assert sen.sensitivity_of_means(np.ones((3, n)), margin=0.01).reason == "fewer than two trials"
@@ -187,7 +220,7 @@ def test_results_are_json_without_nan():
     result = sen.sensitivity_of_means(grid(np.random.default_rng(12), 3, 5), margin=None)
     content = json.loads(json.dumps(result.as_dict(), allow_nan=False))
     assert content["between_sd"]["ci95"] is not None
-    assert content["verdict"] == "undecided"
+    assert content["verdict"] == "inconclusive"
 
 
 # --- the Pareto frontier ---
@@ -227,20 +260,3 @@ def test_a_resampled_trial_is_never_paired_with_its_copy():
     other = matrices.copy()
     other[:, np.arange(5), np.arange(5)] = np.nan
     assert (sen.pareto_shares(losses, matrices, 500) == sen.pareto_shares(losses, other, 500)).all()
-
-
-@pytest.mark.parametrize(("groups", "n"), [(2, 2), (2, 4), (3, 2)])
-def test_the_smallest_p_is_the_share_of_arrangements_as_extreme_as_the_most_extreme(groups, n):
-    """All permutations of A values within each of n trials, counted one by one."""
-    values = np.arange(float(groups))
-    orders = list(itertools.permutations(values))
-    spreads = [np.var(np.sum(rows, axis=0)) for rows in itertools.product(orders, repeat=n)]
-    assert np.mean(np.isclose(spreads, max(spreads))) == pytest.approx(sen.smallest_p(groups, n))
-
-
-def test_what_permutations_cannot_show_is_said_and_takes_more_trials():
-    rng = np.random.default_rng(0)
-    values = rng.normal(0, 1e-3, (2, 3)) + np.array([[0.0], [1.0]])
-    found = sen.sensitivity_of_means(values, margin=0.1)
-    assert found.verdict.startswith("undecided") and "no p below 0.25" in found.reason
-    assert found.trials_needed >= 6  # 1/32, the first below 0.05

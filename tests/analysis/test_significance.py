@@ -242,7 +242,7 @@ def test_no_difference_without_spread_is_p_one_and_equivalent(values):
     comparison = sig.compare_means(values, values)
     assert comparison.p == 1.0
     assert (comparison.difference.low, comparison.difference.high) == (0.0, 0.0)
-    assert sig.verdict(comparison, 0.01, 1.0).verdict == "equivalent within the margin"
+    assert sig.verdicts([comparison], [0.01])[0].verdict == "equivalent"
     assert comparison.effect_size is None
 
 
@@ -251,8 +251,8 @@ def test_the_same_difference_everywhere_is_not_testable(values, shift):
     comparison = sig.compare_means(values + shift, values)  # equal up to rounding
     assert comparison.p is None
     assert comparison.difference.low is None
-    judged = sig.verdict(comparison, 0.01, None)
-    assert judged.verdict == "undecided"
+    (judged,) = sig.verdicts([comparison], [0.01])
+    assert judged.verdict == "inconclusive"
     assert judged.reason == "not testable: all values are equal"
 
 
@@ -264,9 +264,9 @@ def test_identical_pairs_differ_by_nothing():
 
 
 def test_one_trial_gives_a_difference_without_a_test():
-    judged = sig.verdict(sig.compare_means([2.0], [1.5]), 0.01, None)
+    (judged,) = sig.verdicts([sig.compare_means([2.0], [1.5])], [0.01])
     assert judged.difference.mean == 0.5
-    assert (judged.p, judged.verdict, judged.reason) == (None, "undecided", "fewer than two trials")
+    assert (judged.p, judged.verdict, judged.reason) == (None, "inconclusive", "fewer than two trials")
 
 
 # --- equivalence, sign flips, Holm ---
@@ -288,10 +288,35 @@ def test_equivalence_at_5_percent_means_that_the_90_percent_interval_is_within_t
         assert (p < 0.05) == (mean - reach > -margin and mean + reach < margin)
 
 
-def test_a_margin_of_nothing_is_refused():
+@pytest.mark.parametrize("test", [sig.equivalence, sig.minimum_effect])
+def test_a_margin_of_nothing_is_refused(test):
     for margin in (0, -1, math.nan):
         with pytest.raises(ValueError, match="margin"):
-            sig.equivalence(difference_of(0.1, 0.1, 4), margin)
+            test(difference_of(0.1, 0.1, 4), margin)
+
+
+def test_the_minimum_effect_test_of_almost_no_margin_is_the_paired_t_test():
+    x, y = [1.2, 3.4, 2.2, 5.0], [1.0, 3.9, 1.1, 4.2]
+    comparison = sig.compare_means(x, y)
+    assert sig.minimum_effect(comparison.difference, 1e-12) == pytest.approx(comparison.p)
+
+
+@given(st.floats(-3, 3), st.floats(0.1, 2), st.floats(1.5, 50), st.floats(0.05, 3))
+def test_the_minimum_effect_test_is_two_tails_at_the_edge_of_the_margin(mean, se, df, margin):
+    p = sig.minimum_effect(difference_of(mean, se, df), margin)
+    above = stats.t.sf((abs(mean) - margin) / se, df) + stats.t.sf((abs(mean) + margin) / se, df)
+    assert p == pytest.approx(above)
+
+
+@given(st.floats(-3, 3), st.floats(0.1, 2), st.floats(1.5, 50), st.floats(0.05, 3))
+def test_no_difference_is_both_beyond_the_margin_and_within(mean, se, df, margin):
+    difference = difference_of(mean, se, df)
+    assert sig.minimum_effect(difference, margin) >= 0.5 or sig.equivalence(difference, margin) >= 0.5
+
+
+def test_identical_trials_do_not_exceed_a_margin():
+    assert sig.minimum_effect(sig.compare_means([1.0, 2.0], [1.0, 2.0]).difference, 0.1) == 1.0
+    assert sig.minimum_effect(sig.compare_means([2.0, 3.0], [1.0, 2.0]).difference, 0.1) is None
 
 
 @given(hnp.arrays(float, st.integers(2, 7), elements=SPREAD))
@@ -354,7 +379,7 @@ def test_no_number_of_trials_that_matters_shows_a_tiny_margin():
 
 
 @pytest.mark.parametrize("share", [0, 0.25, 1])
-@pytest.mark.parametrize("test", ["difference", "equivalence"])
+@pytest.mark.parametrize("test", ["difference", "equivalence", "minimum effect"])
 def test_the_predicted_power_of_a_pair_comparison_is_the_simulated_one(share, test):
     n, margin = 6, 1.4
     terms = (2 * share, 2 * (1 - share))
@@ -363,13 +388,21 @@ def test_the_predicted_power_of_a_pair_comparison_is_the_simulated_one(share, te
     variance, df = sig.pair_variance(ms_trials, ms_pairs, n)
     if test == "difference":
         hits = np.abs(mean + margin) > stats.t.ppf(0.975, df) * np.sqrt(variance)
+    elif test == "minimum effect":  # of twice the margin
+        t = [(np.abs(mean + 2 * margin) - sign * margin) / np.sqrt(variance) for sign in (1, -1)]
+        hits = stats.t.sf(t[0], df) + stats.t.sf(t[1], df) < 0.05
     else:
         hits = np.abs(mean) + stats.t.ppf(0.95, df) * np.sqrt(variance) < margin
     assert sig.predicted_power(terms, n, margin, test=test) == pytest.approx(hits.mean(), abs=0.012)
 
 
 @settings(max_examples=25)
-@given(st.floats(0, 2), st.floats(0, 2), st.floats(0.2, 3), st.sampled_from(["difference", "equivalence"]))
+@given(
+    st.floats(0, 2),
+    st.floats(0, 2),
+    st.floats(0.2, 3),
+    st.sampled_from(["difference", "equivalence", "minimum effect"]),
+)
 def test_the_trials_needed_are_the_first_with_enough_power(first, second, margin, test):
     terms = (first, second + 1e-3)
     n = sig.trials_for_power(terms, margin, test=test)
@@ -380,58 +413,74 @@ def test_the_trials_needed_are_the_first_with_enough_power(first, second, margin
 def test_power_does_not_depend_on_the_observed_difference():
     rng = np.random.default_rng(0)
     x, y = rng.standard_normal((2, 8))
-    needed = [sig.verdict(sig.compare_means(x + shift, y), 0.3, 0.9).trials_needed for shift in (0, 1e-3, 1e-2)]
+    needed = [sig.verdicts([sig.compare_means(x + shift, y)], [0.3])[0].trials_needed for shift in (0, 1e-3, 1e-2)]
     assert needed[0] == needed[1] == needed[2]
 
 
 # --- the verdict ---
 
 
-def judged(mean, se, margin=1.0, p_adjusted=None, **options):
-    difference = difference_of(mean, se, df=9)
-    comparison = sig.Comparison(difference, p := float(2 * stats.t.sf(abs(mean) / se, 9)), None)
-    return sig.verdict(comparison, margin, p if p_adjusted is None else p_adjusted, **options)
+def comparison_of(mean, se, df=9):
+    return sig.Comparison(difference_of(mean, se, df), float(2 * stats.t.sf(abs(mean) / se, df)), None)
+
+
+def judged(mean, se, margin=1.0, others=0):
+    """The verdict on one comparison of a family with `others` that show nothing."""
+    family = [comparison_of(mean, se), *[comparison_of(0.5, 1.0)] * others]
+    return sig.verdicts(family, [margin] * len(family))[0]
 
 
 def test_the_three_verdicts():
-    assert judged(5.0, 1.0).verdict == "different"
-    assert judged(0.1, 0.2).verdict == "equivalent within the margin"
-    undecided = judged(0.5, 1.0)
-    assert undecided.verdict == f"undecided, {undecided.trials_needed} trials would decide"
-    assert undecided.trials_needed > 10
+    assert judged(5.0, 1.0).verdict_text == "different"
+    assert judged(0.1, 0.2).verdict_text == "equivalent"
+    inconclusive = judged(0.5, 1.0)
+    assert inconclusive.verdict_text == f"inconclusive ({inconclusive.trials_needed} seeds needed)"
+    assert inconclusive.trials_needed > 10
 
 
-def test_the_correction_decides_and_not_the_raw_p():
-    assert judged(5.0, 1.0, p_adjusted=0.2).verdict.startswith("undecided")
+def test_equivalent_comes_first_and_the_sign_of_a_significant_difference_is_kept():
+    small = judged(-0.5, 0.1)
+    assert (small.verdict, small.sign, small.verdict_text) == ("equivalent", "lower", "equivalent (lower)")
+    assert small.p_adjusted < 0.05
+    assert judged(0.1, 0.2).sign is None
+    assert judged(5.0, 1.0).sign == "higher"
 
 
-def test_a_difference_below_the_margin_is_different_and_the_reason_says_how_small():
-    small = judged(0.5, 0.1)
-    assert small.verdict == "different"
-    assert "smaller than the margin" in small.reason
+def test_a_family_is_corrected_by_holm_for_differences_and_by_bonferroni_for_equivalence():
+    alone, among_ten = judged(2.5, 1.0), judged(2.5, 1.0, others=9)
+    assert (alone.verdict, among_ten.verdict) == ("different", "inconclusive")
+    assert among_ten.p_adjusted == pytest.approx(10 * alone.p_adjusted)
+    alone, among_ten = judged(0.1, 0.4), judged(0.1, 0.4, others=9)
+    assert (alone.verdict, among_ten.verdict) == ("equivalent", "inconclusive")
+    assert among_ten.equivalence_p == pytest.approx(10 * alone.equivalence_p)
+
+
+def test_a_comparison_without_a_test_does_not_count_in_its_family():
+    without = sig.compare_means([1.0], [2.0])
+    assert sig.verdicts([comparison_of(2.5, 1.0), without], [1.0, 1.0])[0] == judged(2.5, 1.0)
 
 
 def test_a_larger_family_needs_more_trials():
-    assert judged(0.5, 1.0, family=16).trials_needed >= judged(0.5, 1.0).trials_needed
-    assert judged(0.5, 1.0, family=400).trials_needed > judged(0.5, 1.0).trials_needed
+    assert judged(0.5, 1.0, others=15).trials_needed > judged(0.5, 1.0).trials_needed
 
 
 def test_enough_trials_without_a_verdict_promise_no_number():
-    close_to_margin = judged(0.9, 0.3, p_adjusted=0.06)
-    assert (close_to_margin.verdict, close_to_margin.trials_needed) == ("undecided", None)
+    close_to_margin = judged(0.6, 0.3)
+    assert (close_to_margin.verdict_text, close_to_margin.trials_needed) == ("inconclusive", None)
     assert "between the two" in close_to_margin.reason
 
 
 @pytest.mark.parametrize("margin", [None, 0.0])
 def test_without_a_margin_a_comparison_can_only_be_different(margin):
     assert judged(5.0, 1.0, margin).verdict == "different"
-    assert judged(0.1, 1.0, margin).verdict == "undecided"
+    assert judged(0.1, 1.0, margin).verdict == "inconclusive"
 
 
 def test_results_are_json_without_nan():
+    pairs = sig.compare_pair_means(HAND, HAND * 1.1)
     for comparison in (
         judged(0.5, 1.0),
-        sig.verdict(sig.compare_pair_means(HAND, HAND * 1.1), 0.1, 0.5),
+        *sig.verdicts([pairs], [0.1]),
         sig.compare_means([None, None], [1.0, 2.0]),
         sig.compare_means([2.0, 3.0], [1.0, 2.0]),
     ):

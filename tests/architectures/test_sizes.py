@@ -181,6 +181,6 @@ def test_the_analysis_of_a_sweep_says_what_two_sizes_cannot_decide(swept):
     folders = [f"results/scale_{name}" for name in ("1M", "2M")]
     run = studies.run("analyze_results.py", "--scales", *folders, folder=folder)
     assert run.status == 0, run.out + run.err
-    assert "CharLM, Validation loss: undecided: fewer than 3 sizes" in run.out
+    assert "CharLM, Validation loss: inconclusive: fewer than 3 sizes" in run.out
     assert (folder / "results" / "SCALES.md").exists() and (folder / "results" / "scales.html").exists()
     assert (folder / "plots" / "charlm_cpu_sensitivity_against_size.png").exists()

@@ -68,7 +68,7 @@ def test_the_slope_and_its_interval_are_those_of_a_textbook():
 
 def test_two_sizes_decide_nothing():
     found = slope(SEVEN[:3], [0.03, None, 0.01])
-    assert found.mean is None and found.reason == "fewer than 3 sizes" and verdict(found) == "undecided"
+    assert found.mean is None and found.reason == "fewer than 3 sizes" and verdict(found) == "inconclusive"
 
 
 def test_noise_is_seldom_called_a_trend():
@@ -77,12 +77,12 @@ def test_noise_is_seldom_called_a_trend():
     wrong = 0
     for _ in range(200):
         sds = [between_group_sd(rng.normal(size=(3, 3))).mean for _ in SEVEN]
-        wrong += verdict(slope(SEVEN, sds)) != "undecided"
+        wrong += verdict(slope(SEVEN, sds)) != "inconclusive"
     assert wrong <= 20  # 5 % of 200, and three standard errors of that
 
 
 def test_a_sensitivity_that_falls_is_found_and_one_that_stays_is_not(tmp_path):
-    for effects, found in ((FALLING, "falls with size"), ([0.03] * 7, "undecided")):
+    for effects, found in ((FALLING, "falls with size"), ([0.03] * 7, "inconclusive")):
         text = render_text(build(make_sweep(effects), None))
         assert f"CharLM, Validation loss: {found}" in text and "n = 3 trials at each" in text
         assert text.count("1,000,000") and "100,000,000" in text
