@@ -75,9 +75,9 @@ def main(argv=None) -> int:
     from common.storage import sibling
 
     if args.scales:
-        from report.scales import run
+        from report.scales import publish_scales
 
-        return run([read_study(path) for path in args.scales], args.plots_dir, not args.no_figures)
+        return publish_scales([read_study(path) for path in args.scales], args.plots_dir, not args.no_figures)
     from report.document import publish
     from study import recompute
 

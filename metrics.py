@@ -335,7 +335,7 @@ def accuracy(log_p, targets):
 
 
 @dataclass(frozen=True)
-class _Said:
+class _Predictions:
     """What one model says at N positions."""
 
     log_p: np.ndarray  # (N, V)
@@ -406,7 +406,9 @@ def _compare(models, pairs, targets, chunk_windows):
         chunk = slice(start, start + chunk_windows)
         y = np.asarray(targets[chunk]).reshape(-1)
         n = len(y)
-        said = {name: _said(log_p[chunk], y, probabilities[name][:n], work[0, :n]) for name, log_p in models.items()}
+        said = {
+            name: _predictions(log_p[chunk], y, probabilities[name][:n], work[0, :n]) for name, log_p in models.items()
+        }
         for index, (a, b) in enumerate(pairs):
             one, other = said[a], said[b]
             labels[index] += _tally(one.top[:, 0], other.top[:, 0], v)
@@ -421,11 +423,11 @@ def _chunk_windows(n_models, window_bytes):
     return max(1, CHUNK_BYTES // ((2 * n_models + N_WORK) * window_bytes))
 
 
-def _said(log_p, y, p, work):
+def _predictions(log_p, y, p, work):
     """A model's chunk (n, T, V); p and work: arrays (N, V), to hold its probabilities and to work in."""
     log_p = np.ascontiguousarray(log_p, p.dtype).reshape(p.shape)
     _check_sums(_exp(log_p, p).sum(axis=1))
-    return _Said(log_p, p, top_indices(log_p, 5, work), _at(log_p, y))
+    return _Predictions(log_p, p, top_indices(log_p, 5, work), _at(log_p, y))
 
 
 def _measure(one, other, work):

@@ -31,6 +31,7 @@ from figures.of_analysis import (
     sensitivity_against_size,
     sources,
 )
+from figures.probes import gradient_norms
 from figures.style import (
     FAINT,
     INK,
@@ -61,6 +62,7 @@ __all__ = [
     "architecture_heatmap",
     "disagreement_passage",
     "forest",
+    "gradient_norms",
     "pareto",
     "pd_along_training",
     "pd_at_equal_loss",

@@ -309,7 +309,7 @@ def check_packs(plan, task) -> None:
     from training import packed
 
     for architecture, activation in plan.experiments:
-        slot_bytes = packed.check(architecture, activation, plan.config, task, plan.compiled)
+        slot_bytes = packed.check_can_be_packed(architecture, activation, plan.config, task, plan.compiled)
         if plan.device == "cuda":
             memory = torch.cuda.get_device_properties(0).total_memory
             packed.check_fits(plan.pack or 1, slot_bytes, memory, f"{architecture} with {activation}")

@@ -341,7 +341,7 @@ def train_one(args, own) -> int:
     if trial.compiled:
         from training import packed
 
-        packed.check(architecture, activation, config, task, compiled=True)
+        packed.check_can_be_packed(architecture, activation, config, task, compiled=True)
     output = args.output or Path("checkpoints/single") / f"{trial.name}_seed_{args.seed}.pt"
     if output.exists():
         raise UserError(f"{output} exists already; move it away or choose another --output")

@@ -190,7 +190,7 @@ def union(cells: Iterable[Cell]) -> list[int]:
 # --- comparisons ----------------------------------------------------------------------------------------------------
 
 
-def compare(cell: Cell, reference: Cell, name: str) -> Comparison:
+def compare_cells(cell: Cell, reference: Cell, name: str) -> Comparison:
     """cell - reference in one measure, trial k against trial k, pair (j, k) against pair (j, k)."""
     numbers = union((cell, reference))
     if is_pair_measure(name):
@@ -247,7 +247,7 @@ def primary_comparisons(cells: Sequence[Cell], margins: Margins) -> dict[tuple[s
     """
     reference = reference_of(cells)
     keys = [(cell, name) for cell in cells if cell is not reference for name in PRIMARY]
-    found = [compare(cell, reference, name) for cell, name in keys]
+    found = [compare_cells(cell, reference, name) for cell, name in keys]
     judged = significance.verdicts(found, [margin_of(name, reference, margins) for _, name in keys])
     return {(cell.activation, name): comparison for (cell, name), comparison in zip(keys, judged)}
 
@@ -279,7 +279,7 @@ def comparisons(
     primary = primary_comparisons(cells, margins) if measured is None and name in PRIMARY else {}
     found = {(a, reference.activation): comparison for (a, of), comparison in primary.items() if of == name}
     rest = [(a, b) for a, b in itertools.combinations(cells, 2) if not found or reference not in (a, b)]
-    compared = [(measured or (lambda a, b: compare(a, b, name)))(a, b) for a, b in rest]
+    compared = [(measured or (lambda a, b: compare_cells(a, b, name)))(a, b) for a, b in rest]
     judged = significance.verdicts(compared, [margin_of(name, reference, margins)] * len(rest))
     found |= {(a.activation, b.activation): comparison for (a, b), comparison in zip(rest, judged)}
     return found | {(b, a): significance.exchanged(comparison) for (a, b), comparison in found.items()}

@@ -318,7 +318,7 @@ def no_gain(evidence, reported, measure, of, than, role="matched") -> Answer:
 
 
 @claim_test
-def spread(evidence, reported, first, rest) -> Answer:
+def order_of_loss_sds(evidence, reported, first, rest) -> Answer:
     """Does every activation of `first` vary less in validation loss between trials than every one of `rest`?
 
     Pitman and Morgan's test, Holm-corrected. Trials that would decide: enough to tell, with 80 % power at 5 %, the

@@ -12,7 +12,7 @@ from pathlib import Path
 from activations import REPORT
 from analysis import curves, words
 from analysis.labels import activation_label, study_line
-from analysis.results import Cell, compare, estimate, in_percent
+from analysis.results import Cell, compare_cells, estimate, in_percent
 from claims.comparisons import (
     MARGINS,
     VERDICTS,
@@ -123,7 +123,7 @@ def loss_table(evidence: Evidence) -> list[str]:
             rows.append([*row, "-", "-"])
             continue
         for measure in ("val_loss", "relative_pd"):
-            found = in_percent(compare(cell, relu, measure), relu, measure)
+            found = in_percent(compare_cells(cell, relu, measure), relu, measure)
             row.append(with_interval(found, "{:+.2f}", " %").partition(", n")[0])
         rows.append(row)
     headers = ["Activation", "Validation loss", "Relative PD", "Loss against ReLU", "PD against ReLU"]

@@ -358,7 +358,7 @@ def enough_trials(evidence, reported, measures) -> Answer:
     for measure in measures:
         margin = results.margin_of(measure, reference, MARGINS)
         for cell in cells_of(evidence, "matched", [name for name in REPORT if name != "relu"]):
-            terms = results.compare(cell, reference, measure).difference.variance_terms
+            terms = results.compare_cells(cell, reference, measure).difference.variance_terms
             if terms is None or margin is None:
                 raise Untested("needs a matched study of three trials at least")
             trials = significance.trials_for_power(terms, margin) or significance.MOST_TRIALS

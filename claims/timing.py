@@ -116,7 +116,7 @@ def full_size(config, tokens, steps: int, say) -> dict:
     return found
 
 
-def spread(seconds) -> dict:
+def quartiles_of(seconds) -> dict:
     """{median, low, high, n} of repeated measurements; low and high are the smallest and the largest."""
     return {"median": float(np.median(seconds)), "low": min(seconds), "high": max(seconds), "n": len(seconds)}
 
@@ -150,7 +150,7 @@ def measure(small: Config, full: Config, repeats: int, steps: int, full_steps: i
         "load_before": load,
         "activations": activations,
         "full_size": large,
-        "summary": {name: {kind: spread(s) for kind, s in kinds.items()} for name, kinds in activations.items()},
+        "summary": {name: {kind: quartiles_of(s) for kind, s in kinds.items()} for name, kinds in activations.items()},
         "environment": environment("cpu", small.threads_per_trial),
         "provenance": program(),
     }

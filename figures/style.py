@@ -223,7 +223,7 @@ def mean_and_interval(mean: float, low: float | None, high: float | None) -> str
     return f"{texts[0]} [{texts[1]}, {texts[2]}]"
 
 
-def spread(positions, gap, low, high) -> np.ndarray:
+def spread_apart(positions, gap, low, high) -> np.ndarray:
     """Positions moved as little as possible so that they keep their order, a gap, and within low .. high.
 
     Pool-adjacent-violators: whatever would overlap shares the mean of what it asked for.
@@ -269,7 +269,7 @@ def label_line_ends(panels, size=7.5):
         height = ax.get_window_extent().height / ax.figure.dpi * 72  # points
         fitting = min(size, 1.12 * height / (1.25 * max(1, len(ends))))
         corners = [np.clip(to_axes.transform(end), 0, 1) for end, _, _ in ends]
-        places = spread([y for _, y in corners], 1.25 * fitting / height, -0.06, 1.06)
+        places = spread_apart([y for _, y in corners], 1.25 * fitting / height, -0.06, 1.06)
         for (x, y), text, place in zip(corners, texts, places):
             text.set(y=place, size=fitting)
             look = {"color": text.get_color(), "linewidth": 0.6, "alpha": 0.7}

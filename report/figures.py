@@ -218,6 +218,12 @@ def _training_plans(cells, part, folder):
             f" {sampled(cells)}"
         )
         plans.append(Plan(part, "dynamics", caption.strip(), plot_utils.all_validation_curves, (results, folder)))
+    if any("gradient_norm" in p.get("probes", {}) for r in results for t in r["trials"] for p in t["history"]):
+        caption = (
+            f"Norm of the loss's gradient without dropout, on a fixed batch ({counted(cells)}). Left: means over trials;"
+            f" bands: {T_BAND}. Right: per layer, the first activation."
+        )
+        plans.append(Plan(part, "dynamics", caption, plot_utils.gradient_norms, (results, folder)))
     if not any(pair["history"] for cell in cells for pair in cell.pairs):
         return plans
     caption = f"Disagreement along training, on the curve windows ({counted(cells)}). Lines: means over pairs; bands: {U_BAND}."

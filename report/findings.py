@@ -229,7 +229,9 @@ def text_share(cells: Sequence[Cell]) -> Section | None:
         for cell in cells:
             of_difference = cell is not reference
             comparison = (
-                results.compare(cell, reference, name).difference if of_difference else results.estimate(cell, name)
+                results.compare_cells(cell, reference, name).difference
+                if of_difference
+                else results.estimate(cell, name)
             )
             text = results.window_errors(cell, reference if of_difference else None, name)
             if text is None or comparison.standard_error is None:

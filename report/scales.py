@@ -54,7 +54,7 @@ def slope(sizes: Sequence[int], values: Sequence[float | None], confidence: floa
     return Estimate(mean, None, len(kept), mean - reach, mean + reach, df, error, method, None, None, confidence)
 
 
-def verdict(trend: Estimate) -> str:
+def trend_verdict(trend: Estimate) -> str:
     """'falls', 'rises' or 'inconclusive', by the interval of a slope."""
     if trend.low is None or trend.low <= 0 <= trend.high:
         return "inconclusive"
@@ -142,7 +142,7 @@ def _in_words(name, trend, rows):
     unit = f" {MEASURES[name].unit}" if MEASURES[name].unit else ""
     decimals = decimals_for(trend, 5)
     counted = f"{plural(trend.n, 'size')}, n = {listing(sorted({str(row[name].n) for row in rows}))} trials at each"
-    found = verdict(trend)
+    found = trend_verdict(trend)
     how = {"falls": "**falls with size**", "rises": "**rises with size**", "inconclusive": "**inconclusive**"}[found]
     text = f"{how}: {number(trend.mean, decimals, True)} {interval(trend, decimals, True)}{unit} per tenfold size"
     return f"{text} (95 % interval; {counted})" + (", which includes no change." if found == "inconclusive" else ".")
@@ -182,7 +182,7 @@ def _draw(studies, architecture, rows, plots_dir):
             points.append({"measure": name, "n_parameters": row["n_parameters"], **found})
         decimals = decimals_for(trend, 5)
         change = f" ({number(trend.mean, decimals, True)} {interval(trend, decimals, True)} per tenfold size)"
-        claims[name] = f"{MEASURES[name].label}: {verdict(trend)}" + (change if trend.mean is not None else "")
+        claims[name] = f"{MEASURES[name].label}: {trend_verdict(trend)}" + (change if trend.mean is not None else "")
     cells = [cell for study in studies for cell in study.architectures.get(architecture, ())]
     line, device = study_line([cell.result for cell in cells]), studies[0].identity["device"]
     return sensitivity_against_size(points, claims, plots_dir, architecture, device, line)
@@ -207,7 +207,7 @@ def _methods():
     )
 
 
-def run(studies: Sequence[Study], plots_dir: Path | None, draw: bool) -> int:
+def publish_scales(studies: Sequence[Study], plots_dir: Path | None, draw: bool) -> int:
     """Prints the document of a sweep, and writes it beside the studies' folders; figures go to their plots/."""
     folder = Path(studies[0].folder).parent
     document = build(studies, (plots_dir or storage.sibling(folder, "plots")) if draw else None)

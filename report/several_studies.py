@@ -8,7 +8,7 @@ import copy
 from collections.abc import Callable, Sequence
 
 from analysis import results
-from analysis.labels import architecture_label, data_facts
+from analysis.labels import architecture_label
 from analysis.results import MEASURES, Cell, Study
 from analysis.significance import pair_matrix
 from analysis.words import brief_p, decimals_for, listing, plural, with_interval
@@ -16,6 +16,7 @@ from common import storage
 from common.errors import UserError
 from report.document import Section, Table
 from report.tables import PAIRS_METHOD, counted, shown
+from training.identity import complete
 
 CLAIMED_INSENSITIVE = ("minigpt", "nanotransformer", "hybridlm", "convlm")
 
@@ -168,10 +169,12 @@ def check_comparable(studies: Sequence[Study]) -> None:
     """A UserError unless the studies differ only in what varies between trials, and in the arithmetic."""
     first = studies[0]
     for other in studies[1:]:
-        ours, theirs = (data_facts(study.cells[0].result)["sha256"] for study in (first, other))
+        ours, theirs = (
+            study.identity.get("corpus_sha256", study.identity.get("data_sha256")) for study in (first, other)
+        )
         if ours != theirs:
             raise UserError(
-                f"{first.folder} and {other.folder} were made on different corpora ({first.corpus_label}, SHA-256"
+                f"{first.folder} and {other.folder} were made on different data ({first.corpus_label}, SHA-256"
                 f" {ours[:12]}..., against {other.corpus_label}, {theirs[:12]}...); only equal ones can be compared"
             )
     allowed = "--vary, dtype, device and threads_per_trial"
@@ -196,7 +199,7 @@ def check_alike(studies: Sequence[Study], compared: Callable[[Study], dict], ref
 
 
 def _without_differences(study):
-    identity = copy.deepcopy(study.identity)
+    identity = copy.deepcopy(complete(study.identity))
     for name in MAY_DIFFER:
         identity.pop(name)
     for name in ARITHMETIC:
@@ -242,7 +245,7 @@ def sources(studies: Sequence[Study], architecture: str) -> Section | None:
         share, less = "-", "-"
         if row["source"] != "all together" and whole is not None:
             share = with_interval(results.share_of(cell, whole, "relative_pd"), 1)
-            less = with_interval(results.compare(cell, whole, "relative_pd").difference, 4, signed=True)
+            less = with_interval(results.compare_cells(cell, whole, "relative_pd").difference, 4, signed=True)
         line = [row["source"], cell.label, str(len(cell.trials)), shown(cell, "relative_pd")]
         table_rows.append([*line, share, less, shown(cell, "top1_disagreement")])
     headers = [
@@ -296,7 +299,7 @@ def arithmetics(studies: Sequence[Study], architecture: str) -> Section | None:
             if cell.activation not in cells:
                 continue
             for name in ("val_loss", "relative_pd"):
-                difference = results.compare(cell, cells[cell.activation], name).difference
+                difference = results.compare_cells(cell, cells[cell.activation], name).difference
                 decimals = decimals_for(difference, MEASURES[name].decimals)
                 line = [arithmetic(other), cell.label, MEASURES[name].label, str(difference.n)]
                 line += [shown(cells[cell.activation], name), shown(cell, name)]

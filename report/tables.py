@@ -88,7 +88,7 @@ def _ranking(cells: Sequence[Cell], name: str, others: Sequence[str], caption: s
     rows = []
     for rank, cell in enumerate(ranked, 1):
         best = ranked[0]
-        difference = None if cell is best else results.in_percent(results.compare(cell, best, name), best, name)
+        difference = None if cell is best else results.in_percent(results.compare_cells(cell, best, name), best, name)
         apart = "best" if cell is best else with_interval(difference, 2, signed=True)
         sd = number(results.estimate(cell, name).sd, measure.decimals)
         row = [str(rank), cell.label, str(len(cell.trials)), shown(cell, name), sd, apart]
@@ -202,7 +202,9 @@ def trade_off(cells: Sequence[Cell], margins: Margins) -> Section:
     rows = []
     for cell in cells:
         if cell is not reference:
-            changes = [results.in_percent(results.compare(cell, reference, name), reference, name) for name in names]
+            changes = [
+                results.in_percent(results.compare_cells(cell, reference, name), reference, name) for name in names
+            ]
             rows.append([cell.label, *(with_interval(change, 2, signed=True) for change in changes)])
     headers = ["Activation", "Val. loss (%)", "Relative PD (%)", "Top-1 disagr. (%)", "Training time (%)"]
     caption = (

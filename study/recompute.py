@@ -124,7 +124,7 @@ def _recompute(engine, cells, checkpoints_dir, folder, say):
                 continue
             pairs[index] |= {(pair["trial_a"], pair["trial_b"]): pair for pair in payload}
             if len(pairs[index]) == len(cell.pairs):
-                identical &= _verdict(cell, pairs.pop(index), say)
+                identical &= _say_whether_identical(cell, pairs.pop(index), say)
                 for path in files.pop(index).values():
                     path.unlink()
     return identical
@@ -177,7 +177,7 @@ def _comparisons(cell, checkpoints_dir, predictions):
         yield Job(f"pairs of {_name(cell)} from {start}", "compare", arguments)
 
 
-def _verdict(cell, pairs, say):
+def _say_whether_identical(cell, pairs, say):
     """Says, and returns, whether the pairs measured now are the stored ones."""
     stored = {(pair["trial_a"], pair["trial_b"]): pair for pair in cell.pairs}
     worst, count, first = 0.0, 0, None

@@ -380,7 +380,7 @@ def test_studies_of_different_corpora_are_not_compared(folder, analyze):
         content["identity"]["corpus_sha256"] = "f" * 64
         storage.write_json(path, content)
     status, _, err = analyze("results", "--compare", "other")
-    assert status == 2 and "results and other were made on different corpora" in err and err.count("\n") == 1
+    assert status == 2 and "results and other were made on different data" in err and err.count("\n") == 1
 
 
 def test_studies_of_one_identity_are_not_compared(folder, analyze):

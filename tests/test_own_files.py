@@ -145,15 +145,16 @@ def test_a_changed_file_goes_on_from_no_state_of_the_old_one(folder, tmp_path):
     import activations
     from config_cpu import ConfigCPU
     from tasks.corpus import make_corpus
+    from tasks.text import Text
     from training.trial import Trial, partial_identity
 
-    trial, corpus = Trial("charlm", "soft_step", ConfigCPU(), 1, 1, {}), make_corpus("x", "ab" * 500)
+    trial, task = Trial("charlm", "soft_step", ConfigCPU(), 1, 1, {}), Text(make_corpus("x", "ab" * 500))
     identities = []
     try:
         for text in (ACTIVATION, ACTIVATION.replace("4", "5")):
             (tmp_path / "soft.py").write_text(text)
             activations.load_activation_file(tmp_path / "soft.py")
-            identities.append(partial_identity(trial, corpus))
+            identities.append(partial_identity(trial, task))
     finally:
         activations.ACTIVATIONS.pop("soft_step")
     assert storage.first_difference(*identities).startswith("source_sha256.activation: ")

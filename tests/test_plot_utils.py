@@ -342,11 +342,11 @@ def test_an_interval_has_the_decimals_of_its_mean():
 
 def test_labels_are_moved_apart_and_no_further_than_needed():
     wanted = [0.5, 0.52, 0.1, 0.5]
-    placed = style.spread(wanted, 0.1, 0, 1)
+    placed = style.spread_apart(wanted, 0.1, 0, 1)
     assert np.min(np.diff(np.sort(placed))) >= 0.1 - 1e-12
     assert placed[2] == pytest.approx(0.1) and np.argsort(placed, kind="stable")[0] == 2
     assert np.mean(placed[[0, 1, 3]]) == pytest.approx(np.mean([0.5, 0.52, 0.5]))
-    assert style.spread([0.99, 1.0, 1.0], 0.1, 0, 1).max() <= 1 + 1e-12
+    assert style.spread_apart([0.99, 1.0, 1.0], 0.1, 0, 1).max() <= 1 + 1e-12
 
 
 def test_the_curves_of_pairs_have_the_interval_of_significance():

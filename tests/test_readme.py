@@ -49,14 +49,14 @@ def test_the_table_of_a_study_is_that_of_its_trials(study, activations, n):
 def test_how_relative_pd_turns_is_what_the_longer_study_shows():
     import analyze_results
     from analysis import curves, words
-    from analysis.results import compare, in_percent
+    from analysis.results import compare_cells, in_percent
 
     cells = {cell.activation: cell for cell in analyze_results.read_study(REFERENCE / "longer").cells}
     course = words.course(curves.turns(curves.along_training([cells["relu"]], "relative_pd")), 3)
     text = " ".join(README.split())
     assert f"relative PD {course}" in text
     smelu, relu = cells["smelu_1"], cells["relu"]
-    less = in_percent(compare(smelu, relu, "relative_pd"), relu, "relative_pd")
+    less = in_percent(compare_cells(smelu, relu, "relative_pd"), relu, "relative_pd")
     assert f"more reproducible, by {-less.mean:.1f} % [{-less.high:.1f}, {-less.low:.1f}]" in text
 
 
@@ -97,7 +97,7 @@ def test_the_table_of_architectures_is_that_of_its_study():
 
 def test_the_table_of_sources_is_that_of_its_studies():
     import analyze_results
-    from analysis.results import compare, share_of
+    from analysis.results import compare_cells, share_of
 
     def load(study):
         cells = analyze_results.read_study(REFERENCE / study).architectures["charlm"]
@@ -118,7 +118,7 @@ def test_the_table_of_sources_is_that_of_its_studies():
         assert [pd, disagreement] == [interval(summary[name], 4) for name in ("relative_pd", "top1_disagreement")]
         assert int(n) == summary["relative_pd"]["n"]
         if other:
-            e = compare(other, matched, "relative_pd").difference
+            e = compare_cells(other, matched, "relative_pd").difference
             assert from_all == f"{e.mean:+.4f} [{e.low:+.4f}, {e.high:+.4f}]"
             e = share_of(other, matched, "relative_pd")
             assert share == f"{e.mean:.1f} [{e.low:.1f}, {e.high:.1f}]"

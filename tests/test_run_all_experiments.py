@@ -76,7 +76,7 @@ MISTAKES = [
     (["--seed-base=-1"], "--seed-base must be from 0 to 2^32 - 1 - trials, but it is -1"),
     (["--seed-base=4294967295"], "--seed-base must be from 0"),
     (["--learning-rate=nan"], "learning_rate must be positive, but it is nan"),
-    (["--learning-rate=-1"], "learning_rate must be positive, but it is -1.0"),
+    (["--learning-rate=-1"], "learning_rate must be positive, but it is -1"),
     (["--learning-rate=inf"], "learning_rate must be positive, but it is inf"),
     (["--dropout=nan"], "dropout must be at least 0 and less than 1, but it is nan"),
     (["--dropout=1"], "dropout must be at least 0 and less than 1, but it is 1.0"),
@@ -390,7 +390,7 @@ def test_varying_a_bit_changes_one_bit_of_one_weight():
 
     def weights(vary, number):
         trial = Trial("charlm", "relu", config, number, 41 + number, stream_seeds(42, number, vary))
-        tensors = build(trial, vocabulary_size=9).state_dict()
+        tensors = build(trial, 9).state_dict()
         return torch.cat([tensor.flatten().view(torch.int32) for _, tensor in sorted(tensors.items())])
 
     untouched = weights((), 1)

@@ -40,7 +40,7 @@ def test_training_changes_the_model_and_lowers_the_loss(task):
     before, after = outcome["record"]["history"]
     assert after["val_loss"] < before["val_loss"] - 0.3
     assert outcome["record"]["val_loss"] < before["val_loss"] - 0.3
-    assert before["val_loss"] == pytest.approx(np.log(task.vocabulary_size), abs=0.05)
+    assert before["val_loss"] == pytest.approx(np.log(task.n_classes), abs=0.05)
 
 
 def test_every_seed_and_every_configuration_is_another_trial(task):
@@ -334,15 +334,15 @@ def test_a_times_difference_is_no_difference(folder, tmp_path):
         ("--verify results", 1, "cannot read results: Is a directory"),
         ("--sample none.pt", 2, "there is no checkpoint none.pt"),
         ("--sample tiny.txt", 1, "tiny.txt is damaged or is not plain data"),
-        ("--sample checkpoints/charlm_relu/trial_1.pt --prompt ☃", 2, "'☃' does not occur in task tiny.txt"),
+        ("--sample checkpoints/charlm_relu/trial_1.pt --prompt ☃", 2, "'☃' does not occur in corpus tiny.txt"),
         ("--sample checkpoints/charlm_relu/trial_1.pt --length 0", 2, "--length must be at least 1"),
         ("--sample checkpoints/charlm_relu/trial_1.pt --temperature -1", 2, "--temperature"),
         ("--sample checkpoints/charlm_relu/trial_1.pt --temperature nan", 2, "--temperature"),
         ("--sample checkpoints/charlm_relu/trial_1.pt --seed -1", 2, "--seed"),
         ("--corpus tiny.txt --activation gelo", 2, "unknown activation 'gelo'; did you mean 'gelu'? known: smelu_05,"),
         ("--corpus tiny.txt --architecture charml", 2, "unknown architecture 'charml'; did you mean 'charlm'? known:"),
-        ("--corpus tinny", 2, "task file tinny does not exist; by name there are: auto, shakespeare, pydoc"),
-        ("--corpus tinny.txt", 2, "task file tinny.txt does not exist"),
+        ("--corpus tinny", 2, "corpus file tinny does not exist; by name there are: auto, shakespeare, pydoc"),
+        ("--corpus tinny.txt", 2, "corpus file tinny.txt does not exist"),
         ("--corpus short.txt", 2, "short.txt is too short: its validation split has 3 characters"),
         ("--corpus latin.txt", 2, "latin.txt is not UTF-8: byte 0xe9 at offset 3"),
         ("--corpus tiny.txt --n-embd 9", 2, "n_embd must be a multiple of n_head"),

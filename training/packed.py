@@ -233,7 +233,7 @@ def draw_masks(base, shapes, trials, step) -> dict:
 # --- what can be packed, and what fits ----------------------------------------------------------------------------------
 
 
-def check(architecture, activation, config, task, compiled=False) -> int:
+def check_can_be_packed(architecture, activation, config, task, compiled=False) -> int:
     """The bytes of memory that a slot needs at the least; a UserError where PyTorch cannot batch, or compile, the model.
 
     Weights, gradients and AdamW's two moments in float32, the dropout masks, and what a step keeps for its gradient:

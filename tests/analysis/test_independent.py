@@ -17,7 +17,7 @@ from analysis.results import (
     PRIMARY,
     Margins,
     activation_sensitivity,
-    compare,
+    compare_cells,
     comparisons,
     estimate,
     matrix,
@@ -48,7 +48,7 @@ def losses(activation):
 
 @pytest.mark.parametrize("activation", OTHERS)
 def test_a_difference_of_losses_is_scipys_paired_t_test(activation):
-    found = compare(cells()[activation], cells()["relu"], "val_loss")
+    found = compare_cells(cells()[activation], cells()["relu"], "val_loss")
     expected = stats.ttest_rel(losses(activation), losses("relu"))
     assert found.p == pytest.approx(expected.pvalue, rel=1e-9)
     interval = expected.confidence_interval(0.95)
@@ -57,7 +57,7 @@ def test_a_difference_of_losses_is_scipys_paired_t_test(activation):
 
 @pytest.mark.parametrize("activation", OTHERS)
 def test_equivalence_of_losses_is_statsmodels_paired_tost(activation):
-    difference = compare(cells()[activation], cells()["relu"], "val_loss").difference
+    difference = compare_cells(cells()[activation], cells()["relu"], "val_loss").difference
     p, _, _ = weightstats.ttost_paired(losses(activation), losses("relu"), -0.01, 0.01)
     assert significance.equivalence(difference, 0.01) == pytest.approx(p, rel=1e-6, abs=1e-12)
 
@@ -84,7 +84,7 @@ def test_a_verdict_follows_from_statsmodels_p_values():
 
 
 def test_the_seeds_needed_for_a_loss_are_statsmodels_power():
-    terms = compare(cells()["swish"], cells()["relu"], "val_loss").difference.variance_terms
+    terms = compare_cells(cells()["swish"], cells()["relu"], "val_loss").difference.variance_terms
     expected = power.TTestPower().solve_power(effect_size=0.002 / np.sqrt(terms[0]), power=0.8, alpha=0.05)
     assert significance.trials_for_power(terms, 0.002) == np.ceil(expected)
 

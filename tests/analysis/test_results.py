@@ -18,7 +18,7 @@ from analysis.results import (
     PRIMARY,
     Cell,
     Margins,
-    compare,
+    compare_cells,
     comparisons,
     disagreeing_measures,
     estimate,
@@ -113,9 +113,9 @@ def test_a_trial_that_either_side_lacks_is_left_out_of_both():
     one = cell_of([1.0, 2.0, 4.0], [0.1, 0.2, 0.3])
     other = cell_of([0.5, 9.0, 3.0], [0.3, 0.2, 0.1])
     other.result["trials"][1]["status"] = "diverged"
-    found = compare(one, other, "val_loss").difference
+    found = compare_cells(one, other, "val_loss").difference
     assert found.mean == pytest.approx((0.5 + 1.0) / 2) and found.n == 2
-    pairs = compare(one, other, "relative_pd").difference
+    pairs = compare_cells(one, other, "relative_pd").difference
     assert pairs.mean == pytest.approx(0.2 - 0.2) and pairs.n == 2 and pairs.low is None
 
 
@@ -156,7 +156,7 @@ def test_two_activations_have_one_verdict_whoever_asks_and_in_whichever_order():
     assert found["gelu", "relu"] == primary["gelu", "relative_pd"]
     forth, back = found["swish", "gelu"], found["gelu", "swish"]
     assert forth.verdict == back.verdict and forth.difference.mean == -back.difference.mean
-    alone = significance.verdicts([compare(cells[1], cells[2], "relative_pd")], [forth.margin])[0]
+    alone = significance.verdicts([compare_cells(cells[1], cells[2], "relative_pd")], [forth.margin])[0]
     assert back == alone  # what is not against the reference is a family of its own, here of one
 
 
@@ -199,7 +199,7 @@ QUICK, SLOW = np.linspace(4, 2, 41), np.linspace(4, 2.5, 41)
 def test_an_activation_that_has_only_learned_less_differs_at_the_end_and_not_at_equal_loss():
     """Two activations on the same path of PD against loss; one is behind. Its higher PD is gone where losses are equal."""
     quick, slow = on_the_path("relu", QUICK), on_the_path("gelu", SLOW)
-    assert in_percent(compare(slow, quick, "relative_pd"), quick, "relative_pd").mean > 20
+    assert in_percent(compare_cells(slow, quick, "relative_pd"), quick, "relative_pd").mean > 20
     (found,) = curves.compare_at_equal_loss([slow], quick, "relative_pd", curves.CommonLoss(3.0, 0.2), LOG_MARGIN)
     assert found.difference.mean == pytest.approx(0, abs=1e-9)
     assert found.verdict == "equivalent"

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from architectures.registry import register_architecture
+from architectures.registry import ARCHITECTURES, register_architecture
 from tasks import registry
 from tasks.base import SupervisedTask
 
@@ -77,6 +77,14 @@ class Sectors(nn.Module):
         return self.layers(x)[:, None]
 
 
-for _task in (Points, Walk):
-    registry.TASKS[_task.name] = lambda data, task=_task: task()
-    register_architecture(f"sectors_{_task.name}", Sectors, task=_task.name)
+def register():
+    """Makes the tasks and their architectures known in this process."""
+    for task in (Points, Walk):
+        registry.TASKS[task.name] = lambda data, task=task: task()
+        register_architecture(f"sectors_{task.name}", Sectors, task=task.name)
+
+
+def forget():
+    """Undoes `register`."""
+    for task in (Points, Walk):
+        del registry.TASKS[task.name], ARCHITECTURES[f"sectors_{task.name}"]

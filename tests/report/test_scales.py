@@ -10,7 +10,7 @@ from analysis.results import Cell, Study
 from analysis.sensitivity import between_group_sd
 from common.errors import UserError
 from report.document import render_text
-from report.scales import build, rows_of, slope, verdict
+from report.scales import build, rows_of, slope, trend_verdict
 
 SEVEN = (1e6, 2e6, 5e6, 1e7, 2e7, 5e7, 1e8)
 
@@ -63,12 +63,12 @@ def test_the_slope_and_its_interval_are_those_of_a_textbook():
     reach = t(5).ppf(0.975) * expected.stderr
     assert found.mean == pytest.approx(expected.slope) and found.standard_error == pytest.approx(expected.stderr)
     assert (found.low, found.high) == pytest.approx((expected.slope - reach, expected.slope + reach))
-    assert verdict(found) == "falls" and found.n == 7
+    assert trend_verdict(found) == "falls" and found.n == 7
 
 
 def test_two_sizes_decide_nothing():
     found = slope(SEVEN[:3], [0.03, None, 0.01])
-    assert found.mean is None and found.reason == "fewer than 3 sizes" and verdict(found) == "inconclusive"
+    assert found.mean is None and found.reason == "fewer than 3 sizes" and trend_verdict(found) == "inconclusive"
 
 
 def test_noise_is_seldom_called_a_trend():
@@ -77,7 +77,7 @@ def test_noise_is_seldom_called_a_trend():
     wrong = 0
     for _ in range(200):
         sds = [between_group_sd(rng.normal(size=(3, 3))).mean for _ in SEVEN]
-        wrong += verdict(slope(SEVEN, sds)) != "inconclusive"
+        wrong += trend_verdict(slope(SEVEN, sds)) != "inconclusive"
     assert wrong <= 20  # 5 % of 200, and three standard errors of that
 
 

@@ -17,7 +17,14 @@ from training import packed
 from training.trial import Interrupted, Trial, stream_seeds
 
 SIZES = {"n_embd": 8, "n_head": 2, "max_iters": 30, "eval_interval": 10, "learning_rate": 0.02, "curve_windows": 40}
-PRELUDE = "import sys\nsys.path.insert(0, {folder!r})\nimport other_tasks\n"
+PRELUDE = "import sys\nsys.path.insert(0, {folder!r})\nimport other_tasks\nother_tasks.register()\n"
+
+
+@pytest.fixture(autouse=True)
+def known():
+    other_tasks.register()
+    yield
+    other_tasks.forget()
 
 
 def a_trial(task, number=1, activation="relu", **changes):
@@ -61,7 +68,7 @@ def test_a_task_with_a_state_of_its_own_resumes_to_the_same_bits(name, steps, tm
 def test_a_task_whose_step_is_its_own_cannot_be_packed():
     task = load_task("walk")
     with pytest.raises(UserError, match="walk cannot be packed or compiled"):
-        packed.check("sectors_walk", "relu", ConfigCPU(**SIZES), task)
+        packed.check_can_be_packed("sectors_walk", "relu", ConfigCPU(**SIZES), task)
 
 
 def test_a_supervised_task_can_be_packed():

@@ -30,7 +30,6 @@ from config_cpu import ConfigCPU
 from model import Attention, levels_on_device
 from study import cost
 from study.jobs import Context, predict
-from tasks.text import Text
 from training import evaluate, packed, step
 from training.step import SingleTrial
 from training.trial import Interrupted, checkpoint_content
@@ -148,10 +147,8 @@ def test_predictions_are_made_again_on_the_device_of_the_trial(task, monkeypatch
     trial = a_trial()
     content = checkpoint_content(trial, task, train.run_trial(trial, task))
     asked = []
-    real = Text.examples
-    monkeypatch.setattr(
-        Text, "examples", lambda self, s, c, device: asked.append(str(device)) or real(self, s, c, device)
-    )
+    real = torch.nn.Module.to
+    monkeypatch.setattr(torch.nn.Module, "to", lambda self, device: asked.append(device) or real(self, device))
     monkeypatch.setattr(storage, "read_checkpoint", lambda path: content)
     context = Context(task)
     predict(context, None, None, "a path", "cpu:0")
@@ -324,7 +321,7 @@ def test_every_operation_of_a_trial_has_a_deterministic_form_on_a_gpu(architectu
     learners = [SingleTrial(trials[:1], task)]
     if architecture not in ("tinylstm", "gru", "hybridlm", "lstm_attention"):
         learners.append(packed.Stack(trials, task))
-    for module in learners[0].model(0).modules():
+    for module in learners[0].model_of(0).modules():
         if isinstance(module, Attention):
             module.written_out = True
     with studies.Operations() as found:

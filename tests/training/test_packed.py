@@ -20,6 +20,7 @@ from config_cpu import ConfigCPU
 from study.experiment import Plan
 from train import run_pack
 from training import packed
+from training.identity import complete
 from training.step import SingleTrial, build
 from training.trial import Interrupted, load_model
 
@@ -93,7 +94,7 @@ def test_every_part_of_a_pack_computes_in_the_type_that_it_has_alone(architectur
 
     trials = a_pack(2, architecture=architecture, dtype="bfloat16")
     stack, alone = packed.Stack(trials, task), SingleTrial(trials[:1], task)
-    together, expected = types_in(stack, stack.base), types_in(alone, alone.model(0))
+    together, expected = types_in(stack, stack.base), types_in(alone, alone.model_of(0))
     assert torch.bfloat16 in expected.values() and together == expected
 
 
@@ -262,7 +263,9 @@ def test_a_study_without_packs_has_the_identity_that_it_always_had():
     stored = storage.read_json(REFERENCE / storage.STUDY_FILE)["identity"]
     nowhere = dict.fromkeys(("results_dir", "checkpoints_dir", "plots_dir"))
     plan = Plan(ConfigCPU(), "cpu", "matched", 42, STREAMS, 10, (), **nowhere)
-    assert plan.identity(SimpleNamespace(text_sha256=stored["corpus_sha256"])) == stored
+    assert complete(
+        plan.identity(SimpleNamespace(identity=lambda: {"corpus_sha256": stored["corpus_sha256"]}))
+    ) == complete(stored)
 
 
 CROWDED = """
@@ -351,24 +354,24 @@ class Branching(torch.nn.Module):
 """
 
 
-def test_a_readers_model_that_cannot_be_batched_is_refused_in_one_sentence(tmp_path, monkeypatch):
+def test_a_readers_model_that_cannot_be_batched_is_refused_in_one_sentence(task, tmp_path, monkeypatch):
     (tmp_path / "branching.py").write_text(BRANCHING)
     monkeypatch.setattr(registry, "ARCHITECTURES", registry.ARCHITECTURES.copy())
     registry.load_architecture_file(tmp_path / "branching.py")
     with pytest.raises(
         UserError, match=r"^branching with relu cannot be packed or compiled \(--pack, --compile\): "
     ) as e:
-        packed.check("branching", "relu", ConfigCPU(**SIZES), 65)
+        packed.check_can_be_packed("branching", "relu", ConfigCPU(**SIZES), task)
     assert "\n" not in str(e.value)
 
 
-def test_the_memory_of_a_slot_grows_with_model_batch_and_precision():
+def test_the_memory_of_a_slot_grows_with_model_batch_and_precision(task):
     def needs(**changes):
-        return packed.check("charlm", "relu", ConfigCPU(**{**SIZES, **changes}), 65)
+        return packed.check_can_be_packed("charlm", "relu", ConfigCPU(**{**SIZES, **changes}), task)
 
     base = needs()
     model = run_all_experiments.model_facts(
-        SimpleNamespace(experiments=[("charlm", "relu")], config=ConfigCPU(**SIZES)), 65
+        SimpleNamespace(experiments=[("charlm", "relu")], config=ConfigCPU(**SIZES)), task
     )["charlm", "relu"]
     weights = 16 * model["n_parameters"]
     assert needs(batch_size=8) - weights == pytest.approx(2 * (base - weights), rel=0.1)
@@ -387,7 +390,7 @@ def test_the_memory_of_a_slot_is_what_autograd_keeps(task):
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         stack.update(0)
     n_parameters = sum(parameter.numel() for parameter in stack.parameters.values())
-    needs = len(trials) * packed.check("charlm", "gelu", trials[0].config, task.vocabulary_size)
+    needs = len(trials) * packed.check_can_be_packed("charlm", "gelu", trials[0].config, task)
     assert needs - 16 * n_parameters == pytest.approx(sum(kept.values()) - 4 * n_parameters, rel=0.1)
 
 
@@ -407,12 +410,12 @@ def test_a_gpu_too_small_for_a_pack_is_said_with_what_fits(slot_gb, memory_gb, w
     packed.check_fits(memory_gb // slot_gb, slot_gb * 10**9, memory_gb * 10**9, "a model")
 
 
-def test_a_study_asks_the_gpu_whether_its_packs_fit(monkeypatch):
+def test_a_study_asks_the_gpu_whether_its_packs_fit(task, monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=2 * 10**9))
     nowhere = dict.fromkeys(("results_dir", "checkpoints_dir", "plots_dir"))
     plan = Plan(Config(), "cuda", "matched", 42, STREAMS, 5, (("charlm", "relu"),), **nowhere, pack=32)
     with pytest.raises(UserError, match=r"a pack of 32 of charlm with relu needs at least .* GB of memory"):
-        run_all_experiments.check_packs(plan, 65)
+        run_all_experiments.check_packs(plan, task)
 
 
 def test_a_mask_is_that_of_its_own_trial(task):
@@ -425,7 +428,7 @@ def test_a_mask_is_that_of_its_own_trial(task):
         "blocks.0.attention.output_dropout.given",
         "blocks.0.feed_forward.dropout.given",
     }
-    model = build(trials[2], task.vocabulary_size)
+    model = build(trials[2], task.model_sizes)
     from model import address_dropout
 
     address_dropout(model, trials[2].seeds["dropout"], 5)
