@@ -161,12 +161,7 @@ def _train(trials, task, learner, state, partial_path, report, should_stop, prob
     curve_steps = set(config.curve_steps())
     for step in range(state["step"], config.max_iters + 1):
         if step in curve_steps:
-            measured = _add_points(step, trials, task, learner, state, probes)
-            # Between two points a GPU computes less long than it takes to write its state.
-            due = reads_each_loss or time.perf_counter() - saved > SAVE_EVERY_S
-            if measured and due and 0 < step < config.max_iters:
-                _save_partial(partial_path, trials, task, learner, state, report)
-                saved = time.perf_counter()
+            _add_points(step, trials, task, learner, state, probes)
             if step == config.max_iters or not _still_training(members):
                 return
         started = time.perf_counter()
@@ -205,7 +200,7 @@ def _note_loss(member, loss, step):
 
 
 def _add_points(step, trials, task, learner, state, probes):
-    """Measures the point of each curve that has none at this step yet; returns whether there was one to measure."""
+    """Measures the point of each curve that has none at this step yet."""
     from diagnostics.probes import measure_probes
     from training import evaluate
     from training.step import synchronize
@@ -216,7 +211,7 @@ def _add_points(step, trials, task, learner, state, probes):
         if member["diverged_at"] is None and (not member["history"] or member["history"][-1]["step"] < step)
     ]
     if not slots:
-        return False
+        return
     state["training_time_s"] += synchronize(trials[0].device)
     started = time.perf_counter()
     for slot in slots:
@@ -230,7 +225,6 @@ def _add_points(step, trials, task, learner, state, probes):
             member["history"].append(point)
             member["curve"].append((step, log_p))
     state["evaluation_time_s"] += time.perf_counter() - started
-    return True
 
 
 def learned_activation_parameters(model) -> dict | None:

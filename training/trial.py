@@ -6,7 +6,7 @@ import randomness
 from common.errors import UserError
 from config import Config
 
-SAVE_EVERY_S = 60.0  # on a CPU a running trial also saves at every point of its curves
+SAVE_EVERY_S = 60.0  # how often a running trial saves its state
 REPORT_EVERY_S = 0.5
 
 
