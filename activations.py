@@ -22,7 +22,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from errors import UserError, unknown
+from common.errors import UserError, unknown
 
 REPORT = ("smelu_05", "smelu_1", "relu", "gelu", "swish")  # the five of the report
 SMOOTHNESS = ("C0", "C1", "C-infinity")  # continuous; with a continuous derivative; with all derivatives

@@ -14,14 +14,15 @@ passage. Exit status: 0 done, 1 a damaged file or recomputed numbers that differ
 import math
 from pathlib import Path
 
-import cli
-from errors import RunError, UserError
+from common.errors import RunError, UserError
+from common.scripts import Parser, run
+from training.options import add_file_options, check_own_are_used, load_user_files
 
 REPORT_FILES = ("REPORT.md", "report.html")
 
 
 def parser():
-    p = cli.Parser(
+    p = Parser(
         prog="analyze_results.py",
         description="Answer the study's question, with tables, intervals and figures, from its result files.",
     )
@@ -49,7 +50,7 @@ def parser():
         "--scales", nargs="+", type=Path, metavar="STUDY", help="sensitivity against size, of a sweep's studies"
     )
     p.add_argument("--audit", nargs="+", type=Path, metavar="STUDY", help="check the report's claims on these studies")
-    cli.add_file_options(p)  # for --recompute, and the figure of a passage
+    add_file_options(p)  # for --recompute, and the figure of a passage
     return p
 
 
@@ -59,29 +60,30 @@ def main(argv=None) -> int:
         import audit
 
         return audit.run(args.audit)
-    from storage import sibling
+    from common.storage import sibling
 
     if args.scales:
-        import report_scales
+        from report.scales import run
 
-        return report_scales.run([read_study(path) for path in args.scales], args.plots_dir, not args.no_figures)
-    import recompute
-    import report
+        return run([read_study(path) for path in args.scales], args.plots_dir, not args.no_figures)
+    from report.document import publish
+    from study import recompute
 
-    user_files, own = cli.load_user_files(args)
+    user_files, own = load_user_files(args)
     margins = margins_given(args)
     folder = study_folder(args)
     study = read_study(folder)
     others = [read_study(path) for path in args.compare or [] if path.resolve() != folder.resolve()]
-    cli.check_own_are_used(own, [(cell.architecture, cell.activation) for cell in study.cells])
+    check_own_are_used(own, [(cell.architecture, cell.activation) for cell in study.cells])
     checkpoints = args.checkpoints_dir or sibling(folder, "checkpoints")
     if not args.no_figures:
-        import report_figures
+        from claims.document import published_rows
+        from report.figures import add_figures, begin
 
-        report_figures.begin()
+        begin()
     identical = True
     if args.recompute:
-        from report_tables import GO_ON
+        from report.tables import GO_ON
 
         cells = [cell for cell in study.cells if cell.pairs]
         if not cells:
@@ -91,14 +93,19 @@ def main(argv=None) -> int:
     document = build(study, others, margins, recompute.yardsticks(study))
     if not args.no_figures:
         plots = args.plots_dir or sibling(folder, "plots")
-        document = report_figures.add_figures(document, study, others, margins, plots, checkpoints)
-    report.publish(document, folder, REPORT_FILES)
+        published = published_rows(study.identity, study.architectures)
+
+        def passage_of(cells):
+            return recompute.passage(cells, checkpoints)
+
+        document = add_figures(document, study, others, margins, plots, passage_of, published)
+    publish(document, folder, REPORT_FILES)
     return 0 if identical else 1
 
 
 def margins_given(args):
     """The analysis.Margins of the options, which must be positive."""
-    from analysis import Margins
+    from analysis.results import Margins
 
     for name in ("margin_loss", "margin_pairs"):
         if not 0 < getattr(args, name) < math.inf:
@@ -108,7 +115,7 @@ def margins_given(args):
 
 def study_folder(args) -> Path:
     """The folder that was named, else results/, else the first study to compare."""
-    from storage import STUDY_FILE
+    from common.storage import STUDY_FILE
 
     folder = args.study or Path("results")
     if args.study is None and args.compare and not (folder / STUDY_FILE).exists():
@@ -118,8 +125,8 @@ def study_folder(args) -> Path:
 
 def read_study(folder: Path):
     """The analysis.Study in a folder, in the order of its summary."""
-    import analysis
-    import storage
+    from analysis.results import Cell, Study
+    from common import storage
 
     study, results = storage.read_study(folder)
     for result in results:
@@ -137,8 +144,8 @@ def read_study(folder: Path):
     cells = []
     for result in results:
         arrays = Path(result["path"]).with_suffix(".npz")
-        cells.append(analysis.Cell(result, storage.read_arrays(arrays) if arrays.exists() else None))
-    return analysis.Study(str(folder), study["identity"], cells, planned)
+        cells.append(Cell(result, storage.read_arrays(arrays) if arrays.exists() else None))
+    return Study(str(folder), study["identity"], cells, planned)
 
 
 def build(study, others, margins, yardsticks):
@@ -146,34 +153,34 @@ def build(study, others, margins, yardsticks):
 
     yardsticks: from `recompute.yardsticks`.
     """
-    import report_facts
-    import report_findings
-    import report_studies
-    from analysis import Study, activation_sensitivity
-    from report import Document, Section
+    from analysis.results import Study, activation_sensitivity
+    from report import facts as facts_module
+    from report import findings
+    from report.document import Document, Section
+    from report.several_studies import architectures, arithmetics, check_comparable, sources
 
-    report_studies.check_comparable([study, *others])
-    missing = report_facts.what_is_missing(study.cells, study.planned)
-    facts = report_facts.study_facts(study, missing)
+    check_comparable([study, *others])
+    missing = facts_module.what_is_missing(study.cells, study.planned)
+    facts = facts_module.study_facts(study, missing)
     trained = Study(study.folder, study.identity, [cell for cell in study.cells if cell.trials], study.planned)
     if not trained.cells:
         nothing = Section("answer", "The answer", ["**No trial is complete**, so there is nothing to compare yet."])
-        return Document(report_facts.title(study), report_facts.subtitle(study), [nothing, facts])
+        return Document(facts_module.title(study), facts_module.subtitle(study), [nothing, facts])
     sensitivities = {name: activation_sensitivity(cells, margins) for name, cells in trained.architectures.items()}
     several = len(trained.architectures) > 1
-    sections = [report_studies.architectures(trained, sensitivities), facts] if several else []
+    sections = [architectures(trained, sensitivities), facts] if several else []
     for name, cells in trained.architectures.items():
-        unfinished = report_facts.unfinished(study, cells)
-        found = report_findings.sections(cells, margins, sensitivities[name], missing, unfinished, yardsticks)
-        found += [make([trained, *others], name) for make in (report_studies.sources, report_studies.arithmetics)]
+        unfinished = facts_module.unfinished(study, cells)
+        found = findings.sections(cells, margins, sensitivities[name], missing, unfinished, yardsticks)
+        found += [make([trained, *others], name) for make in (sources, arithmetics)]
         found = [section for section in found if section is not None]
         if several:
             sections += [section.under(cells[0].architecture_label) for section in found]
         else:
             sections += [found[0], *found[1:2], facts, *found[2:]]
-    sections.append(report_facts.methods(margins))
-    return Document(report_facts.title(study), report_facts.subtitle(study), [s for s in sections if s is not None])
+    sections.append(facts_module.methods(margins))
+    return Document(facts_module.title(study), facts_module.subtitle(study), [s for s in sections if s is not None])
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    run(main)

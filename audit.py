@@ -5,157 +5,21 @@
     python audit.py results/published results results/architectures --timing results/timing.json
     python analyze_results.py --audit results/published results
 
-audit_claims.json holds the claims, the report's figures and the tolerances; audit_tests.py and audit_facts.py test
-them; audit_document.py writes the answers up; audit_timing.py makes the timing file. A study is recognised by its
+claims/claims.json holds the claims, the report's values and the tolerances; the modules beside it test them and write
+the answers up; audit_timing.py makes the timing file. A study is recognised by its
 identity: the published protocol with the report's configuration and seeds, a matched study of the same configuration,
 several architectures, or the full-size model. What fits none of these is not used, and named. Exit status: 0 whatever
 the verdicts, 2 a mistake in the command.
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
-import audit_document
-import audit_facts  # noqa: F401 - its tests become known by being imported
-import audit_timing
-import cli
-import storage
-from analysis import Cell
-from audit_tests import TESTS, Answer, Evidence, Untested
-from config import Config
-from config_cpu import ConfigCPU
-from corpus import SHAKESPEARE_SHA256
-from errors import UserError
-
-ROOT = Path(__file__).resolve().parent
-CLAIMS = ROOT / "audit_claims.json"
-REFERENCE = ROOT / "results" / "reference"
-DOCUMENT = ROOT / "docs" / "audit.md"
-SEED_BASE = 42  # the report's
-# Fields that do not change what a trial of this role is, or what is measured of it.
-FREE_FIELDS = {
-    "published": {"curve_windows", "threads_per_trial"},
-    "matched": {"curve_windows", "threads_per_trial", "eval_iters", "eval_interval"},
-    "full size": {"curve_windows", "threads_per_trial", "eval_iters", "eval_interval", "dtype"},
-}
-
-
-# --- claims and evidence ----------------------------------------------------------------------------------------------
-
-
-def read_claims() -> tuple[list[dict], dict[str, dict]]:
-    """(the claims of audit_claims.json, with the tables that they name filled in; those tables of the report)."""
-    content = json.loads(CLAIMS.read_text(encoding="utf-8"))
-
-    def filled(value):
-        if isinstance(value, str) and value.startswith("@"):
-            return content["tables"][value[1:]]
-        return {name: filled(item) for name, item in value.items()} if isinstance(value, dict) else value
-
-    return [claim | {"figures": filled(claim["figures"])} for claim in content["claims"]], content["tables"]
-
-
-def gather(studies: Sequence[Path], timing: Path | None = None) -> Evidence:
-    """Reads studies and a timing file (which may stand among the studies), and finds out what each is."""
-    files = [Path(path) for path in (*studies, timing) if path is not None and Path(path).is_file()]
-    if timing is not None and not Path(timing).is_file():
-        raise UserError(f"{timing} is no file; audit_timing.py writes one")
-    cells, notes, times = {}, [], None
-    for folder in (Path(path) for path in studies if not Path(path).is_file()):
-        study, results = storage.read_study(folder)
-        _check_corpus(folder, study, results)
-        found, reason = roles_of(study["identity"], results)
-        if not found:
-            notes.append(f"{folder.name} was not used: {reason}")
-        for role, members in found.items():
-            if role not in cells or _n_trials(members) > _n_trials(cells[role]):
-                cells[role] = members
-    for path in files:
-        times, note = _read_timing(path)
-        notes += note
-    return Evidence(cells, times, tuple(notes))
-
-
-def _n_trials(members):
-    return max((len(cell.trials) for cell in members.values()), default=0)
-
-
-def _check_corpus(folder, study, results):
-    """Refuses another text than the report's."""
-    found = {study["identity"]["corpus_sha256"], *(result["corpus"]["sha256"] for result in results)}
-    if found != {SHAKESPEARE_SHA256}:
-        label = results[0]["corpus"]["label"] if results else "another corpus"
-        other = sorted(found - {SHAKESPEARE_SHA256})[0]
-        raise UserError(
-            f"{folder} is a study of {label} (SHA-256 {other[:12]}...), but the report's text is tiny Shakespeare"
-            f" ({SHAKESPEARE_SHA256[:12]}...); only equal ones are compared"
-        )
-
-
-def roles_of(identity: dict, results: list[dict]) -> tuple[dict[str, dict[str, Cell]], str | None]:
-    """(role -> activation -> Cell of what a study can stand for, or {} and the reason)."""
-    members = {}
-    for result in results:
-        members.setdefault(result["architecture"], {})[result["activation"]] = Cell(result)
-    if not members:
-        return {}, "it holds no result yet"
-    charlm = members.get("charlm", {})
-    if identity["protocol"] == "published":
-        reason = _differs(identity, "published")
-        if reason is None and identity["seed_base"] != SEED_BASE:
-            reason = f"seed_base is {identity['seed_base']}, the report's is {SEED_BASE}"
-        return ({"published": charlm}, None) if reason is None else ({}, reason)
-    if set(identity["vary"]) != {"init", "data", "dropout"}:
-        return {}, "not everything varies between its trials"
-    found = {}
-    if len(members) > 1:
-        found = {f"architecture {name}": cells for name, cells in members.items()}
-    reasons = {role: _differs(identity, role) for role in ("matched", "full size")}
-    if charlm:
-        found |= {role: charlm for role, reason in reasons.items() if reason is None}
-    return found, None if found else f"it is not of the report's configuration ({reasons['matched']})"
-
-
-def _differs(identity, role):
-    """The first field in which a study is not of the configuration that a role needs; None where there is none."""
-    expected = (Config() if role == "full size" else ConfigCPU()).as_dict()
-    kept = [{n: v for n, v in c.items() if n not in FREE_FIELDS[role]} for c in (expected, identity["config"])]
-    return storage.first_difference(*kept)
-
-
-def _read_timing(path):
-    """(the content, no notes), or (None, why it is not used)."""
-    content = storage.read_json(path)
-    if content.get("kind") != audit_timing.KIND:
-        raise UserError(f"{path} is neither a study's folder nor a file of audit_timing.py")
-    if difference := _differs({"config": content["config"]}, "published"):
-        return None, [f"{path.name} was not used: it is not of the report's configuration ({difference})"]
-    return content, []
-
-
-def shipped() -> tuple[list[Path], Path | None]:
-    """(those of the project's own studies of the report's text that the audit can use, its timing file)."""
-    usable = []
-    for folder in (path.parent for path in sorted(REFERENCE.glob(f"*/{storage.STUDY_FILE}"))):
-        study, results = storage.read_study(folder)
-        of_report = study["identity"]["corpus_sha256"] == SHAKESPEARE_SHA256
-        if of_report and roles_of(study["identity"], results)[0]:
-            usable.append(folder)
-    timing = REFERENCE / "timing.json"
-    return usable, timing if timing.exists() else None
-
-
-def answer(claim: dict, evidence: Evidence) -> Answer:
-    """What the evidence says of one claim."""
-    try:
-        return TESTS[claim["test"]](evidence, claim["figures"], **claim["with"])
-    except Untested as reason:
-        text = str(reason)
-        return Answer("untested", "", text[0].upper() + text[1:] + ".")
-
-
-# --- the program ------------------------------------------------------------------------------------------------------
+import claims.facts  # noqa: F401 - its tests become known by being imported
+from claims.document import FIGURES, draw_figures, markdown, terminal_text
+from claims.evidence import DOCUMENT, answer, gather, read_claims, shipped
+from common import scripts, storage
+from common.errors import UserError
 
 
 def run(studies: Sequence[Path], timing: Path | None = None, output: Path | None = None) -> int:
@@ -166,17 +30,17 @@ def run(studies: Sequence[Path], timing: Path | None = None, output: Path | None
     """
     evidence, (claims, tables) = gather(studies, timing), read_claims()
     answers = [answer(claim, evidence) for claim in claims]
-    cli.say(audit_document.terminal_text(evidence, claims, answers, tables))
+    scripts.say(terminal_text(evidence, claims, answers, tables))
     if output is not None:
-        text = audit_document.markdown(evidence, claims, answers, tables)
-        audit_document.draw_figures(evidence, tables, Path(output).parent / audit_document.FIGURES)
+        text = markdown(evidence, claims, answers, tables)
+        draw_figures(evidence, tables, Path(output).parent / FIGURES)
         storage.write_atomically(Path(output), text.encode())
         print(f"written: {output}")
     return 0
 
 
 def parser():
-    p = cli.Parser(prog="audit.py", description="Test every claim of the report on studies of it.")
+    p = scripts.Parser(prog="audit.py", description="Test every claim of the report on studies of it.")
     p.add_argument("studies", nargs="*", type=Path, metavar="STUDY", help="folders (default: those shipped)")
     p.add_argument("--timing", type=Path, metavar="FILE", help="what audit_timing.py wrote (default: the one shipped)")
     p.add_argument("--output", type=Path, metavar="FILE", help="write the answers as Markdown, with figures beside it")
@@ -195,4 +59,4 @@ def main(argv=None) -> int:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    scripts.run(main)

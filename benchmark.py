@@ -28,30 +28,17 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 
-import cli
+from common.provenance import cpu_model, usable_cpus
+from common.scripts import Parser, run
 from config_cpu import ConfigCPU
-from provenance import cpu_model, usable_cpus
+from training.workload import Workload, forward_flops, quartiles
 
 ROOT = Path(__file__).resolve().parent
 PARTS = ("step", "workers", "dtype", "start")
 PEAK_SIZES = (1024, 2048, 4096)
-
-
-def forward_flops(config, vocabulary_size: int) -> float:
-    """Floating-point operations of CharLM's forward pass over one batch, without embeddings."""
-    width, length = config.n_embd, config.block_size
-    per_token = config.n_layer * (24 * width**2 + 4 * length * width) + 2 * width * vocabulary_size
-    return float(config.batch_size * length * per_token)
-
-
-def quartiles(values) -> dict:
-    """{median, q25, q75, n} of repeated measurements."""
-    q25, median, q75 = np.quantile(values, (0.25, 0.5, 0.75))
-    return {"median": float(median), "q25": float(q25), "q75": float(q75), "n": len(values)}
 
 
 def seconds(function) -> float:
@@ -60,56 +47,11 @@ def seconds(function) -> float:
     return time.perf_counter() - started
 
 
-class Workload:
-    """A model on random text: training steps and evaluations, exactly as a trial, or a pack of trials, runs them."""
-
-    def __init__(
-        self,
-        config,
-        device="cpu",
-        activation="relu",
-        vocabulary_size=65,
-        architecture="charlm",
-        pack=None,
-        compiled=False,
-    ):
-        import torch
-
-        import packed
-        import train
-
-        train.prepare_torch(config)
-        seeds = train.stream_seeds(0, 1, ("init", "data", "dropout"))
-        trial = train.Trial(architecture, activation, config, 1, 0, seeds, device, pack=pack, compiled=compiled)
-        trials = packed.pack_of(trial, 0, ("init", "data", "dropout")) if pack else (trial,)
-        often = 1 / np.arange(1, vocabulary_size + 1)  # as unevenly as characters are in a text
-        rng = np.random.default_rng(0)
-        text = rng.choice(vocabulary_size, size=10**6, p=often / often.sum()).astype(np.uint8)
-        corpus = SimpleNamespace(train=text, vocabulary_size=vocabulary_size)
-        self.config, self.device = config, device
-        self.learner = (packed.Stack if pack or compiled else train.Alone)(trials, corpus)
-        windows = torch.from_numpy(text[: config.batch_size * (config.block_size + 1)].astype("int64")).to(device)
-        windows = windows.view(config.batch_size, -1)
-        self.x, self.y = windows[:, :-1].contiguous(), windows[:, 1:].contiguous()
-        self.number = 0
-
-    def step(self):
-        losses = self.learner.update(self.number)
-        self.number += 1
-        if self.device == "cpu":  # where a trial reads its loss, too
-            losses[0].item()
-
-    def evaluation(self):
-        from evaluate import loss_and_accuracy
-
-        return loss_and_accuracy(self.learner.model(0), self.x, self.y, self.config)
-
-
 def measure_steps(config, repeats, gate=None) -> dict:
     """Peak, training step and evaluation in turn, `repeats` times, in this process."""
     import torch
 
-    from engines import keep_freed_memory
+    from common.memory import keep_freed_memory
 
     keep_freed_memory()
     workload = Workload(config)
@@ -232,9 +174,10 @@ def benchmark_start(repeats) -> dict:
 
 
 def _trial_memory(channel):
-    import corpus
-    from engines import Context, Task, keep_freed_memory, run_trial_task
-    from train import Trial, stream_seeds
+    from common.memory import keep_freed_memory
+    from study.jobs import Context, Task, run_trial_task
+    from tasks import corpus
+    from training.trial import Trial, stream_seeds
 
     keep_freed_memory()
     config = ConfigCPU(max_iters=20, eval_interval=10)
@@ -291,9 +234,9 @@ def benchmark_study(repeats) -> dict:
 def measure(part, repeats):
     """Yields what a part measures, {name: value}, as it comes."""
     if part == "cuda":
-        import benchmark_gpu
+        from benchmarks.gpu import benchmark_cuda
 
-        yield from benchmark_gpu.benchmark_cuda(repeats)
+        yield from benchmark_cuda(repeats)
     else:
         yield globals()[f"benchmark_{part}"](repeats)
 
@@ -317,7 +260,7 @@ def show(results) -> str:
 
 
 def main(argv=None) -> int:
-    p = cli.Parser(prog="benchmark.py", description="Measure every speed that the README states, on this machine.")
+    p = Parser(prog="benchmark.py", description="Measure every speed that the README states, on this machine.")
     choices = (*PARTS, "study", "cuda")
     p.add_argument(
         "parts", nargs="*", metavar="PART", help=f"any of {', '.join(choices)} (default: {', '.join(PARTS)})"
@@ -325,8 +268,8 @@ def main(argv=None) -> int:
     p.add_argument("--repeats", type=int, help="repeats of each measurement (default: 20 for steps, 3 for runs)")
     p.add_argument("--json", type=Path, help="also write the results to this file")
     args = p.parse_args(argv)
-    from errors import UserError, unknown
-    from storage import write_atomically
+    from common.errors import UserError, unknown
+    from common.storage import write_atomically
 
     for part in args.parts:
         if part not in choices:
@@ -348,4 +291,4 @@ def main(argv=None) -> int:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    run(main)

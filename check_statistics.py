@@ -4,7 +4,7 @@
     python check_statistics.py --studies 20000 --json proof.json --markdown proof.md
 
 A study is n trials with the distances between all pairs of them, drawn from the working model of
-significance.py (h_ij = mu + a_i + a_j + e_ij, normal or skewed), or from models that are random probability
+analysis/significance.py (h_ij = mu + a_i + a_j + e_ij, normal or skewed), or from models that are random probability
 vectors, of which nothing but the distances is known. The functions under test are those that analyses call.
 
 A rate is as promised if it is within two Monte Carlo standard errors of the bound (three of a prediction). A
@@ -20,10 +20,8 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-import cli
-from errors import UserError
-from sensitivity import between_group_sd, permutation_sensitivity_test, pseudo_values
-from significance import (
+from analysis.sensitivity import between_group_sd, permutation_sensitivity_test, pseudo_values
+from analysis.significance import (
     compare_means,
     compare_pair_means,
     equivalence,
@@ -31,6 +29,8 @@ from significance import (
     pair_mean_squares,
     predicted_power,
 )
+from common import scripts
+from common.errors import UserError
 
 SEED = 2026
 SIZES = (3, 5, 10)  # trials
@@ -302,7 +302,7 @@ def row_of(item, studies):
 
 
 def main(argv=None) -> int:
-    parser = cli.Parser(description=__doc__.split("\n")[0])
+    parser = scripts.Parser(description=__doc__.split("\n")[0])
     parser.add_argument("--studies", type=int, default=2000, help="simulated studies a line (default: 2000)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every line as JSON")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables for a README")
@@ -316,7 +316,7 @@ def main(argv=None) -> int:
     text = markdown(lines, args.studies)
     print(text)
     if args.json or args.markdown:
-        import storage
+        from common import storage
 
         if args.json:
             storage.write_json(args.json, {"studies": args.studies, "seed": SEED, "lines": lines})
@@ -328,4 +328,4 @@ def main(argv=None) -> int:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    scripts.run(main)

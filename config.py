@@ -7,7 +7,7 @@ also the help of its command-line option.
 import dataclasses
 from dataclasses import dataclass, field, fields
 
-from errors import UserError, unknown
+from common.errors import UserError, unknown
 
 DTYPES = ("float32", "bfloat16")
 

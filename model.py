@@ -9,16 +9,16 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-import fused
 import randomness
 from kernels import bfloat16
+from kernels.attention import attention, library_attention, plain_attention
 
 
 class Dropout(nn.Module):
     """Dropout whose mask belongs to an address: (seed, step) set by `address_dropout`, and this module's site.
 
     Where a mask is handed over as `given` (True: kept), that is used: a model that is batched over trials, each with
-    masks of its own address, cannot draw them inside (packed.py).
+    masks of its own address, cannot draw them inside (training/packed.py).
     """
 
     def __init__(self, probability):
@@ -119,11 +119,11 @@ class Attention(nn.Module):
         drop = self.weight_dropout
         if qkv.device.type == "cpu" and not self.written_out:
             levels = drop.levels(shape, qkv.device) if drop.active else None
-            return fused.attention(qkv, self.n_head, levels, drop.threshold, drop.keep if drop.active else 1.0)
+            return attention(qkv, self.n_head, levels, drop.threshold, drop.keep if drop.active else 1.0)
         if qkv.device.type != "cpu" and not self.written_out and not torch.is_grad_enabled():
-            return fused.library_attention(qkv, self.n_head)
+            return library_attention(qkv, self.n_head)
         kept = drop.mask(shape, qkv.device, qkv.dtype) if drop.active else None
-        return fused.plain_attention(qkv, self.n_head, kept, drop.keep)
+        return plain_attention(qkv, self.n_head, kept, drop.keep)
 
 
 class FeedForward(nn.Module):

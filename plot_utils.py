@@ -3,49 +3,26 @@
     training_curves(result, folder)             # one of the report's three figures per activation
     python plot_utils.py activations            # all activations with their derivatives
 
-Per activation here: `training_curves`, `reproducibility` and `summary`. Across activations in figures_across.py,
-and of what the analysis computed in figures_of_analysis.py; they are imported here, so that every figure is found
-under one name. What they share is in figure_style.py. A figure that has nothing to show says so in words.
+Per activation here: `training_curves`, `reproducibility` and `summary`. Across activations in figures/across_activations.py,
+and of what the analysis computed in figures/of_analysis.py; they are imported here, so that every figure is found
+under one name. What they share is in figures/style.py. A figure that has nothing to show says so in words.
 """
 
 from pathlib import Path
 
 import numpy as np
 
-import cli
 import metrics
-from figure_style import (
-    FAINT,
-    INK,
-    NATS,
-    QUIET,
-    SHADES,
-    activation_label,
-    activation_style,
-    architecture_label,
-    complete,
-    draw_interval,
-    draw_mean,
-    from_zero,
-    label_line_ends,
-    mean_and_interval,
-    mean_curve,
-    new_figure,
-    number,
-    pair_curves,
-    save,
-    save_as,
-    say_instead,
-    say_only,
-    study_line,
-    styled,
-    trial_curves,
-    value_of,
-    within_range,
-    write_in_cell,
+from analysis.labels import activation_label, architecture_label, complete, study_line
+from analysis.series import mean_curve, pair_curves, trial_curves, value_of
+from common.scripts import Parser, run
+from figures.across_activations import (
+    accuracy_against_reproducibility,
+    all_validation_curves,
+    pareto,
+    pd_along_training,
 )
-from figures_across import accuracy_against_reproducibility, all_validation_curves, pareto, pd_along_training
-from figures_of_analysis import (
+from figures.of_analysis import (
     architecture_heatmap,
     disagreement_passage,
     forest,
@@ -53,6 +30,28 @@ from figures_of_analysis import (
     published_against_matched,
     sensitivity_against_size,
     sources,
+)
+from figures.style import (
+    FAINT,
+    INK,
+    NATS,
+    QUIET,
+    SHADES,
+    activation_style,
+    draw_interval,
+    draw_mean,
+    from_zero,
+    label_line_ends,
+    mean_and_interval,
+    new_figure,
+    number,
+    save,
+    save_as,
+    say_instead,
+    say_only,
+    styled,
+    within_range,
+    write_in_cell,
 )
 
 __all__ = [
@@ -381,7 +380,7 @@ def smelu_printed_formula(path) -> Path:
 
 def main(argv=None) -> int:
     """`python plot_utils.py activations`"""
-    parser = cli.Parser(description="Draws the activations, or the two formulas of SmeLU.")
+    parser = Parser(description="Draws the activations, or the two formulas of SmeLU.")
     parser.add_argument("figure", choices=("activations", "smelu_printed_formula"), help="what to draw")
     parser.add_argument("--output", type=Path, metavar="FILE", help="the PNG (default: plots/<figure>.png)")
     args = parser.parse_args(argv)
@@ -391,4 +390,4 @@ def main(argv=None) -> int:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    run(main)

@@ -13,23 +13,31 @@ interrupted.
 
 import contextlib
 import math
-import os
 import re
-import signal
 import time
 from dataclasses import replace
 from pathlib import Path
 
-import cli
-import scale
-from errors import RunError, UserError, unknown
+from architectures.sizes import ACTIVATIONS, FIELDS, TRIALS, config_for, size_name, size_of
+from common.errors import RunError, UserError, unknown
+from common.scripts import Parser, run
+from study.signals import Signals
+from training.options import (
+    add_compile_option,
+    add_config_options,
+    add_file_options,
+    check_user_files,
+    choose_compiled,
+    choose_config,
+    load_user_files,
+)
 
 SOURCES = ("init", "data", "dropout", "bit")  # what --vary can vary
 ALL_STREAMS = ("init", "data", "dropout")
 
 
 def parser():
-    p = cli.Parser(
+    p = Parser(
         prog="run_all_experiments.py",
         description="Train and compare every architecture and activation of a study; resume it where it stopped.",
         epilog="Lists take spaces or commas.",
@@ -39,10 +47,10 @@ def parser():
     p.add_argument(
         "--activations",
         help="names, report = the five, or all (default: that of --activation-file, or report; with --scale:"
-        f" {', '.join(scale.ACTIVATIONS)})",
+        f" {', '.join(ACTIVATIONS)})",
         **names,
     )
-    p.add_argument("--trials", type=int, help=f"trials per activation (default: 10; with --scale: {scale.TRIALS})")
+    p.add_argument("--trials", type=int, help=f"trials per activation (default: 10; with --scale: {TRIALS})")
     p.add_argument("--seed-base", type=int, default=42, help="seed of trial 1 (default: %(default)s)")
     p.add_argument("--protocol", choices=("matched", "published"), default="matched", help="default: matched")
     p.add_argument("--corpus", default="auto", help="auto, shakespeare, pydoc or a text file (default: auto)")
@@ -66,23 +74,23 @@ def parser():
         type=int,
         metavar="N",
         help="train N trials of an activation as one batched model, for a large GPU; part of the study's identity, since"
-        " it rounds otherwise (default: each trial alone; packed.py says how)",
+        " it rounds otherwise (default: each trial alone; training/packed.py says how)",
     )
-    cli.add_compile_option(p)
-    cli.add_file_options(p)
+    add_compile_option(p)
+    add_file_options(p)
     p.add_argument(
         "--scale",
         nargs="+",
         metavar="SIZE",
         help="numbers of parameters, such as 1M 2M 5M 10M 20M 50M 100M: one study for each, in scale_<size>/ inside the"
-        " folders; sets n_layer, n_head, n_embd and learning_rate (scale.py says how)",
+        " folders; sets n_layer, n_head, n_embd and learning_rate (architectures/sizes.py says how)",
     )
     p.add_argument("--results-dir", type=Path, help="default: results/, or a subfolder named after the kind of study")
     p.add_argument("--plots-dir", type=Path, help="default: plots/, with the subfolder of the results")
     p.add_argument("--checkpoints-dir", type=Path, help="default: checkpoints/, with the subfolder of the results")
     p.add_argument("--fresh", action="store_true", help="set the study in the folder aside and begin anew")
     p.add_argument("--dry-run", action="store_true", help="check everything, print trials, time and disk, and stop")
-    cli.add_config_options(p)
+    add_config_options(p)
     return p
 
 
@@ -112,7 +120,7 @@ def chosen_streams(values) -> tuple[str, ...]:
 def chosen_experiments(args) -> tuple[list[tuple[str, str]], list[str]]:
     """((architecture, activation) pairs in order, notes on pairs that `all` leaves out)."""
     from activations import ACTIVATIONS, REPORT, resolve
-    from architectures import ARCHITECTURES, supports
+    from architectures.registry import ARCHITECTURES, supports
 
     architectures = split_list(args.architectures)
     if architectures == ["all"]:
@@ -143,17 +151,17 @@ def chosen_sizes(args) -> list[int]:
         return []
     if args.protocol == "published":
         raise UserError("--scale has no meaning under the published protocol, whose model has one size")
-    for name in scale.FIELDS:
+    for name in FIELDS:
         if getattr(args, name) is not None:
             raise UserError(
                 f"--{name.replace('_', '-')} is set by --scale, which has a rule for it; leave one of them out"
             )
-    return list(dict.fromkeys(scale.size_of(name) for name in split_list(args.scale)))
+    return list(dict.fromkeys(size_of(name) for name in split_list(args.scale)))
 
 
 def make_plan(args):
     """The checked Plan of a command line; torch is imported here, not before."""
-    from study import Plan
+    from study.experiment import Plan
 
     vary = chosen_streams(args.vary)
     for name, value, least in (("--trials", args.trials, 1), ("--workers", args.workers, 1), ("--pack", args.pack, 2)):
@@ -172,11 +180,11 @@ def make_plan(args):
         raise UserError(
             "--eval-iters has no effect under the matched protocol, whose evaluation is exact; leave it out"
         )
-    config, device = cli.choose_config(args)
+    config, device = choose_config(args)
     experiments, notes = chosen_experiments(args)
     results = args.results_dir or Path("results") / default_subfolder(args.protocol, vary)
     folders = folders_of(args, results)
-    trials = {"n_trials": args.trials, "pack": args.pack, "compiled": cli.choose_compiled(args, device)}
+    trials = {"n_trials": args.trials, "pack": args.pack, "compiled": choose_compiled(args, device)}
     plan = Plan(
         config, device, args.protocol, args.seed_base, vary, experiments=tuple(experiments), **trials, **folders
     )
@@ -192,7 +200,7 @@ def default_subfolder(protocol, vary) -> str:
 
 def folders_of(args, results, subfolder="") -> dict[str, Path]:
     """A study's folders: those that were named, with the subfolder, else the siblings of its results."""
-    from storage import sibling
+    from common.storage import sibling
 
     given = {f"{kind}_dir": getattr(args, f"{kind}_dir") for kind in ("plots", "checkpoints")}
     others = {
@@ -204,8 +212,8 @@ def folders_of(args, results, subfolder="") -> dict[str, Path]:
 
 def at_size(args, plan, size, vocabulary_size):
     """The study of one size of a sweep, in folders of its own."""
-    config = scale.config_for(size, plan.config, vocabulary_size)
-    subfolder = f"scale_{scale.size_name(size)}"
+    config = config_for(size, plan.config, vocabulary_size)
+    subfolder = f"scale_{size_name(size)}"
     return replace(plan, config=config, **folders_of(args, plan.results_dir / subfolder, subfolder))
 
 
@@ -232,7 +240,7 @@ def refuse_ignored_options(args):
 
 def model_facts(plan, vocabulary_size) -> dict:
     """Experiment -> {n_parameters, sizes}; building each model also checks that it is what its name says."""
-    from architectures import build_model
+    from architectures.registry import build_model
 
     facts = {}
     for architecture, activation in plan.experiments:
@@ -250,7 +258,7 @@ def check_packs(plan, vocabulary_size) -> None:
         return
     import torch
 
-    import packed
+    from training import packed
 
     for architecture, activation in plan.experiments:
         slot_bytes = packed.check(architecture, activation, plan.config, vocabulary_size, plan.compiled)
@@ -259,60 +267,14 @@ def check_packs(plan, vocabulary_size) -> None:
             packed.check_fits(plan.pack or 1, slot_bytes, memory, f"{architecture} with {activation}")
 
 
-def set_study_aside(plan) -> list[Path]:
-    """Moves an old study's results, checkpoints and figures aside, into folders beside the new one's; returns these."""
-    import storage
-
-    folders = (plan.results_dir, plan.checkpoints_dir, plan.plots_dir)
-    stamp = time.strftime("aside_%Y%m%d_%H%M%S")
-    while any((folder / stamp).exists() for folder in folders):
-        stamp += "_again"
-    old = [
-        path for pattern in ("*.json", "*.npz", "REPORT.md", "report.html") for path in plan.results_dir.glob(pattern)
-    ]
-    old += sorted({path.parent for path in plan.checkpoints_dir.glob("*/trial_*")})
-    old += {*plan.checkpoints_dir.glob(storage.STUDY_FILE)} - {*old}
-    old += plan.plots_dir.glob("*.png")
-    old.sort(key=lambda path: path.name == storage.STUDY_FILE)  # last: without it the rest would belong to nobody
-    for path in old:
-        (path.parent / stamp).mkdir(parents=True, exist_ok=True)
-        path.rename(path.parent / stamp / path.name)
-    return [folder / stamp for folder in folders if (folder / stamp).exists()]
-
-
 def make_engine(args, plan, workers, context):
     """The engine that the user asked for."""
-    from engines import LocalEngine, RayEngine
+    from study.local_engine import LocalEngine
+    from study.ray_engine import RayEngine
 
     if args.engine == "ray":
         return RayEngine(args.ray_address, workers, context, plan.config.threads_per_trial, plan.device == "cuda")
     return LocalEngine(workers, context)
-
-
-class Signals:
-    """Remembers SIGINT and SIGTERM; where no trial is at work, and at a second one, they end the program at once."""
-
-    def __init__(self):
-        self.received = None
-        self.at_work = False  # whether there are trials that would have to save themselves
-
-    def __enter__(self):
-        self.before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    def _note(self, number, frame):
-        if self.received is not None:
-            raise SystemExit(128 + number)
-        self.received = number
-        # not print(), which may be at work in the very moment of the signal
-        if not self.at_work:
-            os.write(2, b"interrupted before any trial was at work; the same command goes on\n")
-            raise SystemExit(128 + number)
-        os.write(2, b"\nstopping: the running trials finish their step and save themselves\n")
-
-    def __exit__(self, *exception):
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
 
 
 def main(argv=None) -> int:
@@ -323,18 +285,18 @@ def main(argv=None) -> int:
 
 def check_and_carry_out(args, signals) -> int:
     """Turns the options into studies, and brings these to completion; says only what they would take in a dry run."""
-    import corpus as text
-    from provenance import usable_cpus
+    from common.provenance import usable_cpus
+    from tasks import corpus as text
 
-    user_files, own = cli.load_user_files(args)
+    user_files, own = load_user_files(args)
     args.architectures = args.architectures or [own.get("architecture", "charlm")]
     if "activation" in own:
         args.activations = args.activations or [own["activation"]]
     sizes = chosen_sizes(args)
-    args.activations = args.activations or list(scale.ACTIVATIONS if sizes else ["report"])
-    args.trials = (scale.TRIALS if sizes else 10) if args.trials is None else args.trials
+    args.activations = args.activations or list(ACTIVATIONS if sizes else ["report"])
+    args.trials = (TRIALS if sizes else 10) if args.trials is None else args.trials
     plan, notes = make_plan(args)
-    cli.check_user_files(own, plan.experiments, plan.config)
+    check_user_files(own, plan.experiments, plan.config)
     check_folders(plan)
     corpus = text.load_corpus(args.corpus)
     text.check_length(corpus, plan.config.block_size)
@@ -378,7 +340,7 @@ def check_and_carry_out(args, signals) -> int:
 
 def check_folders(plan) -> None:
     """Complains, before any work begins, of a folder in which nothing can be written."""
-    import storage
+    from common import storage
 
     for folder in (plan.results_dir, plan.checkpoints_dir, plan.plots_dir):
         storage.check_writable(folder)
@@ -386,8 +348,8 @@ def check_folders(plan) -> None:
 
 def say_cost(args, studies, corpus, workers) -> None:
     """Says, of each study and of all, what is left to do and what it would take; changes nothing."""
-    import cost
-    from engines import is_out_of_memory
+    from common.memory import is_out_of_memory
+    from study import cost
 
     # What this process computed until now is mostly what each worker begins with: importing torch, making models.
     start_s = 2 * time.process_time()
@@ -419,8 +381,9 @@ def say_cost(args, studies, corpus, workers) -> None:
 
 def work_left(args, plan, corpus, facts) -> tuple[list[tuple[str, str]], int]:
     """((architecture, kind) of each task that there is to do, the number of pairs to compare) of a study."""
-    import storage
-    from study import Experiment, trials_of
+    from common import storage
+    from study.experiment import Experiment
+    from study.run import trials_of
 
     begun = not args.fresh and storage.holds_study(plan.results_dir, plan.identity(corpus))
     if not args.fresh:
@@ -457,11 +420,12 @@ def warn_if_single(plan):
 
 
 def carry_out(args, plan, corpus, facts, workers, user_files, signals) -> int:
-    import storage
-    import study
-    from engines import Context
-    from progress import Progress
-    from provenance import program
+    from common import storage
+    from common.provenance import program
+    from study.experiment import Experiment, other_results
+    from study.jobs import Context
+    from study.progress import Progress
+    from study.run import remove_leftovers, run, set_study_aside, trials_of
 
     folders = {plan.results_dir: "--results-dir"}
     if plan.checkpoints_dir.resolve() != plan.results_dir.resolve():
@@ -479,13 +443,13 @@ def carry_out(args, plan, corpus, facts, workers, user_files, signals) -> int:
                 storage.holds_study(folder, plan.identity(corpus), option)
         for folder, option in folders.items():
             storage.open_study(folder, plan.identity(corpus), program(), option)
-        experiments = [study.Experiment(plan, corpus, *key, facts[key]) for key in plan.experiments]
+        experiments = [Experiment(plan, corpus, *key, facts[key]) for key in plan.experiments]
         for experiment in experiments:
             experiment.check_checkpoints(say=lambda text: print(text, flush=True))
-        others = study.other_results(plan, experiments)
+        others = other_results(plan, experiments)
         tasks = [(experiment, task) for experiment in experiments for task in experiment.tasks()]
-        study.remove_leftovers(plan, experiments, tasks)
-        n_to_train = sum(len(study.trials_of(task)) for _, task in tasks)
+        remove_leftovers(plan, experiments, tasks)
+        n_to_train = sum(len(trials_of(task)) for _, task in tasks)
         print(describe(plan, corpus), flush=True)
         warn_if_single(plan)
         done = plan.n_trials * len(experiments) - n_to_train
@@ -493,7 +457,7 @@ def carry_out(args, plan, corpus, facts, workers, user_files, signals) -> int:
         progress = Progress(n_to_train, plan.n_trials, plan.config.max_iters)
         until_done.callback(progress.close)
         shared = None if args.engine == "ray" else workers  # a cluster trains, and comparisons run here
-        all_well = study.run(
+        all_well = run(
             plan, corpus, experiments, others, tasks, engine, progress, lambda: signals.received is not None, shared
         )
     if signals.received is not None:
@@ -518,4 +482,4 @@ def finish(plan, experiments, all_well) -> int:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    run(main)

@@ -13,7 +13,8 @@ import tempfile
 import time
 from pathlib import Path
 
-import cli
+from common.scripts import Parser, run
+from training.options import add_file_options, load_user_files
 
 ROOT = Path(__file__).resolve().parent
 SMALL = ("--max-iters=10", "--eval-interval=5", "--n-embd=32", "--block-size=64", "--curve-windows=10")
@@ -21,9 +22,10 @@ SMALL = ("--max-iters=10", "--eval-interval=5", "--n-embd=32", "--block-size=64"
 
 def check_training() -> str:
     """One trial twice; returns a sentence, or raises an AssertionError with one."""
-    import corpus
     from config_cpu import ConfigCPU
-    from train import Trial, run_trial, stream_seeds
+    from tasks import corpus
+    from train import run_trial
+    from training.trial import Trial, stream_seeds
 
     text = corpus.make_corpus("the pydoc manual", corpus.pydoc_text()[:200_000])
     config = ConfigCPU(max_iters=20, eval_interval=10, n_embd=32, block_size=64, curve_windows=10)
@@ -37,7 +39,7 @@ def check_training() -> str:
 
 def check_study() -> str:
     """A tiny study through the command line, then the same trial verified from its result."""
-    import storage
+    from common import storage
 
     with tempfile.TemporaryDirectory() as folder:
         folders = [f"--{kind}-dir={folder}/{kind}" for kind in ("results", "checkpoints", "plots")]
@@ -73,10 +75,10 @@ def check_installation() -> int:
 
 def check_files(args) -> int:
     """Every check that a reader's own architecture (with ReLU) or activation (in CharLM) must pass before it trains."""
+    from architectures.checks import check, sizes_in_words
     from config_cpu import ConfigCPU
-    from model_checks import check, sizes_in_words
 
-    _, own = cli.load_user_files(args)
+    _, own = load_user_files(args)
     architecture, activation = own.get("architecture", "charlm"), own.get("activation", "relu")
     config = ConfigCPU()
     problems = check(architecture, activation, config)
@@ -88,8 +90,8 @@ def check_files(args) -> int:
 
 
 def main(argv=None) -> int:
-    p = cli.Parser(prog="test_cpu.py", description="Check this installation, or a model or activation of your own.")
-    cli.add_file_options(p)
+    p = Parser(prog="test_cpu.py", description="Check this installation, or a model or activation of your own.")
+    add_file_options(p)
     args = p.parse_args(argv)
     if args.architecture_file or args.activation_file:
         return check_files(args)
@@ -97,4 +99,4 @@ def main(argv=None) -> int:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    run(main)

@@ -10,111 +10,37 @@ resumed needs weights, optimizer state and step, and no generator's state.
 
 import math
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
-import cli
 import randomness
+from common import storage
+from common.errors import RunError, UserError
+from common.scripts import Parser, run
 from config import Config
-from errors import RunError, UserError
-
-SAVE_EVERY_S = 60.0  # on a CPU a running trial also saves at every point of its curves
-REPORT_EVERY_S = 0.5
-
-
-@dataclass(frozen=True)
-class Trial:
-    """The identity of a trial, but for the corpus.
-
-    seeds: the seed of each stream (init, data, dropout), and of the flipped bit or None.
-    pack: how many trials are trained together as one batched model (packed.py); None: each alone.
-    compiled: whether torch.compile makes the training step.
-    """
-
-    architecture: str
-    activation: str
-    config: Config
-    number: int  # from 1
-    seed: int
-    seeds: dict[str, int | None]
-    device: str = "cpu"
-    protocol: str = "matched"
-    pack: int | None = None
-    compiled: bool = False
-
-    @property
-    def name(self):
-        return f"{self.architecture}_{self.activation}"
-
-
-def arithmetic(pack, compiled) -> dict:
-    """What an identity says of trials whose step rounds otherwise than that of an ordinary one; {} where none does."""
-    return ({"pack": pack} if pack else {}) | ({"compiled": True} if compiled else {})
-
-
-def stream_seeds(seed_base: int, number: int, vary) -> dict[str, int | None]:
-    """The seed of each stream in trial `number`: its own where the stream is varied, else trial 1's.
-
-    The bit is flipped only where it is varied.
-    """
-    own = seed_base + number - 1
-    seeds = {stream: own if stream in vary else seed_base for stream in ("init", "data", "dropout")}
-    return seeds | {"bit": own if "bit" in vary else None}
-
-
-class Interrupted(Exception):
-    """The trial was asked to stop; it has saved what it needs to go on."""
-
-
-def prepare_torch(config):
-    """Sets what decides a sum's last bits: the number of threads, and deterministic algorithms.
-
-    To be called before the first computation on a GPU: cuBLAS reads its setting once, when it starts.
-    """
-    import os
-
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    import torch
-
-    torch.set_num_threads(config.threads_per_trial)
-    torch.use_deterministic_algorithms(True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # a pass over memory that changes no result
-    torch.backends.cudnn.benchmark = False
-    torch.backends.cuda.matmul.allow_tf32 = False
-    torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False  # partial sums stay in float32
-    torch.backends.cudnn.allow_tf32 = False
-
-
-def build(trial: Trial, vocabulary_size: int):
-    """The model of a trial with its initial weights, on its device."""
-    from architectures import build_model, initialize
-
-    model = build_model(trial.architecture, trial.activation, trial.config, vocabulary_size)
-    initialize(model, trial.seeds["init"], flip_bit_seed=trial.seeds["bit"])
-    return model.to(trial.device)
-
-
-def make_optimizer(parameters, config):
-    """AdamW with PyTorch's other defaults."""
-    import torch
-
-    return torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
-
-
-def loss_of(logits, targets):
-    """Mean cross-entropy in nats, computed in float32 at least; logits (B, T, V), targets (B, T)."""
-    import torch
-    from torch.nn import functional as F
-
-    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    return F.cross_entropy(wide.flatten(0, 1), targets.flatten())
-
-
-def environment_of(trial) -> dict:
-    """What a trial runs on: versions, hardware and threads."""
-    from provenance import environment
-
-    return environment(trial.device, trial.config.threads_per_trial, trial.compiled)
+from training.options import (
+    add_compile_option,
+    add_config_options,
+    add_file_options,
+    check_device,
+    check_own_are_used,
+    check_user_files,
+    choose_compiled,
+    choose_config,
+    load_user_files,
+)
+from training.step import Alone, build, wait_for
+from training.trial import (
+    REPORT_EVERY_S,
+    SAVE_EVERY_S,
+    Interrupted,
+    Trial,
+    checkpoint_content,
+    environment_of,
+    load_model,
+    partial_identity,
+    prepare_torch,
+    stream_seeds,
+)
 
 
 def run_trial(trial: Trial, corpus, partial_path=None, report=None, should_stop=None) -> dict:
@@ -135,6 +61,19 @@ def run_trial(trial: Trial, corpus, partial_path=None, report=None, should_stop=
     return run_together(Alone, (trial,), (trial,), corpus, partial_path, report, should_stop)[0]
 
 
+def run_pack(trials, wanted, corpus, **hooks) -> list[dict]:
+    """Trains the trials of a pack together: for each of those that are wanted, what `run_trial` gives.
+
+    Args:
+      trials: all N, in the order of their slots.
+      wanted: some of them.
+      corpus, hooks: as for `run_trial`.
+    """
+    from training.packed import Stack
+
+    return run_together(Stack, trials, wanted, corpus, **hooks)
+
+
 def run_together(make_learner, trials, wanted, corpus, partial_path=None, report=None, should_stop=None) -> list[dict]:
     """Trains trials step by step together, and evaluates those that are wanted; one of them is a trial alone.
 
@@ -147,7 +86,7 @@ def run_together(make_learner, trials, wanted, corpus, partial_path=None, report
     Returns:
       What `run_trial` gives, for each wanted trial. A trial's time is its share of the time of all.
     """
-    import evaluate
+    from training import evaluate
 
     config, device = trials[0].config, trials[0].device
     prepare_torch(config)
@@ -162,66 +101,12 @@ def run_together(make_learner, trials, wanted, corpus, partial_path=None, report
     ]
 
 
-class Alone:
-    """What the training loop trains where a trial is trained alone; packed.Stack is its counterpart for several."""
-
-    def __init__(self, trials, corpus):
-        (self.trial,) = trials
-        self.tokens, self.offsets = training_text(self.trial, corpus)
-        self._model = build(self.trial, corpus.vocabulary_size).train()
-        self.optimizer = make_optimizer(self._model.parameters(), self.trial.config)
-
-    def model(self, slot):
-        """The model of the trial in a slot."""
-        return self._model
-
-    def update(self, step):
-        """One step of training; returns each trial's loss before it."""
-        import evaluate
-        from model import address_dropout
-
-        trial = self.trial
-        index = without_waiting(batch_starts(trial, step, self.tokens), trial.device)[:, None] + self.offsets
-        address_dropout(self._model, trial.seeds["dropout"], step)
-        with evaluate.autocast(trial.config, trial.device):
-            logits = self._model(self.tokens[index])
-        loss = loss_of(logits, self.tokens[index + 1])
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        self.optimizer.step()
-        return (loss.detach(),)
-
-    def state(self):
-        """What the learner needs to go on from here."""
-        return {"model": self._model.state_dict(), "optimizer": self.optimizer.state_dict()}
-
-    def load(self, state):
-        """Goes on from what `state` gave."""
-        self._model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-
-
-def training_text(trial, corpus):
-    """(the training split's characters, the offsets 0 to T - 1), int64, on the trial's device."""
-    import torch
-
-    tokens = torch.from_numpy(corpus.train.astype("int64")).to(trial.device)
-    return tokens, torch.arange(trial.config.block_size, device=trial.device)
-
-
-def batch_starts(trial, step, tokens):
-    """(B,) int64 on the CPU: where the sequences of a trial's batch start."""
-    import corpus as text
-
-    generator = randomness.generator(trial.seeds["data"], "data", step)
-    return text.batch_starts(generator, len(tokens), trial.config.block_size, trial.config.batch_size)
-
-
 def _outcome(trial, corpus, data, model, state, member):
     """What `run_trial` returns, of a trial whose training has ended."""
+
     import torch
 
-    import evaluate
+    from training import evaluate
 
     together = len(state["members"])
     diverged = member["diverged_at"] is not None
@@ -252,10 +137,8 @@ def _outcome(trial, corpus, data, model, state, member):
     record |= {name: final[name] for name in ("train_loss", "val_loss", "train_accuracy", "val_accuracy")}
     if learned := learned_activation_parameters(model):
         record["activation_parameters"] = learned
-    from storage import weights_sha256
-
     weights = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
-    record["weights_sha256"] = weights_sha256(weights)
+    record["weights_sha256"] = storage.weights_sha256(weights)
     if not all(math.isfinite(record[name]) for name in ("train_loss", "val_loss")):
         record |= {"status": "diverged", "train_loss": None, "val_loss": None, "reason": "the final loss is not finite"}
         return outcome
@@ -320,7 +203,7 @@ def _note_loss(member, loss, step):
 
 def _add_points(step, learner, data, state, config, device):
     """Measures the point of each curve that has none at this step yet; returns whether there was one to measure."""
-    import evaluate
+    from training import evaluate
 
     slots = [
         slot
@@ -342,27 +225,6 @@ def _add_points(step, learner, data, state, config, device):
     return True
 
 
-def without_waiting(values, device):
-    """A numpy array on a device; a GPU takes it from pinned memory when it gets there, and nobody waits."""
-    import torch
-
-    tensor = torch.from_numpy(values)
-    if torch.device(device).type == "cuda":
-        return tensor.pin_memory().to(device, non_blocking=True)
-    return tensor.to(device)
-
-
-def wait_for(device) -> float:
-    """Seconds until a device has done all it was given: a GPU is handed its steps faster than it computes them."""
-    import torch
-
-    started = time.perf_counter()
-    kind = torch.device(device).type
-    if kind != "cpu":
-        getattr(torch, kind).synchronize()
-    return time.perf_counter() - started
-
-
 def learned_activation_parameters(model) -> dict | None:
     """Name -> values of the parameters that belong to activations (PReLU, APL); None where there are none."""
     names = [n for n, module in model.named_modules() if getattr(module, "is_activation", False)]
@@ -374,28 +236,8 @@ def learned_activation_parameters(model) -> dict | None:
     return found or None
 
 
-def partial_identity(trial, corpus):
-    """A running trial goes on only from a state of exactly this trial."""
-    from architectures import reader_sources
-
-    return {
-        "protocol": trial.protocol,
-        "architecture": trial.architecture,
-        "activation": trial.activation,
-        **reader_sources(trial.architecture, trial.activation),
-        "config": trial.config.as_dict(),
-        "seeds": trial.seeds,
-        "device": trial.device,
-        "corpus_sha256": corpus.text_sha256,
-        "numerics_version": randomness.NUMERICS_VERSION,
-        **arithmetic(trial.pack, trial.compiled),
-    }
-
-
 def _save_partial(path, trials, corpus, learner, state, report):
     import torch
-
-    import storage
 
     members = [
         {**member, "curve": [(step, torch.from_numpy(log_p)) for step, log_p in member["curve"]]}
@@ -407,7 +249,6 @@ def _save_partial(path, trials, corpus, learner, state, report):
 
 def _load_partial(path, trials, corpus, learner, report):
     """The state from which trials go on: that of these trials at `path`, or the beginning."""
-    import storage
 
     members = [{"history": [], "curve": [], "diverged_at": None, "loss": None} for _ in trials]
     state = {"step": 0, "training_time_s": 0.0, "evaluation_time_s": 0.0, "members": members}
@@ -426,10 +267,10 @@ def _load_partial(path, trials, corpus, learner, report):
 
 
 def parser():
-    p = cli.Parser(prog="train.py", description="Train one trial, verify one of a study, or sample text from one.")
+    p = Parser(prog="train.py", description="Train one trial, verify one of a study, or sample text from one.")
     p.add_argument("--architecture", help="name of the architecture (default: that of --architecture-file, or charlm)")
     p.add_argument("--activation", help="name of the activation (default: that of --activation-file, or relu)")
-    cli.add_file_options(p)
+    add_file_options(p)
     p.add_argument("--seed", type=int, default=42, help="seed of every stream (default: %(default)s)")
     p.add_argument("--corpus", default="auto", help="auto, shakespeare, pydoc or a text file (default: %(default)s)")
     p.add_argument("--output", type=Path, help="where to save the checkpoint (default: checkpoints/single/...)")
@@ -439,8 +280,8 @@ def parser():
     p.add_argument("--prompt", default="\n", help="what the sampled text begins with (default: a new line)")
     p.add_argument("--length", type=int, default=500, help="characters to sample (default: %(default)s)")
     p.add_argument("--temperature", type=float, default=1.0, help="0 takes the likeliest (default: %(default)s)")
-    cli.add_compile_option(p)
-    cli.add_config_options(p)
+    add_compile_option(p)
+    add_config_options(p)
     return p
 
 
@@ -464,13 +305,11 @@ def main(argv=None) -> int:
     refuse_ignored_options(args)
     if not 0 <= args.seed < 2**32:
         raise UserError(f"--seed must be from 0 to 2^32 - 1, but it is {args.seed}")
-    _, own = cli.load_user_files(args)
+    _, own = load_user_files(args)
     if args.sample:
         return sample(args, own)
     if args.verify:
-        import verify
-
-        return verify.verify(args.verify, args.trial, args.corpus, own)
+        return verify(args.verify, args.trial, args.corpus, own)
     return train_one(args, own)
 
 
@@ -478,23 +317,20 @@ def train_one(args, own) -> int:
     import torch
     from tqdm import tqdm
 
-    import corpus as text
-    import storage
     from activations import resolve
+    from tasks import corpus as text
 
-    config, device = cli.choose_config(args)
+    config, device = choose_config(args)
     corpus = text.load_corpus(args.corpus)
     text.check_length(corpus, config.block_size)
     architecture = args.architecture or own.get("architecture", "charlm")
     activation = resolve(args.activation or own.get("activation", "relu"))
     seeds = stream_seeds(args.seed, 1, ("init", "data", "dropout"))
-    trial = Trial(
-        architecture, activation, config, 1, args.seed, seeds, device, compiled=cli.choose_compiled(args, device)
-    )
-    cli.check_user_files(own, [(architecture, activation)], config)
+    trial = Trial(architecture, activation, config, 1, args.seed, seeds, device, compiled=choose_compiled(args, device))
+    check_user_files(own, [(architecture, activation)], config)
     build(trial, corpus.vocabulary_size)  # complains before any work begins
     if trial.compiled:
-        import packed
+        from training import packed
 
         packed.check(architecture, activation, config, corpus.vocabulary_size, compiled=True)
     output = args.output or Path("checkpoints/single") / f"{trial.name}_seed_{args.seed}.pt"
@@ -528,54 +364,14 @@ def train_one(args, own) -> int:
     return 0
 
 
-def checkpoint_content(trial: Trial, corpus, outcome) -> dict:
-    """What a final checkpoint holds: weights under "model", and everything needed to rebuild and compare the model."""
-    from architectures import reader_sources
-
-    return {
-        "model": outcome["weights"],
-        "architecture": trial.architecture,
-        "activation": trial.activation,
-        **reader_sources(trial.architecture, trial.activation),
-        "config": trial.config.as_dict(),
-        "vocabulary": corpus.vocabulary,
-        "corpus": {"label": corpus.label, "sha256": corpus.text_sha256},
-        "trial": trial.number,
-        "seeds": trial.seeds,
-        "numerics_version": randomness.NUMERICS_VERSION,
-        **arithmetic(trial.pack, trial.compiled),
-        "weights_sha256": outcome["record"]["weights_sha256"],
-        "curve": outcome["curve"],
-    }
-
-
-def load_model(path):
-    """(model, checkpoint content) of a final checkpoint, on the CPU, in evaluation mode."""
-    from architectures import build_model, check_reader_sources
-
-    try:
-        from storage import read_checkpoint
-
-        content = read_checkpoint(path)
-    except FileNotFoundError:
-        raise UserError(f"there is no checkpoint {path}") from None
-    if "vocabulary" not in content:
-        raise UserError(f"{path} is the state of an unfinished trial, not a trained model")
-    check_reader_sources(content)
-    config = Config(**content["config"])
-    model = build_model(content["architecture"], content["activation"], config, len(content["vocabulary"]))
-    model.load_state_dict(content["model"])
-    return model.eval(), content
-
-
 def sample(args, own) -> int:
-    import corpus as text
-    import evaluate
+    from tasks import corpus as text
+    from training import evaluate
 
     if args.length < 1 or not args.temperature >= 0 or not args.prompt:
         raise UserError("--length must be at least 1, --temperature not negative, and --prompt not empty")
     model, content = load_model(args.sample)
-    cli.check_own_are_used(own, [(content["architecture"], content["activation"])])
+    check_own_are_used(own, [(content["architecture"], content["activation"])])
     config = Config(**content["config"])
     prepare_torch(config)
     alphabet = text.Corpus(content["corpus"]["label"], "", content["vocabulary"], None, 0)
@@ -586,15 +382,88 @@ def sample(args, own) -> int:
 def run_protocol(trial, corpus, **hooks) -> dict:
     """`run_trial`, or its counterpart under the published protocol, or where the step is compiled."""
     if trial.protocol == "published":
-        import published_trials
+        from training import published_trials
 
         return published_trials.run_trial(trial, corpus, **hooks)
     if trial.compiled:
-        import packed
-
-        return packed.run_pack((trial,), (trial,), corpus, **hooks)[0]
+        return run_pack((trial,), (trial,), corpus, **hooks)[0]
     return run_trial(trial, corpus, **hooks)
 
 
+# --- verifying a stored trial -----------------------------------------------------------------------------------------
+
+
+def verify(path: Path, number: int, corpus: str, own: dict[str, str]) -> int:
+    """Trains a trial of a result again, and says whether it is the same. Returns 0, or 1: the first difference is named.
+
+    Args:
+      path: the result.
+      number: of the trial.
+      corpus: as for --corpus; "auto" is the result's own.
+      own: kind -> name of what a reader's files define.
+    """
+    from architectures.registry import check_reader_sources
+    from tasks.corpus import load_recorded
+
+    if not path.exists():
+        raise UserError(f"there is no result {path}")
+    result = storage.read_json(path)
+    if "trials" not in result or "identity" not in result:
+        raise UserError(f"{path} is not a result of one architecture and activation")
+    numbers = [record["trial"] for record in result["trials"]]
+    if number not in numbers:
+        raise UserError(f"{path} has no trial {number}; it has {', '.join(map(str, numbers))}")
+    expected = result["trials"][numbers.index(number)]
+    if result["numerics_version"] != randomness.NUMERICS_VERSION:
+        raise UserError(
+            f"{path} was made with numerics_version {result['numerics_version']}, and this program has"
+            f" {randomness.NUMERICS_VERSION}; check out commit {result['provenance']['git_commit']}"
+        )
+    check_reader_sources(result)
+    check_own_are_used(own, [(result["architecture"], result["activation"])])
+    trial = trial_of_result(result, expected)
+    check_device(trial.device)
+    text = load_recorded(result["corpus"], corpus)
+    print(f"training {trial.name}, trial {trial.number} again ({trial.config.max_iters} steps)", flush=True)
+    found = train_again(trial, result["identity"], text)["record"]
+    expected = {**expected, "checkpoint": None}
+    difference = storage.first_difference(storage.stable(expected), storage.stable(found))
+    if difference is None:
+        print(f"identical: weights_sha256 {found['weights_sha256']}, and every loss, accuracy and text")
+        return 0
+    print(f"different: {difference} (stored against now)")
+    here = environment_of(trial)
+    elsewhere = storage.first_difference(expected["environment"], here)
+    if elsewhere:
+        print(f"the environments differ, and bits are promised within one only: {elsewhere}")
+    return 1
+
+
+def train_again(trial, identity, corpus) -> dict:
+    """The outcome of a study's trial, from the study's identity: a packed one needs its whole pack."""
+    if trial.pack is None:
+        return run_protocol(trial, corpus)
+    from training import packed
+
+    return run_pack(packed.pack_of(trial, identity["seed_base"], identity["vary"]), (trial,), corpus)[0]
+
+
+def trial_of_result(result, record) -> Trial:
+    """The identity of a trial, from the result that lists it."""
+    identity = result["identity"]
+    return Trial(
+        architecture=result["architecture"],
+        activation=result["activation"],
+        config=Config(**identity["config"]),
+        number=record["trial"],
+        seed=record["seed"],
+        seeds=record["seeds"],
+        device=identity["device"],
+        protocol=identity["protocol"],
+        pack=identity.get("pack"),
+        compiled=identity.get("compiled", False),
+    )
+
+
 if __name__ == "__main__":
-    cli.run(main)
+    run(main)

@@ -9,7 +9,6 @@ import pytest
 from hypothesis import settings
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
 
 os.environ.setdefault("MPLBACKEND", "Agg")  # no windows, whatever the machine
 # Nothing listens there, so that a download fails at once, here and in the programs that a test starts.
@@ -43,7 +42,7 @@ def shakespeare():
     """The Shakespeare corpus; the test is skipped where it is not on this machine."""
     if shakespeare_path() is None:
         pytest.skip(NO_SHAKESPEARE)
-    from corpus import load_corpus
+    from tasks.corpus import load_corpus
 
     return load_corpus("shakespeare", data_dir=ROOT / "data", progress=False)
 
@@ -78,7 +77,7 @@ def tiny_corpus_file(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def corpus(tiny_corpus_file):
     """The text of that file as a corpus."""
-    from corpus import load_corpus
+    from tasks.corpus import load_corpus
 
     return load_corpus(str(tiny_corpus_file))
 
@@ -86,10 +85,11 @@ def corpus(tiny_corpus_file):
 @pytest.fixture
 def in_float64(monkeypatch):
     """Models are built in float64, so that two ways of computing differ by little more than nothing."""
-    import train
+    from training import packed, step
 
-    real = train.build
-    monkeypatch.setattr(train, "build", lambda *arguments: real(*arguments).double())
+    real = step.build
+    for module in (step, packed):
+        monkeypatch.setattr(module, "build", lambda *arguments: real(*arguments).double())
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from torch import nn
 
 import activations
 from activations import ACTIVATIONS, REPORT, SMOOTHNESS, GeneralizedSmeLU, SmeLU, get_activation
-from errors import UserError
+from common.errors import UserError
 
 ELEMENTWISE = [name for name, entry in ACTIVATIONS.items() if not entry.gated]
 GATED = [name for name, entry in ACTIVATIONS.items() if entry.gated]

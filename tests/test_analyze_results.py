@@ -12,16 +12,15 @@ from made_results import make_result
 from studies import TINY, run
 
 import activations
-import analysis
 import analyze_results
-import cli
-import curves
-import report_figures
-import storage
-import study as studying
-from analysis import Cell, Margins, Study
-from corpus import load_corpus, yardsticks
-from figure_style import activation_label
+from analysis import curves
+from analysis.labels import activation_label
+from analysis.results import PRIMARY, Cell, Margins, Study, estimate
+from common import scripts, storage
+from common.errors import UserError
+from report import figures
+from study.experiment import summarize
+from tasks.corpus import load_corpus, yardsticks
 
 REFERENCE = Path(__file__).resolve().parent.parent / "results" / "reference"
 REPORT = ("smelu_05", "smelu_1", "relu", "gelu", "swish")
@@ -61,7 +60,7 @@ def folder(made, tmp_path, monkeypatch):
     """A copy of the tiny study's folder, and the folder that the test works in."""
     shutil.copytree(made, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(report_figures, "PROCESSES", 1)
+    monkeypatch.setattr(figures, "PROCESSES", 1)
     return tmp_path
 
 
@@ -75,7 +74,7 @@ def plans(monkeypatch, tmp_path):
         found.extend(wanted)
         return [picture] * len(wanted)
 
-    monkeypatch.setattr(report_figures, "_drawn", record)
+    monkeypatch.setattr(figures, "_drawn", record)
     return found
 
 
@@ -94,7 +93,7 @@ def analyze(capsys):
 
     def call(*arguments):
         with pytest.raises(SystemExit) as stop:
-            cli.run(analyze_results.main, [str(argument) for argument in arguments])
+            scripts.run(analyze_results.main, [str(argument) for argument in arguments])
         printed = capsys.readouterr()
         return stop.value.code, printed.out, printed.err
 
@@ -105,7 +104,7 @@ def change(path, edit):
     """Rewrites a result with what `edit` makes of it, and its summary."""
     result = storage.read_json(path)
     edit(result)
-    result["summary"] = studying.summarize(result)
+    result["summary"] = summarize(result)
     storage.write_json(path, result)
 
 
@@ -441,29 +440,33 @@ def study_of(*results):
 
 
 def add_figures(study, margins=Margins()):  # noqa: B008 - it is frozen
-    from report import Document, Section
+    from report.document import Document, Section
 
     keys = ("comparisons", "trade_off", "dynamics", "training_path", "measures", "distributions")
     names = [cells[0].architecture_label for cells in study.architectures.values()]
     parts = names if len(names) > 1 else [""]
     sections = [Section("architectures", "")] + [Section(key, key, part=part) for part in parts for key in keys]
-    return report_figures.add_figures(Document("", "", sections), study, [], margins, Path("p"), Path("nowhere"))
+
+    def passage_of(cells):
+        raise UserError("there is no checkpoint")
+
+    return figures.add_figures(Document("", "", sections), study, [], margins, Path("p"), passage_of, {})
 
 
 def test_the_forest_shows_the_margins_that_were_asked_for(plans):
     add_figures(study_of(make_result("relu", 4), make_result("gelu", 4)), Margins(0.5, 0.25))
     (rows, *_, reference) = next(plan.arguments for plan in plans if plan.draw.__name__ == "forest")
-    relu = analysis.estimate(Cell(make_result("relu", 4)), "relative_pd").mean
-    assert reference == "ReLU" and len(rows) == len(analysis.PRIMARY)
+    relu = estimate(Cell(make_result("relu", 4)), "relative_pd").mean
+    assert reference == "ReLU" and len(rows) == len(PRIMARY)
     assert rows[0]["margin"] == 0.5 and rows[1]["margin"] == pytest.approx(0.25 * relu)
 
 
 def test_many_activations_have_one_figure_each_in_the_appendix(plans):
-    few = [make_result(name, 3) for name in activations.BUILT_IN[: report_figures.MOST_CELLS_IN_FULL]]
+    few = [make_result(name, 3) for name in activations.BUILT_IN[: figures.MOST_CELLS_IN_FULL]]
     add_figures(study_of(*few))
     assert sum(plan.key == "figures" for plan in plans) == 3 * len(few)
     plans.clear()
-    many = [make_result(name, 3) for name in activations.BUILT_IN[: report_figures.MOST_CELLS_IN_FULL + 1]]
+    many = [make_result(name, 3) for name in activations.BUILT_IN[: figures.MOST_CELLS_IN_FULL + 1]]
     add_figures(study_of(*many))
     assert [plan.draw.__name__ for plan in plans if plan.key == "figures"] == ["summary"] * len(many)
 
@@ -484,7 +487,7 @@ def test_every_figure_of_several_architectures_stands_in_the_part_of_its_own(pla
 def test_without_checkpoints_the_passage_is_left_out_with_the_reason(plans):
     document = add_figures(study_of(make_result("relu", 3), make_result("gelu", 3)))
     (section,) = (section for section in document.sections if section.key == "passage")
-    assert "nowhere holds no two checkpoints" in section.paragraphs[0] and section.figures == []
+    assert "there is no checkpoint" in section.paragraphs[0] and section.figures == []
 
 
 def test_every_caption_says_n_and_what_its_bands_are(plans):
@@ -499,7 +502,7 @@ def test_the_curves_at_equal_loss_pass_through_the_values_of_the_table():
     cells = [Cell(make_result(name, 4)) for name in ("relu", "gelu")]
     common = curves.common_loss(cells)
     for cell in cells:
-        curve = report_figures._curve(cell, common)["at_loss"]
+        curve = figures._curve(cell, common)["at_loss"]
         matched = curves.matched(cells, "relative_pd", common)[cell.activation]
         place = curve["loss"].index(common)
         assert curve["relative_pd"][place][0] == pytest.approx(np.nanmean(matched[np.triu_indices(4, 1)]))

@@ -5,7 +5,7 @@ import json
 import numpy as np
 
 import check_statistics
-import significance
+from analysis import significance
 
 
 def test_the_proof_runs_and_writes_what_it_prints(run_script, tmp_path):

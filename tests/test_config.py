@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from common.errors import UserError
 from config import Config
 from config_cpu import ConfigCPU
-from errors import UserError
 
 FIELDS = (
     "n_layer n_head n_embd block_size dropout batch_size learning_rate weight_decay max_iters eval_interval eval_iters"

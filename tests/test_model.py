@@ -8,13 +8,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import fused
 import randomness
-from architectures import build_model, initialize
+from architectures.registry import build_model, initialize
 from config import Config
 from config_cpu import ConfigCPU
-from corpus import make_corpus
+from kernels import attention as attention_module
 from model import CharLM, Dropout, address_dropout, number_dropouts
+from tasks.corpus import make_corpus
 
 SMALL = {"n_layer": 2, "n_head": 2, "n_embd": 12, "block_size": 10, "batch_size": 3, "max_iters": 1}
 V = 7
@@ -75,8 +75,8 @@ def plain_and_fused(batch_size, n_head, length, size, probability, seed=0):
         kept = (levels >= threshold).double()
     found = []
     for attend in (
-        lambda x: fused.plain_attention(x, n_head, kept, keep),
-        lambda x: fused.attention(x, n_head, levels, threshold, keep),
+        lambda x: attention_module.plain_attention(x, n_head, kept, keep),
+        lambda x: attention_module.attention(x, n_head, levels, threshold, keep),
     ):
         x = qkv.clone().requires_grad_()
         output = attend(x)
@@ -104,7 +104,7 @@ def test_fused_attention_equals_the_plain_one_in_values_and_gradients(batch_size
 @pytest.mark.parametrize("probability", [0.0, 0.2])
 def test_fused_attention_is_right_at_the_edges_of_its_blocks(length, probability):
     """17 heads in 2 sequences are more pairs than are handled at once, and no multiple of that."""
-    assert fused.HEADS_AT_ONCE < 2 * 17 and fused.QUERY_BLOCK == 64
+    assert attention_module.HEADS_AT_ONCE < 2 * 17 and attention_module.QUERY_BLOCK == 64
     plain, quick = plain_and_fused(2, 17, length, 3, probability)
     for expected, found in zip(plain, quick):
         torch.testing.assert_close(found, expected, rtol=1e-11, atol=1e-11)
@@ -114,14 +114,16 @@ def test_fused_attention_is_right_at_the_edges_of_its_blocks(length, probability
 def test_attention_without_gradients_equals_the_plain_one(length):
     qkv = random_tensor(2, length, 3 * 4 * 5)
     with torch.no_grad():
-        torch.testing.assert_close(fused.attention(qkv, 4), fused.plain_attention(qkv, 4), rtol=1e-11, atol=1e-11)
+        torch.testing.assert_close(
+            attention_module.attention(qkv, 4), attention_module.plain_attention(qkv, 4), rtol=1e-11, atol=1e-11
+        )
 
 
 def test_the_gradient_of_fused_attention_is_that_of_finite_differences():
     levels = torch.from_numpy(randomness.dropout_levels(1, 0, 0, 2 * 3 * 5 * 5)).view(2, 3, 5, 5)
     threshold, keep = randomness.dropout_threshold(0.3)
     qkv = random_tensor(2, 5, 3 * 3 * 2).requires_grad_()
-    assert torch.autograd.gradcheck(lambda x: fused.attention(x, 3, levels, threshold, keep), qkv)
+    assert torch.autograd.gradcheck(lambda x: attention_module.attention(x, 3, levels, threshold, keep), qkv)
 
 
 @settings(max_examples=30)
@@ -134,14 +136,14 @@ def test_attention_does_not_see_the_future(length, data):
     other[:, place:] = data.draw(st.sampled_from([100.0, -3.0, 0.0]))
     for enabled in (True, False):
         with torch.set_grad_enabled(enabled):
-            before, after = fused.attention(qkv, 2), fused.attention(other, 2)
+            before, after = attention_module.attention(qkv, 2), attention_module.attention(other, 2)
         torch.testing.assert_close(after[:, :place], before[:, :place], rtol=0, atol=0)
         assert not torch.equal(after[:, place:], before[:, place:])
 
 
 def test_a_gradient_does_not_come_from_the_future():
     qkv = random_tensor(1, 100, 3 * 2 * 4).requires_grad_()
-    fused.attention(qkv, 2)[:, :70].sum().backward()
+    attention_module.attention(qkv, 2)[:, :70].sum().backward()
     assert not qkv.grad[:, 70:].any() and qkv.grad[:, :70, 16:].all()
 
 
@@ -259,7 +261,7 @@ def test_evaluating_uses_no_dropout():
 
 
 def test_evaluating_leaves_everything_as_it_was():
-    import evaluate
+    from training import evaluate
 
     model, config = small_model(dtype=torch.float32, activation="prelu")
     tokens, targets = batch(config)
@@ -292,7 +294,7 @@ def test_evaluating_leaves_everything_as_it_was():
 
 def test_the_losses_are_those_of_the_reference():
     """Every window and every position counts once, in nats, the last group of windows being an incomplete one."""
-    import evaluate
+    from training import evaluate
 
     model, config = small_model(dtype=torch.float32)
     corpus = make_corpus("test", "".join("abcdefg"[i * i * i % 101 % 7] for i in range(5000)))
@@ -315,7 +317,7 @@ def test_the_losses_are_those_of_the_reference():
 
 def test_one_window_and_many_windows_at_once_are_evaluated_alike():
     """What a window's prediction is must not depend on how many windows the split has after it."""
-    import evaluate
+    from training import evaluate
 
     model, config = small_model(dtype=torch.float32)
     x = torch.from_numpy(randomness.generator(0, "data").integers(0, V, size=(70, config.block_size)))

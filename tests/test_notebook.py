@@ -2,8 +2,8 @@
 
 import nbformat
 import pytest
-from conftest import ROOT
 from nbclient import NotebookClient
+from studies import ROOT
 
 pytestmark = pytest.mark.slow
 

@@ -3,7 +3,7 @@
 import pytest
 import studies
 
-import storage
+from common import storage
 
 MODEL = """
 import torch
@@ -144,8 +144,8 @@ def test_a_study_of_built_in_activations_is_extended_by_a_readers_own(folder):
 def test_a_changed_file_goes_on_from_no_state_of_the_old_one(folder, tmp_path):
     import activations
     from config_cpu import ConfigCPU
-    from corpus import make_corpus
-    from train import Trial, partial_identity
+    from tasks.corpus import make_corpus
+    from training.trial import Trial, partial_identity
 
     trial, corpus = Trial("charlm", "soft_step", ConfigCPU(), 1, 1, {}), make_corpus("x", "ab" * 500)
     identities = []

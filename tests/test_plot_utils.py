@@ -13,12 +13,14 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 import activations
-import analysis
-import figure_style
 import metrics
 import plot_utils
-import report
-import significance
+from analysis import results as results_module
+from analysis import significance
+from analysis.labels import ARCHITECTURES, short_label
+from analysis.series import mean_curve, pair_curves, value_of
+from analysis.words import plus_minus
+from figures import style
 
 REPORT = activations.REPORT
 MANY = (*activations.BUILT_IN, "smelu_0.25", "a_readers_own_activation_with_a_long_name")
@@ -29,7 +31,7 @@ LINE = "Corpus: shakespeare · matched protocol · n = 10 trials per activation"
 def figures(monkeypatch):
     """Every figure that is saved, with the texts drawn in its PNG and their places; pyplot holds none of them."""
     saved, drawn = [], []
-    save_as, draw, draw_figure = figure_style.save_as, Text.draw, Figure.draw
+    save_as, draw, draw_figure = style.save_as, Text.draw, Figure.draw
 
     def keep(figure, path):
         path = save_as(figure, path)
@@ -47,7 +49,7 @@ def figures(monkeypatch):
             drawn.append((text.get_text(), place, text.get_rotation()))
         return draw(text, renderer, *args, **kwargs)
 
-    monkeypatch.setattr(figure_style, "save_as", keep)
+    monkeypatch.setattr(style, "save_as", keep)
     monkeypatch.setattr(plot_utils, "save_as", keep)
     monkeypatch.setattr(Figure, "draw", begin)
     monkeypatch.setattr(Text, "draw", note)
@@ -150,7 +152,7 @@ def test_twenty_activations_fit_one_figure(kind, tmp_path, figures):
     else:
         path = getattr(plot_utils, kind)(results, tmp_path)
     check_png(path, tmp_path, f"charlm_cpu_{kind}.png")
-    assert all(figure_style.short_label(name) in words(figures[0]) for name in MANY)
+    assert all(short_label(name) in words(figures[0]) for name in MANY)
     check_readable(figures[0])
 
 
@@ -257,7 +259,7 @@ def test_sensitivity_stands_against_every_size(n_sizes, tmp_path, figures):
 
 @pytest.mark.parametrize("names", [REPORT, MANY], ids=len)
 def test_the_heat_map_has_a_number_in_every_cell(names, tmp_path, figures):
-    table = {a: {n: 2.6 + 0.01 * i for i, n in enumerate(names)} for a in figure_style.ARCHITECTURES}
+    table = {a: {n: 2.6 + 0.01 * i for i, n in enumerate(names)} for a in ARCHITECTURES}
     table["convlm"][names[1]] = None
     references = dict.fromkeys(table, names[2])
     path = plot_utils.architecture_heatmap(table, "val_loss", references, 0.4, tmp_path, "cpu", LINE)
@@ -285,14 +287,14 @@ def test_an_interval_is_drawn_and_printed_only_as_far_as_the_measure_can_be():
             point["top1_disagreement"] = 1 - 0.02 * k
     result = summarized(result)
     assert result["summary"]["edit_distance"]["ci95"][0] < 0  # the file keeps what was computed
-    _, low, high = figure_style.value_of(result, "edit_distance")
+    _, low, high = value_of(result, "edit_distance")
     assert low == 0 and high == result["summary"]["edit_distance"]["ci95"][1]
-    estimates = figure_style.pair_curves(result, "top1_disagreement")[2]
+    estimates = pair_curves(result, "top1_disagreement")[2]
     assert all(estimate.high == 1 and 0 < estimate.low < estimate.mean for estimate in estimates)
-    shown = analysis.estimate(analysis.Cell(result), "edit_distance")
+    shown = results_module.estimate(results_module.Cell(result), "edit_distance")
     assert (shown.low, shown.high) == (low, high)
-    assert report.plus_minus(shown, 2) == f"0.10 [0.00, {high:.2f}]"  # half a width would say less than nothing
-    losses = figure_style.mean_curve(np.array([[0.1], [3.0]]), "val_loss")
+    assert plus_minus(shown, 2) == f"0.10 [0.00, {high:.2f}]"  # half a width would say less than nothing
+    losses = mean_curve(np.array([[0.1], [3.0]]), "val_loss")
     assert losses[0].low == 0 and losses[0].high > 3
 
 
@@ -315,38 +317,38 @@ def test_the_reports_pd_stands_beside_the_matched_one_on_one_scale(tmp_path, fig
 
 
 def test_the_frontier_is_the_activations_that_none_beats():
-    from figures_across import _on_frontier
+    from figures.across_activations import _on_frontier
 
     points = {"a": (1.0, 3.0), "b": (2.0, 2.0), "c": (2.5, 2.0), "d": (3.0, 1.0), "e": (3.0, 3.0)}
     assert [name for name in points if _on_frontier(name, points)] == ["a", "b", "d"]
 
 
 def test_every_activation_has_one_look_of_its_own():
-    looks = [tuple(map(str, figure_style.activation_style(name).values())) for name in activations.BUILT_IN]
+    looks = [tuple(map(str, style.activation_style(name).values())) for name in activations.BUILT_IN]
     assert len(set(looks)) == len(looks)
-    assert figure_style.activation_style("my_own") == figure_style.activation_style("my_own")
-    assert figure_style.activation_style("relu")["color"] == "#000000"
+    assert style.activation_style("my_own") == style.activation_style("my_own")
+    assert style.activation_style("relu")["color"] == "#000000"
 
 
 def test_an_interval_has_the_decimals_of_its_mean():
-    assert figure_style.mean_and_interval(0.0517, 0.000301, 0.1034) == "0.0517 [0.0003, 0.1034]"
-    assert figure_style.mean_and_interval(0.0517, None, None) == "0.0517"
-    assert figure_style.mean_and_interval(-0.000666, -0.00139, 5.58e-5) == "−0.000666 [−0.001390, 0.000056]"
-    assert figure_style.mean_and_interval(0.0, 0.0, 0.0) == "0 [0, 0]"
+    assert style.mean_and_interval(0.0517, 0.000301, 0.1034) == "0.0517 [0.0003, 0.1034]"
+    assert style.mean_and_interval(0.0517, None, None) == "0.0517"
+    assert style.mean_and_interval(-0.000666, -0.00139, 5.58e-5) == "−0.000666 [−0.001390, 0.000056]"
+    assert style.mean_and_interval(0.0, 0.0, 0.0) == "0 [0, 0]"
 
 
 def test_labels_are_moved_apart_and_no_further_than_needed():
     wanted = [0.5, 0.52, 0.1, 0.5]
-    placed = figure_style.spread(wanted, 0.1, 0, 1)
+    placed = style.spread(wanted, 0.1, 0, 1)
     assert np.min(np.diff(np.sort(placed))) >= 0.1 - 1e-12
     assert placed[2] == pytest.approx(0.1) and np.argsort(placed, kind="stable")[0] == 2
     assert np.mean(placed[[0, 1, 3]]) == pytest.approx(np.mean([0.5, 0.52, 0.5]))
-    assert figure_style.spread([0.99, 1.0, 1.0], 0.1, 0, 1).max() <= 1 + 1e-12
+    assert style.spread([0.99, 1.0, 1.0], 0.1, 0, 1).max() <= 1 + 1e-12
 
 
 def test_the_curves_of_pairs_have_the_interval_of_significance():
     result = make_result("relu", 5)
-    steps, values, estimates = figure_style.pair_curves(result, "relative_pd")
+    steps, values, estimates = pair_curves(result, "relative_pd")
     assert list(steps) == list(STEPS) and values.shape == (10, 3)
     expected = significance.pair_interval(
         significance.pair_matrix(

@@ -47,24 +47,23 @@ def test_the_table_of_a_study_is_that_of_its_trials(study, activations, n):
 
 
 def test_how_relative_pd_turns_is_what_the_longer_study_shows():
-    import analysis
     import analyze_results
-    import curves
-    import report
+    from analysis import curves, words
+    from analysis.results import compare, in_percent
 
     cells = {cell.activation: cell for cell in analyze_results.read_study(REFERENCE / "longer").cells}
-    course = report.course(curves.turns(curves.along_training([cells["relu"]], "relative_pd")), 3)
+    course = words.course(curves.turns(curves.along_training([cells["relu"]], "relative_pd")), 3)
     text = " ".join(README.split())
     assert f"relative PD {course}" in text
     smelu, relu = cells["smelu_1"], cells["relu"]
-    less = analysis.in_percent(analysis.compare(smelu, relu, "relative_pd"), relu, "relative_pd")
+    less = in_percent(compare(smelu, relu, "relative_pd"), relu, "relative_pd")
     assert f"more reproducible, by {-less.mean:.1f} % [{-less.high:.1f}, {-less.low:.1f}]" in text
     left = curves.difference_at_equal_loss([smelu], relu)
     assert f"At equal loss the difference is {left.mean:+.1f} % [{left.low:+.1f}, {left.high:+.1f}]" in text
 
 
 def test_the_table_of_the_published_protocol_is_that_of_its_pair_and_of_the_ten_trials():
-    claims = json.loads((ROOT / "audit_claims.json").read_text(encoding="utf-8"))
+    claims = json.loads((ROOT / "claims/claims.json").read_text(encoding="utf-8"))
     rows = table("published")
     assert [row[0] for row in rows] == list(labels())
     for label, reported, *cells in rows:
@@ -80,8 +79,8 @@ def test_the_table_of_the_published_protocol_is_that_of_its_pair_and_of_the_ten_
 
 
 def test_the_table_of_architectures_is_that_of_its_study():
-    import analysis
     import analyze_results
+    from analysis.results import Margins, activation_sensitivity
 
     study = analyze_results.read_study(REFERENCE / "architectures")
     rows = table("architectures")
@@ -89,7 +88,7 @@ def test_the_table_of_architectures_is_that_of_its_study():
     for (_, parameters, *cells), members in zip(rows, study.architectures.values()):
         assert parameters == f"{members[0].result['n_parameters']:,}"
         assert {len(cell.trials) for cell in members} == {5}
-        found = analysis.activation_sensitivity(members, analysis.Margins())
+        found = activation_sensitivity(members, Margins())
         expected = []
         for name in ("val_loss", "relative_pd"):
             spread = found[name].between_sd
@@ -99,8 +98,8 @@ def test_the_table_of_architectures_is_that_of_its_study():
 
 
 def test_the_table_of_sources_is_that_of_its_studies():
-    import analysis
     import analyze_results
+    from analysis.results import compare, share_of
 
     def load(study):
         cells = analyze_results.read_study(REFERENCE / study).architectures["charlm"]
@@ -121,15 +120,15 @@ def test_the_table_of_sources_is_that_of_its_studies():
         assert [pd, disagreement] == [interval(summary[name], 4) for name in ("relative_pd", "top1_disagreement")]
         assert int(n) == summary["relative_pd"]["n"]
         if other:
-            e = analysis.compare(other, matched, "relative_pd").difference
+            e = compare(other, matched, "relative_pd").difference
             assert from_all == f"{e.mean:+.4f} [{e.low:+.4f}, {e.high:+.4f}]"
-            e = analysis.share_of(other, matched, "relative_pd")
+            e = share_of(other, matched, "relative_pd")
             assert share == f"{e.mean:.1f} [{e.low:.1f}, {e.high:.1f}]"
 
 
 def test_what_is_left_at_equal_loss_is_what_the_study_gives():
     import analyze_results
-    import curves
+    from analysis import curves
 
     cells = {cell.activation: cell for cell in analyze_results.read_study(REFERENCE / "matched").cells}
     left = curves.difference_at_equal_loss([cells["smelu_1"]], cells["relu"])
@@ -137,7 +136,7 @@ def test_what_is_left_at_equal_loss_is_what_the_study_gives():
 
 
 def test_the_table_of_counts_is_that_of_the_corpus(shakespeare):
-    from corpus import yardsticks
+    from tasks.corpus import yardsticks
 
     _, following = yardsticks(shakespeare, 128)
     assert f"has a validation loss of {following.loss:.3f} nats and {following.accuracy:.2%} accuracy" in (

@@ -9,11 +9,12 @@ import sys
 import pytest
 import studies
 import torch
-from conftest import ROOT
+from studies import ROOT
 
-import storage
+from common import storage
 from config_cpu import ConfigCPU
-from train import Trial, build, stream_seeds
+from training.step import build
+from training.trial import Trial, stream_seeds
 
 SCRIPT = "run_all_experiments.py"
 
@@ -123,7 +124,7 @@ def test_an_option_that_the_published_protocol_ignores_is_a_mistake(corpus, tmp_
 
 def test_an_unknown_name_is_answered_with_every_known_one(corpus, tmp_path):
     from activations import ACTIVATIONS
-    from architectures import ARCHITECTURES
+    from architectures.registry import ARCHITECTURES
 
     for option, known in (("--activations", ACTIVATIONS), ("--architectures", ARCHITECTURES)):
         done = studies.run(SCRIPT, *studies.TINY, corpus, f"{option}=nonsense", folder=tmp_path)
@@ -182,7 +183,7 @@ def test_a_dry_run_of_a_study_that_is_there_says_what_is_left(study, three, tmp_
 )
 def test_an_estimate_is_of_the_tasks_and_pairs_that_are_left(study, three, options, left):
     prelude = (
-        "import cost\ndef said(plan, corpus, facts, tasks, n_pairs, workers):\n"
+        "from study import cost\ndef said(plan, corpus, facts, tasks, n_pairs, workers):\n"
         "    print('left:', (sorted(kind for _, kind in tasks), n_pairs))\n    return 0, 0\ncost.estimate = said"
     )
     done = studies.run(*study, *options, "--dry-run", folder=three, prelude=prelude)
@@ -345,15 +346,15 @@ def test_a_log_is_plain_lines_with_step_loss_trial_and_time_left(study, tmp_path
 def test_results_can_be_read_while_the_study_is_running(study, tmp_path):
     """Each result is written as its trial ends: the second trial finds that of the first."""
     prelude = """
-import engines
-real = engines.FUNCTIONS["trial"]
+from study import jobs
+real = jobs.FUNCTIONS["trial"]
 def looking(context, report, should_stop, trial, partial_path):
     if trial.number == 3:
-        import storage
+        from common import storage
         found = storage.read_json("results/charlm_relu.json")
         open("seen", "w").write(f"{[r['trial'] for r in found['trials']]} {len(found['pairs'])}")
     return real(context, report, should_stop, trial, partial_path)
-engines.FUNCTIONS["trial"] = looking
+jobs.FUNCTIONS["trial"] = looking
 """
     assert studies.run(*study, "--trials=3", "--workers=1", folder=tmp_path, prelude=prelude).status == 0
     assert (tmp_path / "seen").read_text().startswith("[1")

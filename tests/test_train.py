@@ -13,9 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from studies import TINY, a_trial, assert_same, stop_after
 
-import storage
 import train
-from errors import RunError
+from common import storage
+from common.errors import RunError
+from training.trial import Interrupted, stream_seeds
 
 # --- a pure function --------------------------------------------------------------------------------------------------
 
@@ -60,10 +61,10 @@ def test_every_seed_and_every_configuration_is_another_trial(corpus):
 
 
 def test_a_stream_that_is_not_varied_keeps_the_seed_of_trial_one():
-    assert train.stream_seeds(42, 5, ()) == {"init": 42, "data": 42, "dropout": 42, "bit": None}
-    assert train.stream_seeds(42, 5, ("data", "bit")) == {"init": 42, "data": 46, "dropout": 42, "bit": 46}
+    assert stream_seeds(42, 5, ()) == {"init": 42, "data": 42, "dropout": 42, "bit": None}
+    assert stream_seeds(42, 5, ("data", "bit")) == {"init": 42, "data": 46, "dropout": 42, "bit": 46}
     everything = ("init", "data", "dropout")
-    assert train.stream_seeds(42, 1, everything) == {"init": 42, "data": 42, "dropout": 42, "bit": None}
+    assert stream_seeds(42, 1, everything) == {"init": 42, "data": 42, "dropout": 42, "bit": None}
 
 
 @settings(max_examples=12)
@@ -102,7 +103,7 @@ def undisturbed(corpus):
 @pytest.mark.parametrize("steps", [1, 2, 3, 4, 5, 6])
 def test_a_trial_that_was_stopped_after_any_step_goes_on_to_the_same_bits(corpus, undisturbed, tmp_path, steps, dtype):
     partial = tmp_path / "trial_1.partial.pt"
-    with pytest.raises(train.Interrupted):
+    with pytest.raises(Interrupted):
         train.run_trial(a_trial(dtype=dtype), corpus, partial, should_stop=stop_after(steps))
     assert storage.read_checkpoint(partial)["step"] == steps
     taken = []
@@ -114,7 +115,7 @@ def test_a_trial_that_was_stopped_after_any_step_goes_on_to_the_same_bits(corpus
 def test_a_trial_that_is_stopped_after_each_step_ends_with_the_same_bits(corpus, undisturbed, tmp_path):
     partial = tmp_path / "trial_1.partial.pt"
     for _ in range(6):
-        with pytest.raises(train.Interrupted):
+        with pytest.raises(Interrupted):
             train.run_trial(a_trial(), corpus, partial, should_stop=lambda: True)
     assert_same(train.run_trial(a_trial(), corpus, partial, should_stop=lambda: True), undisturbed["float32"])
 
@@ -151,14 +152,14 @@ def test_a_trial_that_was_killed_goes_on_from_any_of_its_states_to_the_same_bits
 )
 def test_the_state_of_another_trial_is_not_gone_on_from(corpus, undisturbed, tmp_path, other):
     partial = tmp_path / "trial_1.partial.pt"
-    with pytest.raises(train.Interrupted):
+    with pytest.raises(Interrupted):
         train.run_trial(a_trial(**other), corpus, partial, should_stop=stop_after(3))
     assert_same(train.run_trial(a_trial(), corpus, partial), undisturbed["float32"])
 
 
 def test_a_damaged_state_is_set_aside_and_the_trial_begins_anew(corpus, undisturbed, tmp_path):
     partial = tmp_path / "trial_1.partial.pt"
-    with pytest.raises(train.Interrupted):
+    with pytest.raises(Interrupted):
         train.run_trial(a_trial(), corpus, partial, should_stop=stop_after(3))
     damaged = bytearray(partial.read_bytes())
     damaged[len(damaged) // 2] ^= 4
@@ -399,7 +400,7 @@ def test_a_sample_is_text_of_the_model(folder):
 
 def test_the_state_of_an_unfinished_trial_is_not_sampled_from(folder, corpus, tmp_path):
     partial = tmp_path / "trial_1.partial.pt"
-    with pytest.raises(train.Interrupted):
+    with pytest.raises(Interrupted):
         train.run_trial(a_trial(), corpus, partial, should_stop=lambda: True)
     run = run_train(folder, "--sample", partial)
     assert run.status == 2 and "is the state of an unfinished trial" in run.err

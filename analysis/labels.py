@@ -1,0 +1,68 @@
+"""How activations, architectures and studies are named in tables and figures."""
+
+from common.errors import UserError
+
+ARCHITECTURES = {
+    "charlm": "CharLM",
+    "minigpt": "MiniGPT",
+    "nanotransformer": "NanoTransformer",
+    "hybridlm": "HybridLM",
+    "convlm": "ConvLM",
+    "tinylstm": "TinyLSTM",
+    "rnn": "RNN",
+    "gru": "GRU",
+    "mlp": "MLP",
+    "charlm_single_head": "CharLM, single head",
+    "lstm_attention": "LSTM with attention",
+}
+
+
+def activation_label(name: str) -> str:
+    """'SmeLU β=0.5' for 'smelu_05'; a reader's own activation that is not registered here keeps its name."""
+    import activations
+
+    try:
+        return activations.record(name).label
+    except UserError:
+        return name
+
+
+def short_label(name: str) -> str:
+    """`activation_label`, with the middle left out where it is too long for an axis."""
+    label = activation_label(name)
+    return label if len(label) <= 22 else f"{label[:11]}…{label[-10:]}"
+
+
+def architecture_label(name: str) -> str:
+    """'CharLM' for 'charlm'; an architecture of the reader's own keeps its name."""
+    return ARCHITECTURES.get(name, name)
+
+
+def study_line(results: list[dict]) -> str:
+    """Corpus, protocol, number of trials, what varied and for how long: the second line of every title.
+
+    >>> study_line(results)
+    'Corpus: shakespeare · matched protocol · n = 10 trials · 100 updates · cpu'
+    """
+    identity = results[0]["identity"]
+    labels = sorted({result["corpus"]["label"] for result in results})
+    counts = sorted({len(complete(result)) for result in results})
+    lost = sum(len(result["trials"]) - len(complete(result)) for result in results)
+    n = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    parts = [
+        f"Corpus: {', '.join(labels)}",
+        f"{identity['protocol']} protocol",
+        f"n = {n} trial{'s' if n != '1' else ''}" + (" per activation" if len(results) > 1 else ""),
+        f"{identity['config']['max_iters']:,} updates",
+        identity["device"],
+    ]
+    if set(identity["vary"]) != {"init", "data", "dropout"}:
+        parts.append(f"varied: {', '.join(identity['vary']) or 'nothing'}")
+    if lost:
+        parts.append(f"{lost} trial{'s' if lost > 1 else ''} diverged or failed, left out of means and pairs")
+    return " · ".join(parts)
+
+
+def complete(result: dict) -> list[dict]:
+    """The records of a result's complete trials."""
+    return [trial for trial in result["trials"] if trial["status"] == "complete"]

@@ -1,0 +1,416 @@
+"""A study's results as numbers: estimates and comparisons. Pure functions, no words and no files.
+
+The order of things: results are read (common/storage.py), turned into numbers here (what happens along training: analysis/curves.py), into sections of text and tables
+(report/tables.py, report/findings.py), and these are rendered (report/document.py). analyze_results.py is the script.
+
+A `Cell` is one architecture with one activation. Trials are addressed by their numbers, and trial k of one cell is
+compared with trial k of the other; what either lacks is left out. Throughout, n counts trials, never pairs.
+"""
+
+import functools
+import itertools
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+import metrics
+from analysis import significance
+from analysis.labels import activation_label, architecture_label
+from analysis.sensitivity import Sensitivity, pareto_front, pareto_shares, sensitivity_of_means, sensitivity_of_pairs
+from analysis.series import truncated
+from analysis.significance import Comparison, Estimate
+
+REFERENCE = "relu"
+PRIMARY = ("val_loss", *metrics.PRIMARY)
+SMELU = "smelu_"
+
+
+@dataclass(frozen=True)
+class Margins:
+    """The smallest differences of interest: of losses in nats, of pair metrics as a share of the reference's value."""
+
+    loss: float = 0.01
+    pairs: float = 0.02
+
+
+@dataclass(frozen=True)
+class Measure:
+    """How a measure is named and printed: decimals, and a factor (100 for percentages)."""
+
+    label: str
+    unit: str
+    better: str | None  # "lower" or "higher"
+    decimals: int
+    scale: float = 1.0
+
+
+def _measures():
+    decimals = {"prediction_differences": 0, "total_predictions": 0, "symmetric_kl": 5, "js_divergence": 5}
+    decimals |= {"ensemble_gain": 5, "edit_distance": 3, "cohen_kappa": 3, "error_consistency": 3}
+    table = {
+        "val_loss": Measure("Validation loss", "nats", "lower", 4),
+        "train_loss": Measure("Training loss", "nats", "lower", 4),
+        "val_accuracy": Measure("Validation accuracy", "%", "higher", 2, 100.0),
+        "train_accuracy": Measure("Training accuracy", "%", "higher", 2, 100.0),
+        "training_time_s": Measure("Training time", "s", "lower", 1),
+    }
+    for name, metric in metrics.METRICS.items():
+        table[name] = Measure(metric.label, metric.unit, metric.better, decimals.get(name, 4))
+    return table
+
+
+MEASURES = _measures()
+# The pair metrics that say something of their own: counts are left out, and so is a copy of top-1 disagreement.
+PAIR_MEASURES = tuple(name for name in metrics.METRICS if name not in ("prediction_differences", "total_predictions"))
+
+
+@dataclass(frozen=True, eq=False)
+class Cell:
+    """One architecture with one activation; it must not change, for what is computed of it is remembered.
+
+    result: the content of its result file. arrays: name -> per-window values of its .npz, or None without one.
+    """
+
+    result: dict
+    arrays: dict | None = None
+
+    @property
+    def architecture(self) -> str:
+        return self.result["architecture"]
+
+    @property
+    def activation(self) -> str:
+        return self.result["activation"]
+
+    @functools.cached_property
+    def label(self) -> str:
+        return activation_label(self.activation)
+
+    @functools.cached_property
+    def architecture_label(self) -> str:
+        return architecture_label(self.architecture)
+
+    @functools.cached_property
+    def trials(self) -> dict[int, dict]:
+        """Number -> record of the complete trials."""
+        return {t["trial"]: t for t in self.result["trials"] if t["status"] == "complete"}
+
+    @functools.cached_property
+    def pairs(self) -> list[dict]:
+        """The pairs of complete trials."""
+        return [p for p in self.result["pairs"] if p["trial_a"] in self.trials and p["trial_b"] in self.trials]
+
+    @property
+    def numbers(self) -> list[int]:
+        return sorted(self.trials)
+
+    @property
+    def n_missing_pairs(self) -> int:
+        return math.comb(len(self.trials), 2) - len(self.pairs)
+
+
+def is_pair_measure(name: str) -> bool:
+    return name in metrics.METRICS
+
+
+def once(function):
+    """Computes function(cells, ...) only once for the same cells: sections and figures ask for the same numbers."""
+    remembering = functools.cache(function)
+    return functools.wraps(function)(lambda cells, *rest: remembering(tuple(cells), *rest))
+
+
+# --- values and estimates -------------------------------------------------------------------------------------------
+
+
+def values(cell: Cell, name: str, numbers: Sequence[int] | None = None) -> list[float | None]:
+    """A measure of trials, in the order of `numbers` (all of the cell's by default); None where it is missing."""
+    return [cell.trials.get(k, {}).get(name) for k in (cell.numbers if numbers is None else numbers)]
+
+
+def pair_values(cell: Cell, value: Callable[[dict], float | None], numbers: Sequence[int] | None = None) -> np.ndarray:
+    """(n, n) of value(pair), over `numbers` (all of the cell's by default); NaN where there is none."""
+    numbers = cell.numbers if numbers is None else numbers
+    index = {number: position for position, number in enumerate(numbers)}
+    found = [
+        (index[pair["trial_a"]], index[pair["trial_b"]], value(pair))
+        for pair in cell.pairs
+        if pair["trial_a"] in index and pair["trial_b"] in index
+    ]
+    return significance.pair_matrix(found, len(numbers))
+
+
+def matrix(cell: Cell, name: str, numbers: Sequence[int] | None = None) -> np.ndarray:
+    """(n, n) of a pair metric."""
+    return pair_values(cell, lambda pair: pair.get(name), numbers)
+
+
+@functools.cache
+def estimate(cell: Cell, name: str) -> Estimate:
+    """The mean of a measure over the cell's trials or pairs, with its interval, which ends where the measure does."""
+    if is_pair_measure(name):
+        return of_pairs(matrix(cell, name), name)
+    return truncated(significance.mean_interval(values(cell, name)), name)
+
+
+def of_pairs(values: np.ndarray, name: str) -> Estimate:
+    """The mean of a pair metric over (n, n) values, with its interval."""
+    return truncated(significance.pair_interval(values), name)
+
+
+def sd_estimate(cell: Cell, name: str) -> Estimate:
+    """The standard deviation (ddof 1) of a measure over trials, with the chi-square interval of normal values."""
+    found = [value for value in values(cell, name) if value is not None]
+    method, n = "chi-square interval of a standard deviation (normal values)", len(found)
+    if n < 2:
+        return Estimate(None, None, n, None, None, None, None, method, "fewer than two trials")
+    from scipy.special import gammaincinv
+
+    sd, df = float(np.std(found, ddof=1)), n - 1
+    if sd == 0:
+        return Estimate(0.0, None, n, None, None, df, None, method, "all values are equal")
+    low, high = (sd * math.sqrt(df / (2 * float(gammaincinv(df / 2, tail)))) for tail in (0.975, 0.025))
+    return Estimate(sd, None, n, low, high, df, None, method)
+
+
+def scaled(estimate: Estimate, factor: float) -> Estimate:
+    """The estimate times a positive constant that counts as known."""
+    numbers = {name: getattr(estimate, name) for name in ("mean", "sd", "low", "high", "standard_error")}
+    return replace(estimate, **{name: None if x is None else x * factor for name, x in numbers.items()})
+
+
+def union(cells: Iterable[Cell]) -> list[int]:
+    """Every trial number that any of the cells has."""
+    return sorted(set(itertools.chain.from_iterable(cell.numbers for cell in cells)))
+
+
+# --- comparisons ----------------------------------------------------------------------------------------------------
+
+
+def compare(cell: Cell, reference: Cell, name: str) -> Comparison:
+    """cell - reference in one measure, trial k against trial k, pair (j, k) against pair (j, k)."""
+    numbers = union((cell, reference))
+    if is_pair_measure(name):
+        return significance.compare_pair_means(matrix(cell, name, numbers), matrix(reference, name, numbers))
+    return significance.compare_means(values(cell, name, numbers), values(reference, name, numbers))
+
+
+def in_percent(comparison: Comparison, reference: Cell, name: str) -> Estimate | None:
+    """The difference in per cent of the reference's mean, which counts as known; None where that mean is 0."""
+    base = estimate(reference, name).mean
+    return scaled(comparison.difference, 100 / abs(base)) if base else None
+
+
+def share_of(cell: Cell, whole: Cell, name: str) -> Estimate | None:
+    """A pair metric of one cell in per cent of another's, over the trials that both have; None where that is 0.
+
+    The ratio R of two means over pairs, with the delta method's interval: that of the mean of c - R w over pairs, in
+    per cent of w's mean, c and w being the two cells' values for the same two trials.
+    """
+    numbers = sorted(set(cell.numbers) & set(whole.numbers))
+    part, base = matrix(cell, name, numbers), matrix(whole, name, numbers)
+    means = [of_pairs(side, name).mean for side in (part, base)]
+    if None in means or means[1] == 0:
+        return None
+    ratio = means[0] / means[1]
+    about = scaled(significance.compare_pair_means(part, ratio * base).difference, 100 / means[1])
+    ends = {end: None if (x := getattr(about, end)) is None else 100 * ratio + x for end in ("low", "high")}
+    return replace(about, mean=100 * ratio, **ends)
+
+
+def reference_of(cells: Sequence[Cell]) -> Cell | None:
+    """ReLU's cell, or the first one; None of no cells."""
+    return next((cell for cell in cells if cell.activation == REFERENCE), cells[0] if cells else None)
+
+
+def margin_of(name: str, reference: Cell, margins: Margins) -> float | None:
+    """The margin of a primary measure in its own unit; None where the reference has no value, or 0."""
+    if not is_pair_measure(name):
+        return margins.loss
+    mean = estimate(reference, name).mean
+    return margins.pairs * abs(mean) or None if mean is not None else None
+
+
+@once
+def primary_comparisons(cells: Sequence[Cell], margins: Margins) -> dict[tuple[str, str], Comparison]:
+    """(activation, primary measure) -> comparison with the reference, Holm-corrected over all of them, with verdicts.
+
+    cells: of one architecture. The family is every activation against the reference times the primary measures.
+    """
+    reference = reference_of(cells)
+    keys = [(cell, name) for cell in cells if cell is not reference for name in PRIMARY]
+    found = [compare(cell, reference, name) for cell, name in keys]
+    adjusted = significance.holm([comparison.p for comparison in found])
+    family = max(1, sum(p is not None for p in adjusted))
+    return {
+        (cell.activation, name): significance.verdict(
+            comparison, margin_of(name, reference, margins), p_adjusted, family=family
+        )
+        for (cell, name), comparison, p_adjusted in zip(keys, found, adjusted)
+    }
+
+
+def with_holm(comparisons: Sequence[Comparison]) -> list[Comparison]:
+    """The comparisons with p-values corrected over this list, as a family of its own."""
+    adjusted = significance.holm([comparison.p for comparison in comparisons])
+    return [replace(comparison, p_adjusted=p) for comparison, p in zip(comparisons, adjusted)]
+
+
+def equal_spread_p(cell: Cell, reference: Cell, name: str) -> float | None:
+    """p of "both spread equally over trials", paired: Pitman (1939) and Morgan (1939).
+
+    Sum and difference of two paired variables are uncorrelated exactly if their variances are equal. None below
+    three common trials, or where sum or difference is the same in all.
+    """
+    numbers = union((cell, reference))
+    both = [(x, y) for x, y in zip(values(cell, name, numbers), values(reference, name, numbers)) if None not in (x, y)]
+    if len(both) < 3:
+        return None
+    x, y = np.array(both).T
+    if np.ptp(x + y) == 0 or np.ptp(x - y) == 0:
+        return None
+    from scipy.special import stdtr  # the same p as scipy.stats.pearsonr, which takes a second to import
+
+    r, df = np.corrcoef(x + y, x - y)[0, 1], len(x) - 2
+    return float(2 * stdtr(df, -abs(r) * math.sqrt(df / max(1 - r**2, np.finfo(float).tiny))))
+
+
+def order(cells: Sequence[Cell], means: Sequence[float | None], better: str | None) -> list[Cell]:
+    """The cells that have a mean, best first; equal ones in the study's order."""
+    sign = -1 if better == "higher" else 1
+    known = [(sign * mean, index) for index, mean in enumerate(means) if mean is not None]
+    return [cells[index] for _, index in sorted(known)]
+
+
+# --- the text itself ------------------------------------------------------------------------------------------------
+
+
+def window_errors(cell: Cell, reference: Cell | None, name: str) -> float | None:
+    """The standard error of a mean, or of a difference, that comes from the finite validation text alone.
+
+    Per window, the mean over all trials or pairs (in both cells); then the standard error over windows, as if
+    these were independent draws. The loss is per trial, other measures per pair. None without the arrays.
+    """
+    cells = [cell] if reference is None else [cell, reference]
+    if any(not member.arrays for member in cells):
+        return None
+    numbers = sorted(set.intersection(*(set(member.numbers) for member in cells)))
+    if is_pair_measure(name):
+        keys = [f"pair_{a}_{b}_{name}" for a, b in itertools.combinations(numbers, 2)]
+    else:
+        keys = [f"trial_{number}_loss" for number in numbers]
+    keys = [key for key in keys if all(key in member.arrays for member in cells)]
+    if not keys:
+        return None
+    windows = [np.mean([member.arrays[key] for key in keys], axis=0, dtype=np.float64) for member in cells]
+    per_window = windows[0] if reference is None else windows[0] - windows[1]
+    if len(per_window) < 2 or not np.isfinite(per_window).all():
+        return None
+    return float(per_window.std(ddof=1) / math.sqrt(len(per_window)))
+
+
+# --- all activations at once ----------------------------------------------------------------------------------------
+
+
+def excludes_zero(estimate: Estimate) -> bool:
+    """Whether the 95 % interval is there and does not hold 0."""
+    return estimate.low is not None and (estimate.low > 0 or estimate.high < 0)
+
+
+def disagreeing_measures(cells: Sequence[Cell]) -> list[tuple[Cell, Cell, list[str], list[str]]]:
+    """Pairs of activations of which some measures clearly call the first more reproducible, and some the second.
+
+    Clearly: the 95 % interval of the paired difference, uncorrected, excludes 0.
+    """
+    found = []
+    for one, other in itertools.combinations(cells, 2):
+        sides = ([], [])
+        for name in PAIR_MEASURES:
+            difference = compare(one, other, name).difference
+            if excludes_zero(difference):
+                one_is_better = (difference.mean < 0) == (MEASURES[name].better == "lower")
+                sides[0 if one_is_better else 1].append(name)
+        if all(sides):
+            found.append((one, other, *sides))
+    return found
+
+
+def activation_sensitivity(cells: Sequence[Cell], margins: Margins) -> dict[str, Sensitivity] | None:
+    """Whether the activation matters to an architecture: for `val_loss` and `relative_pd`; None of fewer than two."""
+    if len(cells) < 2:
+        return None
+    numbers, reference = union(cells), reference_of(cells)
+    losses = np.array([values(cell, "val_loss", numbers) for cell in cells], dtype=float).reshape(len(cells), -1)
+    pds = np.array([matrix(cell, "relative_pd", numbers) for cell in cells])
+    return {
+        "val_loss": sensitivity_of_means(losses, margins.loss),
+        "relative_pd": sensitivity_of_pairs(pds, margin_of("relative_pd", reference, margins)),
+    }
+
+
+def has_both(cell: Cell) -> bool:
+    """Whether there are a validation loss and a relative PD, the two of the Pareto frontier."""
+    return None not in (estimate(cell, "val_loss").mean, estimate(cell, "relative_pd").mean)
+
+
+@once
+def frontier(cells: Sequence[Cell]) -> tuple[list[str], dict[str, float] | None]:
+    """(the activations that no other beats in both loss and PD, the share of bootstrap resamples each is there).
+
+    cells: those that have both.
+    """
+    numbers = union(cells)
+    means = [[estimate(cell, name).mean for cell in cells] for name in ("val_loss", "relative_pd")]
+    on_it = pareto_front(*np.array(means, dtype=float))
+    losses = np.array([values(cell, "val_loss", numbers) for cell in cells], dtype=float)
+    shares = pareto_shares(losses, np.array([matrix(cell, "relative_pd", numbers) for cell in cells]))
+    names = [cell.activation for cell in cells]
+    return [name for name, on in zip(names, on_it) if on], None if shares is None else dict(zip(names, shares.tolist()))
+
+
+def group_difference(group: Sequence[Cell], reference: Cell, name: str) -> Comparison:
+    """The mean over a group of activations - the reference, trial by trial or pair by pair; missing in one: left out."""
+    numbers = union((*group, reference))
+    if is_pair_measure(name):
+        mean = np.mean([matrix(cell, name, numbers) for cell in group], axis=0)
+        return significance.compare_pair_means(mean, matrix(reference, name, numbers))
+    mean = np.mean(np.array([values(cell, name, numbers) for cell in group], dtype=float), axis=0)
+    return significance.compare_means(mean, values(reference, name, numbers))
+
+
+# --- several studies ------------------------------------------------------------------------------------------------
+
+
+def source_label(identity: dict) -> str:
+    """What differs between the trials of a study, in words."""
+    names = {
+        "init": "initial weights",
+        "data": "order of the data",
+        "dropout": "dropout",
+        "bit": "one bit of one weight",
+    }
+    vary = identity["vary"]
+    if identity["protocol"] == "published" or set(vary) == {"init", "data", "dropout"}:
+        return "all together"
+    return " and ".join(names[name] for name in vary) or "nothing"
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study's folder, read: `identity` from study.json, its cells, and every (architecture, activation) planned."""
+
+    folder: str
+    identity: dict
+    cells: list[Cell]
+    planned: list[tuple[str, str]]
+
+    @functools.cached_property
+    def architectures(self) -> dict[str, list[Cell]]:
+        """Architecture -> its cells, in the study's order."""
+        names = dict.fromkeys(cell.architecture for cell in self.cells)
+        return {name: [cell for cell in self.cells if cell.architecture == name] for name in names}
+
+    @property
+    def corpus_label(self) -> str:
+        return self.cells[0].result["corpus"]["label"] if self.cells else "unknown"

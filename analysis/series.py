@@ -1,0 +1,50 @@
+"""Values and training curves from stored results, with intervals."""
+
+from dataclasses import replace
+
+import numpy as np
+
+import metrics
+from analysis import significance
+
+
+def value_of(result: dict, name: str) -> tuple[float | None, float | None, float | None]:
+    """(mean, low, high) of a measure from the result's summary; None for what is not there."""
+    entry = result["summary"].get(name) or {}
+    return entry.get("mean"), *metrics.truncated(name, *(entry.get("ci95") or (None, None)))
+
+
+def truncated(estimate: significance.Estimate, name: str) -> significance.Estimate:
+    """The estimate of a measure as it is shown: its interval ends where the measure's possible values end."""
+    low, high = metrics.truncated(name, estimate.low, estimate.high)
+    return replace(estimate, low=low, high=high)
+
+
+def trial_curves(trials: list[dict], name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Steps (S,) and each trial's values (n, S) of a measure along training; NaN where a value is missing."""
+    histories = [{entry["step"]: entry.get(name) for entry in trial["history"]} for trial in trials]
+    return _curves(histories)
+
+
+def pair_curves(result: dict, name: str) -> tuple[np.ndarray, np.ndarray, list]:
+    """Steps (S,), each pair's values (P, S) along training, and S Estimates of their mean over trials."""
+    pairs = result["pairs"]
+    steps, values = _curves([{entry["step"]: entry.get(name) for entry in p["history"]} for p in pairs])
+    numbers = sorted({pair[key] for pair in pairs for key in ("trial_a", "trial_b")})
+    ends = [(numbers.index(pair["trial_a"]), numbers.index(pair["trial_b"])) for pair in pairs]
+    matrices = [
+        significance.pair_matrix([(i, j, v) for (i, j), v in zip(ends, column)], len(numbers)) for column in values.T
+    ]
+    return steps, values, [truncated(significance.pair_interval(matrix), name) for matrix in matrices]
+
+
+def _curves(histories):
+    steps = sorted({step for history in histories for step in history})
+    values = [[np.nan if history.get(s) is None else history[s] for s in steps] for history in histories]
+    return np.array(steps), np.array(values, dtype=float).reshape(len(histories), len(steps))
+
+
+def mean_curve(values: np.ndarray, name: str | None = None) -> list:
+    """S Estimates of the mean over trials from their values (n, S); name: of the measure, unless they are differences."""
+    found = [significance.mean_interval(column) for column in values.T]
+    return found if name is None else [truncated(estimate, name) for estimate in found]

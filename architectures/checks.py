@@ -1,0 +1,327 @@
+"""Proof that an architecture with an activation is what its name says, made before anything trains.
+
+    problems = check("my_model", "relu", ConfigCPU())      # sentences; none where all is well
+
+A module of its own because the tests, the quick check of an installation, the study and the notebook all make the same
+checks: the tests of every built-in architecture with every activation, the others of a reader's own. A check is a small
+function of a `Case` that returns a sentence about what is wrong, or None. All of them run at tiny sizes (`tiny_config`).
+"""
+
+import math
+import random
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import activations
+import randomness
+from architectures.registry import build_model, initialize
+from common import storage
+from common.errors import UserError
+from config import Config
+from model import address_dropout
+
+VOCABULARY = 11
+TOLERANCE = 1e-5  # of the largest logit: more than float32's rounding, less than any influence a check looks for
+WIDEST = 100.0  # an activation must do well from -WIDEST to WIDEST
+LIVELINESS = 0.1  # of a gain of one, added to every parameter
+OVERFIT_STEPS = 250
+OVERFITTED = 0.1  # of ln V
+
+
+@dataclass(frozen=True)
+class Case:
+    """An architecture with an activation, by name, at a tiny configuration."""
+
+    architecture: str
+    activation: str
+    config: Config
+
+    def model(self, seed=1, activation=None, dropout=0.0) -> nn.Module:
+        """A model with its initial weights."""
+        config = self.config.replace(dropout=dropout)
+        model = build_model(self.architecture, activation or self.activation, config, VOCABULARY)
+        return initialize(model, seed)
+
+    def lively_model(self, **options) -> nn.Module:
+        """A model whose every parameter is far from its initial value, so that what it can do, it does visibly."""
+        model = self.model(**options)
+        fixed, generator = activation_parameters(model), torch.Generator().manual_seed(2)
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if name not in fixed:
+                    noise = torch.randn(parameter.shape, generator=generator)
+                    parameter += LIVELINESS * noise / math.sqrt(max(parameter[:1].numel(), 4))
+        return model
+
+    def tokens(self, batch=2, site="tokens") -> torch.Tensor:
+        """(batch, T) characters; the first of each sequence are different ones."""
+        shape = (batch, self.config.block_size)
+        found = torch.from_numpy(randomness.generator(3, "init", 0, site).integers(0, VOCABULARY, shape))
+        found[:, 0] = torch.arange(batch) % VOCABULARY
+        return found
+
+
+def tiny_config(config: Config) -> Config:
+    """The configuration, small enough for a check to take a moment."""
+    sizes = {"n_head": 2, "n_embd": 16, "block_size": 20, "batch_size": 2, "dtype": "float32"}
+    return config.replace(n_layer=min(config.n_layer, 2), **sizes)
+
+
+def activation_parameters(model) -> set[str]:
+    """Names of the parameters that belong to activations."""
+    prefixes = [name for name, module in model.named_modules() if getattr(module, "is_activation", False)]
+    names = [name for name, _ in model.named_parameters()]
+    return {name for name in names if any(name.startswith(f"{prefix}.") for prefix in prefixes)}
+
+
+# --- an activation alone ---------------------------------------------------------------------------------------------
+
+
+def keeps_the_shape(case: Case) -> str | None:
+    """(..., C) -> (..., C), or (..., C / 2) where it is gated."""
+    kind = activations.record(case.activation)
+    for shape in ((3, 5, 8), (4, 6)):
+        expected = (*shape[:-1], shape[-1] // 2) if kind.gated else shape
+        found = activations.get_activation(kind.name)(torch.linspace(-2, 2, math.prod(shape)).view(shape))
+        if not isinstance(found, torch.Tensor):
+            return f"the activation {kind.name} returns a {type(found).__name__} instead of a tensor"
+        if found.shape != expected:
+            return f"the activation {kind.name} turns the shape {shape} into {tuple(found.shape)}, not {expected}"
+    return None
+
+
+def stays_finite(case: Case) -> str | None:
+    """Value and derivative are finite from -WIDEST to WIDEST, zero included."""
+    kind = activations.record(case.activation)
+    x = torch.arange(-1000, 1001)[:, None] * (WIDEST / 1000)  # a gated one sees the same value in both halves
+    x = x.expand(-1, 2 if kind.gated else 1).contiguous().requires_grad_()
+    y = activations.get_activation(kind.name)(x)
+    if not y.requires_grad:
+        return f"the activation {kind.name} has no derivative: its result does not depend on its input"
+    (slope,) = torch.autograd.grad(y.sum(), x)
+    for what, values in (("", y), ("derivative ", slope)):
+        bad = ~values.isfinite().all(dim=-1)
+        if bad.any():
+            row = int(bad.nonzero()[0])
+            value = next(v for v in values[row].tolist() if not math.isfinite(v))
+            return f"the {what}{'of ' if what else ''}activation {kind.name} is {value} at {x[row, 0].item():g}"
+    return None
+
+
+# --- an architecture with an activation ------------------------------------------------------------------------------
+
+
+def gives_logits(case: Case) -> str | None:
+    """(B, T) -> (B, T, V), finite, for any B and any T up to block_size."""
+    model = case.lively_model().eval()
+    for batch, length in ((2, case.config.block_size), (1, 1), (3, 5)):
+        logits = model(case.tokens(batch)[:, :length])
+        if not isinstance(logits, torch.Tensor):
+            return f"the model returns a {type(logits).__name__} instead of a tensor of logits"
+        if logits.shape != (batch, length, VOCABULARY):
+            return (
+                f"for {batch} sequences of {length} characters and a vocabulary of {VOCABULARY} the model gives the "
+                f"shape {tuple(logits.shape)}, not {(batch, length, VOCABULARY)}"
+            )
+        if not logits.isfinite().all():
+            return f"the logits of {batch} sequences of {length} characters are not all finite"
+    return None
+
+
+def is_causal(case: Case) -> str | None:
+    """Another character at position t changes no output before t, and some output from t on; positions from 1."""
+    model = case.lively_model(dropout=0.2)
+    last = case.config.block_size - 1
+    for training, places in ((False, range(last + 1)), (True, (0, last // 2, last))):
+        model.train(training)  # where it may use other code, and statistics of the batch
+        for t, changed in zip(places, _changes(case, model, places)):
+            if changed[:t].any():
+                seer = int(changed[:t].nonzero()[-1]) + 1
+                return f"position {seer} sees position {t + 1}{' as it trains' * training}: the model looks ahead"
+            if not changed[t:].any():
+                return f"the character at position {t + 1} changes no output: the model does not see it"
+    return None
+
+
+def _changes(case, model, places) -> torch.Tensor:
+    """(places, T) booleans: whether another character at a place changes the output at a position."""
+    one = case.tokens()
+    others = one.repeat(len(places), 1, 1)  # (places, B, T)
+    for row, t in enumerate(places):
+        others[row, :, t] = (others[row, :, t] + 1) % VOCABULARY
+    address_dropout(model, 4, 0)
+    with torch.set_grad_enabled(model.training):
+        before = model(one).detach()
+        if model.training:  # one by one: the same dropout masks, and a normalisation of the batch cannot hide a change
+            after = torch.stack([model(other).detach() for other in others])
+        else:
+            after = model(others.flatten(0, 1)).unflatten(0, (len(places), -1))
+    return (after - before).abs().amax(dim=(1, 3)) > TOLERANCE * before.abs().max()
+
+
+def activation_acts(case: Case) -> str | None:
+    """Every activation of the graph is called, and another one with the same weights gives other outputs."""
+    model, tokens = case.lively_model().eval(), case.tokens()
+    called = set()
+    modules = {name: m for name, m in model.named_modules() if getattr(m, "is_activation", False)}
+    for name, module in modules.items():
+        module.register_forward_hook(lambda *_, name=name: called.add(name))
+    logits = model(tokens)
+    if idle := [name for name in modules if name not in called]:
+        return f"the activation {case.activation} at {idle[0]} is made but never used"
+    weights = {name: p for name, p in model.state_dict().items() if name not in activation_parameters(model)}
+    gated = activations.record(case.activation).gated
+    for other in ("swiglu", "reglu") if gated else ("softplus", "relu"):
+        if other != case.activation:
+            twin = case.model(activation=other).eval()
+            twin.load_state_dict(weights, strict=False)
+            if (twin(tokens) - logits).abs().max() > TOLERANCE * logits.abs().max():
+                return None
+    return f"the activation does not act: {other} in place of {case.activation} gives the same outputs"
+
+
+def learns_everywhere(case: Case) -> str | None:
+    """A gradient reaches every parameter."""
+    model = case.lively_model().train()
+    tokens = case.tokens(batch=4)
+    loss_of(model, tokens, case.tokens(batch=4, site="targets")).backward()
+    for name, parameter in model.named_parameters():
+        if parameter.grad is None or not parameter.grad.any():
+            return f"no gradient reaches the parameter {name}"
+        if not parameter.grad.isfinite().all():
+            return f"the gradient of the parameter {name} is not finite"
+    return None
+
+
+def starts_ignorant(case: Case) -> str | None:
+    """The loss of random characters at initialisation is within 10 % of ln V."""
+    tokens, targets = case.tokens(batch=16), case.tokens(batch=16, site="targets")
+    loss = loss_of(case.model().eval(), tokens, targets).item()
+    expected = math.log(VOCABULARY)
+    if abs(loss - expected) <= 0.1 * expected:
+        return None
+    return f"the loss at initialisation is {loss:.3f}, and not within 10 % of ln V = {expected:.3f}"
+
+
+def can_overfit(case: Case) -> str | None:
+    """Trained on one batch, the loss falls to a tenth of ln V."""
+    for learning_rate in (0.03, 0.003):  # a recurrence whose activation is unbounded diverges at the larger one
+        loss = _loss_learned_by_heart(case, learning_rate)
+        if loss < OVERFITTED * math.log(VOCABULARY):
+            return None
+    return f"one batch cannot be learned by heart: after {OVERFIT_STEPS} steps its loss is still {loss:.3f}"
+
+
+def _loss_learned_by_heart(case, learning_rate):
+    """The loss on one batch after training on it, OVERFIT_STEPS long or until it is low enough."""
+    model = case.model().train()
+    tokens, targets = case.tokens(), case.tokens(site="targets")
+    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.0, fused=True)
+    for _ in range(OVERFIT_STEPS):
+        loss = loss_of(model, tokens, targets)
+        if loss < OVERFITTED * math.log(VOCABULARY) or not loss.isfinite():
+            break
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return loss.item()
+
+
+def survives_storage(case: Case) -> str | None:
+    """A checkpoint, written and read, gives the same outputs bit for bit."""
+    model, tokens = case.lively_model().eval(), case.tokens()
+    with tempfile.TemporaryDirectory() as folder:
+        storage.write_checkpoint(Path(folder) / "model.pt", {"model": model.state_dict()})
+        stored = storage.read_checkpoint(Path(folder) / "model.pt")
+    twin = case.model(seed=5).eval()
+    twin.load_state_dict(stored["model"])
+    if torch.equal(twin(tokens), model(tokens)):
+        return None
+    return "a checkpoint does not give the same model back: something that it needs is neither parameter nor buffer"
+
+
+def repeats(case: Case) -> str | None:
+    """The same seeds train to the same weights bit for bit, whatever the state of the global generators."""
+    with torch.random.fork_rng(devices=[]):
+        state = random.getstate()
+        first, drew = _train_twice_drawn(case, 1)
+        second, _ = _train_twice_drawn(case, 2)
+        random.setstate(state)
+    if drew:
+        return (
+            "the model draws from PyTorch's global generator as it runs, so its seeds do not decide it; use nn.Dropout"
+        )
+    if first != second:
+        return "the same seeds do not train to the same weights: the model draws random numbers of its own"
+    return None
+
+
+def _train_twice_drawn(case, global_seed):
+    """(hash of the weights after two steps, whether PyTorch's global generator was drawn from)."""
+    torch.manual_seed(global_seed)
+    random.seed(global_seed)
+    model = case.model(dropout=0.2).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01, fused=True)
+    before = torch.get_rng_state()
+    for step in range(2):
+        address_dropout(model, 6, step)
+        optimizer.zero_grad()
+        loss_of(model, case.tokens(), case.tokens(site="targets")).backward()
+        optimizer.step()
+    return storage.weights_sha256(model.state_dict()), not torch.equal(before, torch.get_rng_state())
+
+
+def loss_of(model, tokens, targets) -> torch.Tensor:
+    """Mean cross-entropy in nats per character."""
+    return F.cross_entropy(model(tokens).flatten(0, 1), targets.flatten())
+
+
+# --- all of them -----------------------------------------------------------------------------------------------------
+
+ACTIVATION_CHECKS = (keeps_the_shape, stays_finite)
+MODEL_CHECKS = (
+    is_causal,
+    activation_acts,
+    learns_everywhere,
+    starts_ignorant,
+    can_overfit,
+    survives_storage,
+    repeats,
+)
+STAGES = (ACTIVATION_CHECKS, (gives_logits,), MODEL_CHECKS)  # what fails in one would fail again in the next
+
+
+def check(architecture: str, activation: str, config: Config) -> list[str]:
+    """What is wrong with an architecture with an activation, a sentence each; an empty list where all is well.
+
+    Args:
+      architecture, activation: names.
+      config: made tiny; only its number of layers (2 at the most) matters.
+    """
+    case = Case(architecture, activations.resolve(activation), tiny_config(config))
+    for stage in STAGES:
+        if problems := [problem for one in stage if (problem := _outcome(one, case))]:
+            return problems
+    return []
+
+
+def _outcome(one, case):
+    """What a check says; an error inside the model is a problem too."""
+    try:
+        return one(case)
+    except UserError as error:
+        return str(error)
+    except Exception as error:  # whatever a reader's code raises
+        text = (str(error).strip() or "no message").splitlines()[0]
+        return f"{case.architecture} with {case.activation} raises {type(error).__name__}: {text}"
+
+
+def sizes_in_words(config: Config) -> str:
+    """At which sizes the checks are made."""
+    tiny = tiny_config(config)
+    return ", ".join(f"{name} {getattr(tiny, name)}" for name in ("n_layer", "n_head", "n_embd", "block_size"))

@@ -1,0 +1,446 @@
+"""How a claim of the report is tested: one function per kind of claim, named in claims/claims.json with its parameters.
+
+A test takes the evidence, the report's figures and the claim's parameters, and returns an Answer, or raises Untested
+where the evidence lacks what it needs. Our figures come from studies and from a timing run, the report's from
+claims/claims.json. A module of its own because audit.py, which gathers evidence and writes the answers up, would be too
+long with it; the tests that need no study of several trials are in claims/facts.py.
+
+Differences between activations are judged on the matched study, trial k against trial k: "lower" or "higher" where the
+test rejects at 5 % (Holm-corrected where a claim makes several), "equal" where the difference is shown to be within
+the margin, else "undecided".
+"""
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from activations import REPORT
+from analysis import curves, results, significance
+from analysis.labels import activation_label, architecture_label
+from analysis.results import MEASURES, Cell
+from analysis.significance import Comparison, Estimate
+
+VERDICTS = (
+    "reproduced",
+    "artefact of the protocol",
+    "contradicted",
+    "not reproduced",
+    "undecided",
+    "untested",
+)
+MARGINS = results.Margins()
+OPPOSITE = {"lower": "higher", "higher": "lower"}
+TESTS: dict[str, Callable] = {}
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What the claims are tested on.
+
+    cells: role -> activation -> Cell. Roles: "published", "matched", "full size", "architecture <name>".
+    timing: what audit_timing.py wrote. notes: what was given and not used, and why.
+    """
+
+    cells: dict[str, dict[str, Cell]] = field(default_factory=dict)
+    timing: dict | None = None
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the evidence says of a claim.
+
+    ours: our figures, with interval and n. why: a sentence. agreement: of a table of the report's figures, how many
+    repeat to the last printed digit, of how many, and the largest deviation.
+    """
+
+    verdict: str
+    ours: str
+    why: str
+    trials_needed: int | None = None
+    agreement: tuple[int, int, float] | None = None
+
+
+class Untested(Exception):
+    """The evidence that a test needs was not given; the text says which."""
+
+
+WANTED = {
+    "published": "needs a study of the published protocol in the report's configuration: seed base 42, two trials",
+    "matched": "needs a matched study of CharLM in the report's configuration",
+    "full size": "needs a matched study of CharLM in the full-size configuration of config.py, best on a GPU",
+    "timing": "needs the file that audit_timing.py writes",
+}
+
+
+def claim_test(function):
+    """Makes a function known to claims/claims.json by its name."""
+    TESTS[function.__name__] = function
+    return function
+
+
+def cells_of(evidence: Evidence, role: str, activations: Sequence[str] | None = None) -> list[Cell]:
+    """The cells of a role, all or those of some activations; Untested where one is not there."""
+    found = evidence.cells.get(role)
+    if not found:
+        raise Untested(WANTED.get(role) or f"needs a study with {architecture_label(role.split()[-1])}")
+    for name in activations or ():
+        if name not in found or not found[name].trials:
+            raise Untested(f"the {role} study has no complete trial of {activation_label(name)}")
+    return [found[name] for name in activations or found]
+
+
+# --- numbers in words -------------------------------------------------------------------------------------------------
+
+
+def labels(names: Sequence[str]) -> str:
+    """'ReLU, GELU and Swish'."""
+    texts = [activation_label(name) for name in names]
+    return texts[0] if len(texts) == 1 else f"{', '.join(texts[:-1])} and {texts[-1]}"
+
+
+def measure_label(measure: str) -> str:
+    """'relative PD', or 'validation loss after 50 updates' for 'val_loss@50'."""
+    name, _, step = measure.partition("@")
+    label = MEASURES[name].label
+    label = label if label[1].isupper() else label[0].lower() + label[1:]
+    return f"{label} after {step} updates" if step else label
+
+
+def number(value: float | None, measure: str) -> str:
+    """A value with its measure's decimals and unit."""
+    known = MEASURES[measure.partition("@")[0]]
+    if value is None:
+        return "none"
+    return f"{value * known.scale:.{known.decimals}f}" + (" %" if known.unit == "%" else "")
+
+
+def with_interval(estimate: Estimate, form: str = "{:.4f}", unit: str = "") -> str:
+    """'0.0912 [0.0889, 0.0935], n = 10'; the interval where there is one."""
+    if estimate.mean is None:
+        return "no value"
+    interval = "" if estimate.low is None else f" [{form.format(estimate.low)}, {form.format(estimate.high)}]"
+    return f"{form.format(estimate.mean)}{unit}{interval}, n = {estimate.n}"
+
+
+def per_activation(values: dict[str, float | None], measure: str) -> str:
+    """'ReLU 0.0912, GELU 0.0901'."""
+    return ", ".join(f"{activation_label(name)} {number(value, measure)}" for name, value in values.items())
+
+
+# --- comparing activations --------------------------------------------------------------------------------------------
+
+
+def compare(group: Sequence[Cell], reference: Cell, measure: str) -> Comparison:
+    """The mean of a group of activations - the reference, paired. 'val_loss@50' is the curve's value at step 50."""
+    name, _, step = measure.partition("@")
+    if not step:
+        one = group[0] if len(group) == 1 else None
+        return results.compare(one, reference, name) if one else results.group_difference(group, reference, name)
+    numbers = results.union((*group, reference))
+    return significance.compare_means(
+        np.mean([_at_step(cell, name, int(step), numbers) for cell in group], axis=0),
+        _at_step(reference, name, int(step), numbers),
+    )
+
+
+def _at_step(cell, name, step, numbers):
+    points = {k: {point["step"]: point[name] for point in trial["history"]} for k, trial in cell.trials.items()}
+    return np.array([points.get(k, {}).get(step) for k in numbers], dtype=float)
+
+
+def margin_of(evidence: Evidence, role: str, measure: str) -> float | None:
+    """The smallest difference of interest: of losses in nats, of pair measures as a share of ReLU's value."""
+    return results.margin_of(measure.partition("@")[0], cells_of(evidence, role, ["relu"])[0], MARGINS)
+
+
+def relation(comparison: Comparison) -> str:
+    """lower, higher, equal or undecided; `comparison` with its verdict."""
+    if comparison.verdict == "different":
+        return "lower" if comparison.difference.mean < 0 else "higher"
+    return "equal" if comparison.verdict.startswith("equivalent") else "undecided"
+
+
+def settle(evidence: Evidence, of: Sequence[str], than: str, measure: str, role: str = "matched") -> Comparison:
+    """The comparison of some activations' mean with another activation, with its verdict."""
+    group, (reference,) = cells_of(evidence, role, of), cells_of(evidence, role, [than])
+    comparison = compare(group, reference, measure)
+    if comparison.difference.mean is None:
+        raise Untested(f"the {role} study has no {measure_label(measure)} for {labels([*of, than])}")
+    return significance.verdict(comparison, margin_of(evidence, role, measure), comparison.p)
+
+
+def loss_caveat(evidence: Evidence, of: Sequence[str], than: str, pd_relation: str, role: str = "matched") -> str:
+    """A sentence where the activation with the lower PD is the one with the higher loss; else nothing."""
+    loss = settle(evidence, of, than, "val_loss", role)
+    if pd_relation not in OPPOSITE or relation(loss) != OPPOSITE[pd_relation]:
+        return ""
+    names = of if pd_relation == "lower" else [than]
+    text = f" But {labels(names)} {'has' if len(names) == 1 else 'have'} the higher loss"
+    text += f" (by {abs(loss.difference.mean):.4f} nats), and PD depends on how far models have learnt"
+    at_loss = curves.difference_at_equal_loss(cells_of(evidence, role, of), cells_of(evidence, role, [than])[0])
+    if at_loss is None:
+        return text + "."
+    return text + f"; at equal validation loss the difference is {with_interval(at_loss, '{:+.1f}', ' %')}."
+
+
+def repeats_under_protocol(evidence: Evidence, pairs: Sequence[tuple[str, str]], measure: str) -> bool:
+    """Whether the published study gives every pair (lower, higher) in this order, by the report's own measurement."""
+    try:
+        found = {name: published_figure(evidence, name, measure) for name in set(itertools.chain(*pairs))}
+    except Untested:
+        return False
+    return all(found[low] < found[high] for low, high in pairs)
+
+
+def needed_text(needed: int | None) -> str:
+    """The number to two digits: it comes from estimated variances."""
+    return f"; about {float(f'{needed:.2g}'):,.0f} trials would decide" if needed else ""
+
+
+@claim_test
+def difference(evidence, reported, measure, of, than, claimed="lower", tolerance=None, role="matched") -> Answer:
+    """Is the mean of some activations lower (or higher) than another's?
+
+    reported: the report's difference in per cent, or null. With a tolerance, in points, its size must hold as well.
+    """
+    comparison = settle(evidence, of, than, measure, role)
+    (base,) = cells_of(evidence, role, [than])
+    percent = results.scaled(comparison.difference, 100 / abs(_mean(base, measure)))
+    found, names = relation(comparison), f"{labels(of)} against {labels([than])}"
+    ours = with_interval(percent, "{:+.2f}", " %")
+    if found == "undecided":
+        why = f"{names}: neither an order nor equality is shown{needed_text(comparison.trials_needed)}."
+        return Answer("undecided", ours, why, comparison.trials_needed)
+    caveat = loss_caveat(evidence, of, than, found, role) if measure == "relative_pd" else ""
+    size = f"p = {comparison.p:.2g}"
+    if found == "equal":
+        verdict, why = "not reproduced", f"{names}: no difference as large as the margin of {comparison.margin:.2g}."
+    elif found == claimed:
+        verdict, why = "reproduced", f"{names}: {measure_label(measure)} is {found} ({size}).{caveat}"
+    else:
+        verdict, why = "contradicted", f"{names}: {measure_label(measure)} is {found}, not {claimed} ({size}).{caveat}"
+    sized = tolerance is None or percent.low - tolerance <= reported <= percent.high + tolerance
+    if verdict == "reproduced" and not sized:
+        verdict, why = "not reproduced", f"{why} The size is another one."
+    if verdict != "reproduced" and reported is not None and len(of) == 1 and results.is_pair_measure(measure):
+        pair = (of[0], than) if claimed == "lower" else (than, of[0])
+        if repeats_under_protocol(evidence, [pair], measure):
+            verdict = "artefact of the protocol"
+            why += " The report's protocol gives its figure again, from different contexts for the two models."
+    return Answer(verdict, ours, why)
+
+
+def _mean(cell, measure):
+    name, _, step = measure.partition("@")
+    if step:
+        return float(np.nanmean(_at_step(cell, name, int(step), cell.numbers)))
+    return results.estimate(cell, name).mean
+
+
+@claim_test
+def ranking(evidence, reported, measure, first, rest, role="matched") -> Answer:
+    """Is every activation of `first` better than every one of `rest`? With an empty `rest`, is `first` in order?"""
+    pairs = list(itertools.product(first, rest)) if rest else list(itertools.combinations(first, 2))
+    names = [*first, *rest]
+    cells = dict(zip(names, cells_of(evidence, role, names)))
+    comparisons = [compare([cells[x]], cells[y], measure) for x, y in pairs]
+    if any(comparison.difference.mean is None for comparison in comparisons):
+        raise Untested(f"the {role} study has no {measure_label(measure)} to compare")
+    better = MEASURES[measure.partition("@")[0]].better
+    verdict, why, needed = judge_order(pairs, comparisons, margin_of(evidence, role, measure), better)
+    means = {name: _mean(cells[name], measure) for name in names}
+    ranked = dict(sorted(means.items(), key=lambda item: item[1], reverse=better == "higher"))
+    ours = f"{per_activation(ranked, measure)}; n = {min(c.difference.n for c in comparisons)}"
+    printed = results.is_pair_measure(measure) and reported and repeats_under_protocol(evidence, pairs, measure)
+    if verdict in ("contradicted", "not reproduced") and printed:
+        verdict = "artefact of the protocol"
+        why += " The report's protocol gives its order again, from different contexts for the two models."
+    return Answer(verdict, ours, why, needed)
+
+
+def judge_order(pairs, comparisons, margin, better) -> tuple[str, str, int | None]:
+    """(verdict, why, trials needed) of the claim that x is better than y in each pair; Holm-corrected."""
+    adjusted = significance.holm([comparison.p for comparison in comparisons])
+    family = max(1, sum(p is not None for p in adjusted))
+    settled = [significance.verdict(c, margin, p, family=family) for c, p in zip(comparisons, adjusted)]
+    relations = [relation(comparison) for comparison in settled]
+    wrong = OPPOSITE[better]
+    kinds = {"hold": better, "reversed": wrong, "equal within the margin": "equal", "undecided": "undecided"}
+    parts = []
+    for words, kind in kinds.items():
+        of_kind = [
+            f"{activation_label(x)}/{activation_label(y)}{_how_little(c) if kind == wrong else ''}"
+            for (x, y), c, r in zip(pairs, settled, relations)
+            if r == kind
+        ]
+        if of_kind:
+            few = f" ({', '.join(of_kind)})" if len(of_kind) <= 3 and len(pairs) > 1 else ""
+            parts.append(f"{len(of_kind)} {'holds' if words == 'hold' and len(of_kind) == 1 else words}{few}")
+    why = f"Of {len(pairs)} comparison{'s' if len(pairs) > 1 else ''}: {'; '.join(parts)}."
+    if wrong in relations:
+        return "contradicted", why, None
+    if set(relations) == {better}:
+        return "reproduced", why, None
+    if "equal" in relations:
+        return "not reproduced", why, None
+    needs = [c.trials_needed for c, r in zip(settled, relations) if r == "undecided"]
+    needed = None if None in needs else max(needs)
+    return "undecided", why.removesuffix(".") + needed_text(needed) + ".", needed
+
+
+def _how_little(comparison):
+    """' by less than the margin' where that is shown of a difference."""
+    p = comparison.equivalence_p
+    return " by less than the margin" if p is not None and p < 0.05 else ""
+
+
+@claim_test
+def equal(evidence, reported, measure, of, than, role="matched") -> Answer:
+    """Are two activations the same, up to the margin?"""
+    comparison = settle(evidence, [of], than, measure, role)
+    ours = with_interval(comparison.difference, "{:+.4f}")
+    margin, p = comparison.margin, comparison.equivalence_p
+    names = f"{labels([of])} and {labels([than])}"
+    if p is not None and p < 0.05:
+        why = f"{names}: the difference in {measure_label(measure)} is smaller than {margin:.2g} (p = {p:.2g})."
+        return Answer("reproduced", ours, why)
+    if relation(comparison) in OPPOSITE:
+        why = f"{names} differ in {measure_label(measure)} (p = {comparison.p:.2g})."
+        return Answer("contradicted", ours, why)
+    why = f"{names}: neither a difference nor equality is shown{needed_text(comparison.trials_needed)}."
+    return Answer("undecided", ours, why, comparison.trials_needed)
+
+
+@claim_test
+def no_gain(evidence, reported, measure, of, than, role="matched") -> Answer:
+    """Does an activation bring no improvement over another one?"""
+    comparison = settle(evidence, [of], than, measure, role)
+    found, names = relation(comparison), f"{labels([of])} against {labels([than])}"
+    ours = with_interval(comparison.difference, "{:+.4f}")
+    if found == "undecided":
+        why = f"{names}: neither an order nor equality is shown{needed_text(comparison.trials_needed)}."
+        return Answer("undecided", ours, why, comparison.trials_needed)
+    if found == "equal":
+        why = f"{names}: no difference in {measure_label(measure)} as large as {comparison.margin:.2g}."
+    else:
+        why = f"{names}: {measure_label(measure)} is {found} (p = {comparison.p:.2g})."
+    improved = found == MEASURES[measure].better
+    return Answer("contradicted" if improved else "reproduced", ours, why)
+
+
+@claim_test
+def spread(evidence, reported, first, rest) -> Answer:
+    """Does every activation of `first` vary less in validation loss between trials than every one of `rest`?
+
+    Pitman and Morgan's test, Holm-corrected. Trials that would decide: enough to tell, with 80 % power at 5 %, the
+    ratio of the two standard deviations that the report prints; 1 + 7.85 / ln(ratio)^2, since the variance of the
+    logarithm of a standard deviation is about 1 / (2 (n - 1)).
+    """
+    pairs = list(itertools.product(first, rest)) if rest else list(itertools.combinations(first, 2))
+    cells = dict(zip([*first, *rest], cells_of(evidence, "matched", [*first, *rest])))
+    sds = {name: results.sd_estimate(cell, "val_loss") for name, cell in cells.items()}
+    if any(estimate.mean is None for estimate in sds.values()):
+        raise Untested("needs two complete trials of every activation")
+    adjusted = significance.holm([results.equal_spread_p(cells[x], cells[y], "val_loss") for x, y in pairs])
+    decided = [(x, y) for (x, y), p in zip(pairs, adjusted) if p is not None and p < 0.05]
+    wrong = [(x, y) for x, y in decided if sds[x].mean > sds[y].mean]
+    n = min(estimate.n for estimate in sds.values())
+    ranked = sorted(sds.items(), key=lambda item: item[1].mean)
+    ours = ", ".join(f"{activation_label(name)} {with_interval(e).partition(', n')[0]}" for name, e in ranked)
+    ours += f"; n = {n}"
+    why = f"Of {len(pairs)} comparisons of standard deviations {len(decided) - len(wrong)} hold and"
+    why += f" {len(wrong)} are reversed"
+    if wrong:
+        return Answer("contradicted", ours, f"{why} ({', '.join(f'{labels(pair)}' for pair in wrong[:3])}).")
+    if len(decided) == len(pairs):
+        return Answer("reproduced", ours, f"{why}.")
+    ratios = [abs(math.log(reported[y] / reported[x])) for x, y in pairs if (x, y) not in decided]
+    needed = None if 0 in ratios else math.ceil(1 + 7.85 / min(ratios) ** 2)
+    return Answer("undecided", ours, f"{why}{needed_text(needed)} at the ratios that the report prints.", needed)
+
+
+# --- the report's own measurement -------------------------------------------------------------------------------------
+
+
+def published_figure(evidence: Evidence, activation: str, measure: str, statistic: str = "mean"):
+    """A figure of the published study as the report gives it: a mean, an sd (ddof 0), or the list of both trials.
+
+    Pair measures are those of the report's own comparison, in which each model sees contexts of its own.
+    """
+    (cell,) = cells_of(evidence, "published", [activation])
+    if results.is_pair_measure(measure):
+        pairs = cell.result.get("published_pairs") or []
+        if len(pairs) != 1 or pairs[0]["relative_pd"] is None:
+            raise Untested(
+                "needs a published study of exactly two trials: its comparison draws on where the last ended"
+            )
+        pair = pairs[0]
+        if measure == "top1_disagreement":
+            return pair["prediction_differences"] / pair["total_predictions"]
+        return pair[measure]
+    values = [cell.trials[k][measure] for k in (1, 2) if k in cell.trials]
+    if len(values) < 2:
+        raise Untested(f"trials 1 and 2 of {activation_label(activation)} are not both complete")
+    return {"mean": np.mean, "sd": np.std, "trials": list}[statistic](values)
+
+
+def steps_to_matched(cell: Cell, measure: str) -> dict[str, float | None]:
+    """The same two models measured three ways: name of the step -> value; None where it was not measured."""
+    published = (cell.result.get("published_pairs") or [{}])[0]
+    pair = next((p for p in cell.pairs if (p["trial_a"], p["trial_b"]) == (1, 2)), {})
+    different = published.get("relative_pd")
+    if measure == "top1_disagreement" and published.get("prediction_differences") is not None:
+        different = published["prediction_differences"] / published["total_predictions"]
+    return {
+        "different contexts, last position": different,
+        "same contexts, last position": pair.get(f"{measure}_last_position"),
+        "same contexts, all positions": pair.get(measure),
+    }
+
+
+@claim_test
+def figures_repeat(evidence, reported, measure, tolerance, statistic="mean", decimals=4) -> Answer:
+    """Do the report's figures, {activation: figure, or one per trial}, repeat under its protocol with its seeds?"""
+    scale = MEASURES[measure].scale
+    ours, exact, deviations = {}, 0, []
+    for name, expected in reported.items():
+        figure = published_figure(evidence, name, measure, statistic)
+        ours[name] = np.atleast_1d(np.asarray(figure, dtype=float) * scale)
+        expected = np.atleast_1d(np.asarray(expected, dtype=float))
+        deviations += list(abs(ours[name] - expected))
+        exact += int((abs(ours[name] - expected) <= 0.5 * 10.0**-decimals + 1e-9).sum())
+    worst = max(deviations)
+    texts = [
+        f"{activation_label(name)} {' and '.join(f'{v:.{decimals}f}' for v in values)}" for name, values in ours.items()
+    ]
+    verdict = "reproduced" if worst <= tolerance + 1e-9 else "not reproduced"
+    why = f"{exact} of {len(deviations)} figures agree to the last printed digit; the largest deviation is "
+    why += f"{worst:.2g} ({'within' if verdict == 'reproduced' else 'beyond'} the tolerance of {tolerance:g})."
+    return Answer(verdict, f"{', '.join(texts)}; n = 2", why, agreement=(exact, len(deviations), worst))
+
+
+@claim_test
+def same_contexts(evidence, reported, measure, tolerance) -> Answer:
+    """Does a range [low, high] that the report's protocol gives survive when both models see the same contexts?"""
+    cells = cells_of(evidence, "published", REPORT)
+    steps = [steps_to_matched(cell, measure) for cell in cells]
+    ranges = {}
+    for name in steps[0]:
+        values = [step[name] for step in steps]
+        if None in values:
+            raise Untested("the published study was not measured on the same contexts; run it with this version")
+        ranges[name] = (min(values), max(values))
+    texts = [f"{name}: {number(low, measure)} to {number(high, measure)}" for name, (low, high) in ranges.items()]
+    low, high = reported[0] - tolerance, reported[1] + tolerance
+    inside = [low <= least and most <= high for least, most in ranges.values()]
+    ours = "; ".join(texts) + "; n = 2"
+    if not inside[0]:
+        return Answer("not reproduced", ours, "The report's protocol gives other figures here.")
+    if inside[2]:
+        return Answer("reproduced", ours, "The same two models give figures in this range on the same contexts too.")
+    why = "The report's protocol gives these figures because the two models are asked about different contexts; on the"
+    return Answer("artefact of the protocol", ours, f"{why} same contexts the same two models differ far less.")

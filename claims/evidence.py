@@ -1,0 +1,138 @@
+"""The claims of the 2025 report, and the studies that they are tested on."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import claims.facts  # noqa: F401 - its tests become known by being imported
+from analysis.results import Cell
+from claims.comparisons import TESTS, Answer, Evidence, Untested
+from claims.timing import KIND
+from common import storage
+from common.errors import UserError
+from config import Config
+from config_cpu import ConfigCPU
+from tasks.corpus import SHAKESPEARE_SHA256
+
+ROOT = Path(__file__).resolve().parent.parent
+CLAIMS = Path(__file__).with_name("claims.json")
+REFERENCE = ROOT / "results" / "reference"
+DOCUMENT = ROOT / "docs" / "audit.md"
+SEED_BASE = 42  # the report's
+# Fields that do not change what a trial of this role is, or what is measured of it.
+FREE_FIELDS = {
+    "published": {"curve_windows", "threads_per_trial"},
+    "matched": {"curve_windows", "threads_per_trial", "eval_iters", "eval_interval"},
+    "full size": {"curve_windows", "threads_per_trial", "eval_iters", "eval_interval", "dtype"},
+}
+
+
+def read_claims() -> tuple[list[dict], dict[str, dict]]:
+    """(the claims of claims/claims.json, with the tables that they name filled in; those tables of the report)."""
+    content = json.loads(CLAIMS.read_text(encoding="utf-8"))
+
+    def filled(value):
+        if isinstance(value, str) and value.startswith("@"):
+            return content["tables"][value[1:]]
+        return {name: filled(item) for name, item in value.items()} if isinstance(value, dict) else value
+
+    return [claim | {"figures": filled(claim["figures"])} for claim in content["claims"]], content["tables"]
+
+
+def gather(studies: Sequence[Path], timing: Path | None = None) -> Evidence:
+    """Reads studies and a timing file (which may stand among the studies), and finds out what each is."""
+    files = [Path(path) for path in (*studies, timing) if path is not None and Path(path).is_file()]
+    if timing is not None and not Path(timing).is_file():
+        raise UserError(f"{timing} is no file; audit_timing.py writes one")
+    cells, notes, times = {}, [], None
+    for folder in (Path(path) for path in studies if not Path(path).is_file()):
+        study, results = storage.read_study(folder)
+        _check_corpus(folder, study, results)
+        found, reason = roles_of(study["identity"], results)
+        if not found:
+            notes.append(f"{folder.name} was not used: {reason}")
+        for role, members in found.items():
+            if role not in cells or _n_trials(members) > _n_trials(cells[role]):
+                cells[role] = members
+    for path in files:
+        times, note = _read_timing(path)
+        notes += note
+    return Evidence(cells, times, tuple(notes))
+
+
+def _n_trials(members):
+    return max((len(cell.trials) for cell in members.values()), default=0)
+
+
+def _check_corpus(folder, study, results):
+    """Refuses another text than the report's."""
+    found = {study["identity"]["corpus_sha256"], *(result["corpus"]["sha256"] for result in results)}
+    if found != {SHAKESPEARE_SHA256}:
+        label = results[0]["corpus"]["label"] if results else "another corpus"
+        other = sorted(found - {SHAKESPEARE_SHA256})[0]
+        raise UserError(
+            f"{folder} is a study of {label} (SHA-256 {other[:12]}...), but the report's text is tiny Shakespeare"
+            f" ({SHAKESPEARE_SHA256[:12]}...); only equal ones are compared"
+        )
+
+
+def roles_of(identity: dict, results: list[dict]) -> tuple[dict[str, dict[str, Cell]], str | None]:
+    """(role -> activation -> Cell of what a study can stand for, or {} and the reason)."""
+    members = {}
+    for result in results:
+        members.setdefault(result["architecture"], {})[result["activation"]] = Cell(result)
+    if not members:
+        return {}, "it holds no result yet"
+    charlm = members.get("charlm", {})
+    if identity["protocol"] == "published":
+        reason = _differs(identity, "published")
+        if reason is None and identity["seed_base"] != SEED_BASE:
+            reason = f"seed_base is {identity['seed_base']}, the report's is {SEED_BASE}"
+        return ({"published": charlm}, None) if reason is None else ({}, reason)
+    if set(identity["vary"]) != {"init", "data", "dropout"}:
+        return {}, "not everything varies between its trials"
+    found = {}
+    if len(members) > 1:
+        found = {f"architecture {name}": cells for name, cells in members.items()}
+    reasons = {role: _differs(identity, role) for role in ("matched", "full size")}
+    if charlm:
+        found |= {role: charlm for role, reason in reasons.items() if reason is None}
+    return found, None if found else f"it is not of the report's configuration ({reasons['matched']})"
+
+
+def _differs(identity, role):
+    """The first field in which a study is not of the configuration that a role needs; None where there is none."""
+    expected = (Config() if role == "full size" else ConfigCPU()).as_dict()
+    kept = [{n: v for n, v in c.items() if n not in FREE_FIELDS[role]} for c in (expected, identity["config"])]
+    return storage.first_difference(*kept)
+
+
+def _read_timing(path):
+    """(the content, no notes), or (None, why it is not used)."""
+    content = storage.read_json(path)
+    if content.get("kind") != KIND:
+        raise UserError(f"{path} is neither a study's folder nor a file of audit_timing.py")
+    if difference := _differs({"config": content["config"]}, "published"):
+        return None, [f"{path.name} was not used: it is not of the report's configuration ({difference})"]
+    return content, []
+
+
+def shipped() -> tuple[list[Path], Path | None]:
+    """(those of the project's own studies of the report's text that the audit can use, its timing file)."""
+    usable = []
+    for folder in (path.parent for path in sorted(REFERENCE.glob(f"*/{storage.STUDY_FILE}"))):
+        study, results = storage.read_study(folder)
+        of_report = study["identity"]["corpus_sha256"] == SHAKESPEARE_SHA256
+        if of_report and roles_of(study["identity"], results)[0]:
+            usable.append(folder)
+    timing = REFERENCE / "timing.json"
+    return usable, timing if timing.exists() else None
+
+
+def answer(claim: dict, evidence: Evidence) -> Answer:
+    """What the evidence says of one claim."""
+    try:
+        return TESTS[claim["test"]](evidence, claim["figures"], **claim["with"])
+    except Untested as reason:
+        text = str(reason)
+        return Answer("untested", "", text[0].upper() + text[1:] + ".")

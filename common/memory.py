@@ -1,0 +1,40 @@
+"""Out-of-memory errors, and returning or keeping freed memory."""
+
+
+def is_out_of_memory(error) -> bool:
+    """Whether an error says that a GPU, or this machine, has no memory left."""
+    import torch
+
+    words = ("out of memory", "can't allocate memory", "STATUS_ALLOC_FAILED", "STATUS_ALLOCATION_FAILED")
+    words += ("CUBLAS_STATUS_NOT_INITIALIZED",)  # what cuBLAS says where it finds no room to start in
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(word in str(error) for word in words)
+
+
+def is_device_lost(error) -> bool:
+    """Whether an error leaves this process without a GPU: after one, every later call of CUDA fails as well."""
+    return "CUDA error" in str(error) and not is_out_of_memory(error)
+
+
+def release_gpu_memory():
+    """Gives a GPU's memory that no tensor uses back to the other processes on it, between two tasks."""
+    import torch
+
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+
+
+def keep_freed_memory():
+    """Tells glibc to keep freed blocks instead of returning them: a step's arrays are as large as the last step's.
+
+    Fetching the same megabytes from the system again costs a page fault per 4 KB, which on a virtual machine is more
+    than computing with them. Does nothing where the C library is another one.
+    """
+    import ctypes
+
+    trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD of <malloc.h>
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):
+        return
+    mallopt(mmap_threshold, 32 * 2**20)  # the largest that glibc accepts
+    mallopt(trim_threshold, 2**30)

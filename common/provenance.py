@@ -1,0 +1,112 @@
+"""Where a number was made: versions, hardware, threads and git commit.
+
+A module of its own because results, single trials and benchmarks all record it, and none of them should import another.
+"""
+
+import functools
+import os
+import platform
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+
+@functools.cache
+def cpu_model() -> str:
+    """The processor's own name, as far as the system tells it."""
+    try:
+        if sys.platform == "darwin":
+            command = ["sysctl", "-n", "machdep.cpu.brand_string"]
+            return subprocess.run(command, capture_output=True, text=True, timeout=5).stdout.strip()
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except (OSError, subprocess.SubprocessError):
+        pass
+    return platform.processor() or platform.machine()
+
+
+@functools.cache
+def git_commit() -> str | None:
+    """The commit of the program, with '+changes' where files differ from it; None outside a checkout."""
+    root = Path(__file__).resolve().parent.parent
+
+    def git(*arguments):
+        return subprocess.run(
+            ["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=10, check=True
+        ).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "-uno") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+@functools.cache
+def version(package: str) -> str:
+    """An installed package's version; looking it up means reading the package's whole description."""
+    return metadata.version(package)
+
+
+def usable_cpus() -> int:
+    """The cores that this process may use: its affinity, and its control group's quota."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        if quota != "max":
+            cores = min(cores, max(1, int(quota) // int(period)))
+    except (OSError, ValueError):
+        pass
+    return cores
+
+
+@functools.cache
+def compiler(device: str) -> str:
+    """What torch.compile makes machine code with: Triton on a GPU, a C++ compiler on a CPU."""
+    if device == "cuda":
+        return f"triton {version('triton')}"
+    from torch._inductor.cpp_builder import get_cpp_compiler
+
+    return subprocess.run([get_cpp_compiler(), "--version"], capture_output=True, text=True).stdout.splitlines()[0]
+
+
+@functools.cache
+def gpu_environment() -> dict:
+    """What else than its model decides a GPU's bits."""
+    import torch
+
+    return {
+        "cuda": torch.version.cuda,
+        "cudnn": torch.backends.cudnn.version(),
+        "multiprocessors": torch.cuda.get_device_properties(0).multi_processor_count,
+    }
+
+
+def environment(device: str, threads: int, compiled: bool = False) -> dict:
+    """What a trial ran on: enough to tell whether another machine could give the same bits, and the program's commit."""
+    import torch
+
+    return {
+        "torch": torch.__version__,
+        "numpy": version("numpy"),
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "cpu": cpu_model(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "gpu": torch.cuda.get_device_name() if device == "cuda" else None,
+        **(gpu_environment() if device == "cuda" else {}),
+        "threads": threads,
+        "git_commit": git_commit(),
+        **({"compiler": compiler(device)} if compiled else {}),
+    }
+
+
+def program() -> dict:
+    """Provenance of a whole result: the program's commit and the versions of what it stands on."""
+    packages = ("torch", "numpy", "scipy")
+    return {
+        "git_commit": git_commit(),
+        "versions": {name: version(name) for name in packages} | {"python": platform.python_version()},
+        "hardware": {"cpu": cpu_model(), "cores": os.cpu_count(), "system": platform.platform()},
+    }

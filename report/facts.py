@@ -1,0 +1,163 @@
+"""What was run, what is missing, and what every number means: the sections that answer no question.
+
+Apart from report/findings.py, which answers them, so that each can be read at a sitting.
+"""
+
+from collections.abc import Sequence
+
+import metrics
+from analysis.labels import activation_label
+from analysis.results import Cell, Margins, Study
+from analysis.words import listing, plural
+from report.document import Section, Table
+from report.tables import GO_ON, counted
+
+# --- what was run ---------------------------------------------------------------------------------------------------
+
+
+def title(study: Study) -> str:
+    """What the document is about."""
+    names = listing(cells[0].architecture_label for cells in study.architectures.values())
+    return f"How reproducible are the predictions of {names}?"
+
+
+def subtitle(study: Study) -> str:
+    """Activations, trials, corpus, protocol, device and length of training in one line."""
+    identity, first = study.identity, next(iter(study.architectures.values()))
+    activations = list(dict.fromkeys(cell.label for cell in study.cells))
+    names = listing(activations) if len(activations) <= 6 else f"{len(activations)} activations"
+    return (
+        f"{names}; {counted(study.cells)}; corpus {first[0].result['corpus']['label']}; {identity['protocol']} protocol;"
+        f" {identity['device']}; {identity['config']['max_iters']:,} training steps."
+    )
+
+
+def study_facts(study: Study, missing: Sequence[str]) -> Section:
+    """What was run, with what, and what is missing."""
+    identity, config, cells = study.identity, study.identity["config"], study.cells
+    corpus = cells[0].result["corpus"]
+    environments = {
+        (environment["cpu"], environment["gpu"], environment["torch"], environment["system"])
+        for cell in cells
+        for record in cell.result["trials"]
+        if (environment := record.get("environment"))
+    }
+    machines = sorted({f"{gpu or cpu}, torch {torch}, {system}" for cpu, gpu, torch, system in environments})
+    commits = sorted({_short(cell.result.get("provenance", {}).get("git_commit")) for cell in cells})
+    sizes = f"{config['n_layer']} layers, width {config['n_embd']}, {config['n_head']} heads, context {config['block_size']}"
+    training = (
+        f"{config['max_iters']:,} steps of {config['batch_size']} sequences, learning rate {config['learning_rate']:g}"
+    )
+    parameters = sorted({cell.result["n_parameters"] for cell in cells})
+    names = {
+        "init": "initial weights",
+        "data": "order of the data",
+        "dropout": "dropout",
+        "bit": "one bit of one weight",
+    }
+    varied = listing(names[name] for name in identity["vary"]) if identity["vary"] else "nothing"
+    if identity["protocol"] == "published":
+        varied = "everything (one generator feeds all)"
+    rows = [
+        ["Corpus", f"{corpus['label']}, {corpus['characters']:,} characters, SHA-256 {corpus['sha256'][:16]}"],
+        ["Protocol", identity["protocol"]],
+        ["Device", f"{identity['device']}, {config['dtype']}, {plural(config['threads_per_trial'], 'thread')} a trial"],
+        ["Model", f"{sizes}, dropout {config['dropout']:g}; {_span(parameters)} parameters"],
+        ["Training", f"{training}, weight decay {config['weight_decay']:g}"],
+        ["Trials", f"{counted(cells)}; trial k has seed {identity['seed_base']} + k - 1"],
+        ["Differs between trials", varied],
+        ["Machine", "; ".join(machines) or "not recorded"],
+        ["Program", f"commit {listing(commits)}, numerics version {identity['numerics_version']}"],
+    ]
+    table = Table(["", "What was run"], rows, "The study's identity and provenance, from its result files.")
+    paragraphs = []
+    if missing:
+        paragraphs += ["**Missing or left out:**", list(missing)]
+    if len(environments) > 1:
+        paragraphs.append(
+            f"**Mixed environments**: the trials ran in {len(environments)} different ones (below). Bits are promised within"
+            " one only; differences between activations may hold differences between machines."
+        )
+    if corpus["label"] != "shakespeare":
+        paragraphs.append(
+            f"The corpus is {corpus['label']}, not Shakespeare: no figure here compares with the report's."
+        )
+    return Section("study", "What was run", paragraphs, [table])
+
+
+def _short(commit):
+    """'a36bdcf0ca7b' or 'a36bdcf0ca7b+changes'."""
+    return "unknown" if commit is None else commit[:12] + commit[40:]
+
+
+def _span(values):
+    return f"{values[0]:,}" if len(values) == 1 else f"{values[0]:,} to {values[-1]:,}"
+
+
+def what_is_missing(cells: Sequence[Cell], planned: Sequence[tuple[str, str]]) -> list[str]:
+    """Sentences on trials and pairs that are not there. planned: every (architecture, activation) of the study."""
+    found = []
+    present = {(cell.architecture, cell.activation) for cell in cells}
+    for architecture, activation in planned:
+        if (architecture, activation) not in present:
+            found.append(f"{architecture} with {activation}: no result file yet.")
+    most = max((record["trial"] for cell in cells for record in cell.result["trials"]), default=0)
+    for cell in cells:
+        where = f"{cell.architecture} with {cell.activation}"
+        records = {record["trial"]: record for record in cell.result["trials"]}
+        absent = [k for k in range(1, most + 1) if k not in records]
+        if absent:
+            numbers = listing(map(str, absent))
+            found.append(f"{where}: {len(cell.trials)} of {plural(most, 'trial')}; not done: {numbers}.")
+        for number_, record in records.items():
+            if record["status"] != "complete":
+                reason = f" ({record['reason']})" if record.get("reason") else ""
+                found.append(f"{where}: trial {number_} {record['status']}{reason}; left out of all means and pairs.")
+        if cell.n_missing_pairs:
+            n_pairs = len(cell.pairs) + cell.n_missing_pairs
+            found.append(f"{where}: {cell.n_missing_pairs} of {plural(n_pairs, 'pair')} not compared yet. {GO_ON}")
+    return found
+
+
+def unfinished(study: Study, cells: Sequence[Cell]) -> list[str]:
+    """The labels of an architecture's activations that the study plans, or has begun, beside `cells`, its trained ones."""
+    trained, architecture = {cell.activation for cell in cells}, cells[0].architecture
+    begun = [(cell.architecture, cell.activation) for cell in study.cells]
+    names = dict.fromkeys(activation for name, activation in (*study.planned, *begun) if name == architecture)
+    return [activation_label(name) for name in names if name not in trained]
+
+
+# --- methods --------------------------------------------------------------------------------------------------------
+
+
+def methods(margins: Margins) -> Section:
+    """What every number means, so that nobody has to read the program."""
+    rows = [
+        [metric.label, metric.formula, metric.unit or "-", metric.better or "-", metric.source]
+        for metric in metrics.METRICS.values()
+    ]
+    table = Table(
+        ["Measure", "Formula", "Unit", "Better", "Source"],
+        rows,
+        "Measures of a pair of models: p and q are their probabilities at the same positions, y the true next character.",
+    )
+    items = [
+        "A trial is one training run with one seed; a pair is two trials of the same architecture and activation. n counts"
+        " trials everywhere, since pairs share models and are not independent.",
+        "Intervals of losses, accuracies and times: Student's t over trials. Intervals of pair measures: the mean over pairs"
+        " is a U-statistic of order two; its variance comes from both components (what a model has of its own, what only a"
+        " pair has), with a t quantile at Satterthwaite's degrees of freedom. Below three trials there is none.",
+        "An interval that would reach beyond what its measure can be (a loss below 0, a share above 1) is printed and drawn"
+        " truncated there. Its coverage stays the same, since the true value is among the possible ones. Result files keep"
+        " the interval as computed.",
+        "Comparisons are paired: trial k of one activation has the same seed as trial k of the other. A trial that either"
+        " lacks is left out.",
+        "The family that Holm's correction covers: every activation against the reference times the four primary measures"
+        " (validation loss, relative PD, top-1 disagreement, JS divergence), for each architecture.",
+        f"Margins of interest: {margins.loss:g} nats for the loss, {margins.pairs:.2g} of the reference's value for pair"
+        " measures (options `--margin-loss`, `--margin-pairs`). Power is computed at these margins, never at the observed"
+        " difference.",
+        "Changes in per cent take the reference's mean as known. The proof that these methods hold what they promise:"
+        " `python check_statistics.py`.",
+    ]
+    return Section("methods", "Methods", [items], [table])

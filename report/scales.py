@@ -1,0 +1,215 @@
+"""Does the activation matter less in larger models? Sensitivity against size, over the studies of a sweep.
+
+    python analyze_results.py --scales results/scale_1M results/scale_2M results/scale_5M
+
+A module of its own because it reads several studies that differ in size alone, and answers one question of all of them
+(the report's section 7.3). At each size and for each architecture, sensitivity is the standard deviation between the
+activations' true means (sensitivity.between_group_sd), of validation loss and of relative PD. The trend is the slope of
+this SD against log10 of the number of parameters: ordinary least squares, with Student's t interval from the scatter of
+the sizes around the line. That scatter holds both the noise of each estimate and what no line describes, so the
+intervals of the single sizes are not used twice. The SD itself is fitted and not its logarithm, because an estimate of
+zero is a possible, and an honest, one.
+"""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from analysis.labels import activation_label, architecture_label, study_line
+from analysis.results import MEASURES, Cell, Margins, Study, activation_sensitivity
+from analysis.significance import Estimate
+from analysis.words import decimals_for, interval, listing, number, plural, with_interval
+from architectures.sizes import FIELDS
+from common import storage
+from common.errors import UserError
+from figures.of_analysis import sensitivity_against_size
+from report.document import Document, Section, Table, publish
+from report.several_studies import check_alike
+
+FILES = ("SCALES.md", "scales.html")
+NAMES = ("val_loss", "relative_pd")
+FEWEST_SIZES = 3
+
+
+def slope(sizes: Sequence[int], values: Sequence[float | None], confidence: float = 0.95) -> Estimate:
+    """The change of a value per tenfold number of parameters; least squares, Student's t with S - 2 degrees of freedom.
+
+    sizes, values: S of each; a missing value (None) is left out. Assumes that the values scatter equally, and
+    independently, around a straight line in log10(size). Its `n` counts sizes, not trials.
+    """
+    from scipy.special import stdtrit
+
+    method = "least squares on log10 of the number of parameters, Student's t over sizes"
+    kept = [(math.log10(size), value) for size, value in zip(sizes, values) if value is not None]
+    if len(kept) < FEWEST_SIZES:
+        return Estimate(None, None, len(kept), None, None, None, None, method, f"fewer than {FEWEST_SIZES} sizes")
+    x, y = np.array(kept).T
+    x = x - x.mean()
+    df, mean = len(kept) - 2, float(x @ y / (x @ x))
+    residuals = y - y.mean() - mean * x
+    error = math.sqrt(float(residuals @ residuals) / df / float(x @ x))
+    reach = float(stdtrit(df, (1 + confidence) / 2)) * error
+    return Estimate(mean, None, len(kept), mean - reach, mean + reach, df, error, method, None, None, confidence)
+
+
+def verdict(trend: Estimate) -> str:
+    """'falls', 'rises' or 'undecided', by the interval of a slope."""
+    if trend.low is None or trend.low <= 0 <= trend.high:
+        return "undecided"
+    return "falls" if trend.high < 0 else "rises"
+
+
+def check_one_sweep(studies: Sequence[Study]) -> None:
+    """A UserError unless the studies differ in what the size sets, and in nothing else."""
+    check_alike(studies, _but_for_size, "are not of one sweep", ", ".join(FIELDS))
+
+
+def _but_for_size(study):
+    config = {name: value for name, value in study.identity["config"].items() if name not in FIELDS}
+    return {**study.identity, "config": config}
+
+
+def common_activations(studies: Sequence[Study], architecture: str) -> list[str]:
+    """The activations with a complete trial at every size at which the architecture was trained."""
+    sets = [
+        [cell.activation for cell in study.architectures[architecture] if cell.trials]
+        for study in studies
+        if architecture in study.architectures
+    ]
+    return [name for name in sets[0] if all(name in others for others in sets)]
+
+
+def size_of(cells: Sequence[Cell]) -> int:
+    """The number of parameters of an architecture in one study: the smallest, since some activations learn a few."""
+    return min(cell.result["n_parameters"] for cell in cells)
+
+
+def rows_of(studies: Sequence[Study], architecture: str) -> list[dict]:
+    """{n_parameters, n (trials that all activations have), between-activation SD (an Estimate) by name} of each size.
+
+    In order of size; over the activations that all sizes have, since the SD of other ones would be another quantity.
+    """
+    wanted, rows = common_activations(studies, architecture), []
+    for study in studies:
+        cells = [cell for cell in study.architectures.get(architecture, ()) if cell.activation in wanted]
+        if len(cells) < 2:
+            continue
+        found = activation_sensitivity(cells, Margins())
+        rows.append({"n_parameters": size_of(cells), **{name: found[name].between_sd for name in NAMES}})
+    return sorted(rows, key=lambda row: row["n_parameters"])
+
+
+# --- the document ---------------------------------------------------------------------------------------------------
+
+
+def build(studies: Sequence[Study], plots_dir: Path | None) -> Document:
+    """The document of a sweep; its figures are drawn into `plots_dir`, or left out where that is None."""
+    check_one_sweep(studies)
+    names = list(dict.fromkeys(name for study in studies for name in study.architectures))
+    tables = {name: rows_of(studies, name) for name in names}
+    if not any(tables.values()):
+        raise UserError("sensitivity needs two activations that every size has; these studies have no such two")
+    sections = [_answer(tables)]
+    for name, rows in tables.items():
+        if rows:
+            sections.append(_section(studies, name, rows, plots_dir))
+    sections.append(_methods())
+    identity = studies[0].identity
+    subtitle = (
+        f"Corpus: {studies[0].corpus_label} · {identity['protocol']} protocol · {plural(len(studies), 'size')} ·"
+        f" {identity['config']['max_iters']:,} updates · {identity['device']}"
+    )
+    return Document("Sensitivity to the activation, against size", subtitle, sections)
+
+
+def _answer(tables):
+    items = []
+    for architecture, rows in tables.items():
+        if not rows:
+            items.append(f"{architecture_label(architecture)}: no two activations at every size, so no answer.")
+            continue
+        for name in NAMES:
+            trend = slope([row["n_parameters"] for row in rows], [row[name].mean for row in rows])
+            items.append(f"{architecture_label(architecture)}, {MEASURES[name].label}: {_in_words(name, trend, rows)}")
+    return Section("answer", "Does sensitivity fall with size?", [items])
+
+
+def _in_words(name, trend, rows):
+    if trend.mean is None:
+        return f"**undecided**: {trend.reason}; a slope and its uncertainty need at least {FEWEST_SIZES}."
+    unit = f" {MEASURES[name].unit}" if MEASURES[name].unit else ""
+    decimals = decimals_for(trend, 5)
+    counted = f"{plural(trend.n, 'size')}, n = {listing(sorted({str(row[name].n) for row in rows}))} trials at each"
+    found = verdict(trend)
+    how = {"falls": "**falls with size**", "rises": "**rises with size**", "undecided": "**undecided**"}[found]
+    text = f"{how}: {number(trend.mean, decimals, True)} {interval(trend, decimals, True)}{unit} per tenfold size"
+    return f"{text} (95 % interval; {counted})" + (", which includes no change." if found == "undecided" else ".")
+
+
+def _section(studies, architecture, rows, plots_dir):
+    activations = common_activations(studies, architecture)
+    headers = ["Parameters", "n"]
+    for name in NAMES:
+        unit = f", {MEASURES[name].unit}" if MEASURES[name].unit else ""
+        headers.append(f"SD of {MEASURES[name].label[0].lower() + MEASURES[name].label[1:]}{unit}")
+    cells = [
+        [
+            f"{row['n_parameters']:,}",
+            str(row["val_loss"].n),
+            *(with_interval(row[name], decimals_for(row[name], MEASURES[name].decimals)) for name in NAMES),
+        ]
+        for row in rows
+    ]
+    caption = (
+        f"Between-activation SD of {listing([activation_label(name) for name in activations])}, sampling variance"
+        " subtracted, with its 95 % interval (noncentral chi-square, trials as blocks); n: trials that all of them have."
+    )
+    figures = []
+    if plots_dir is not None:
+        path = _draw(studies, architecture, rows, plots_dir)
+        figures = [(path, f"{architecture_label(architecture)}: sensitivity against size. {caption}")]
+    return Section(architecture, architecture_label(architecture), [], [Table(headers, cells, caption)], figures)
+
+
+def _draw(studies, architecture, rows, plots_dir):
+    points, claims = [], {}
+    for name in NAMES:
+        trend = slope([row["n_parameters"] for row in rows], [row[name].mean for row in rows])
+        for row in rows:
+            found = {"mean": row[name].mean, "low": row[name].low, "high": row[name].high}
+            points.append({"measure": name, "n_parameters": row["n_parameters"], **found})
+        decimals = decimals_for(trend, 5)
+        change = f" ({number(trend.mean, decimals, True)} {interval(trend, decimals, True)} per tenfold size)"
+        claims[name] = f"{MEASURES[name].label}: {verdict(trend)}" + (change if trend.mean is not None else "")
+    cells = [cell for study in studies for cell in study.architectures.get(architecture, ())]
+    line, device = study_line([cell.result for cell in cells]), studies[0].identity["device"]
+    return sensitivity_against_size(points, claims, plots_dir, architecture, device, line)
+
+
+def _methods():
+    return Section(
+        "methods",
+        "Methods",
+        [
+            [
+                "Sensitivity is the standard deviation between the activations' true means; what chance adds to it is"
+                " subtracted, so it can be zero.",
+                "Trend: slope of this SD on log10 of the number of parameters, least squares, Student's t interval from"
+                " the scatter of the sizes around the line (sizes - 2 degrees of freedom). It falls or rises where the"
+                " interval excludes zero, else it is undecided.",
+                "Width, depth and learning rate change with the size by the rules in architectures/sizes.py; steps, batch and data do"
+                " not, so models of different sizes may end at different distances from convergence. A trend is that of"
+                " this recipe, not of size alone.",
+            ]
+        ],
+    )
+
+
+def run(studies: Sequence[Study], plots_dir: Path | None, draw: bool) -> int:
+    """Prints the document of a sweep, and writes it beside the studies' folders; figures go to their plots/."""
+    folder = Path(studies[0].folder).parent
+    document = build(studies, (plots_dir or storage.sibling(folder, "plots")) if draw else None)
+    publish(document, folder, FILES)
+    return 0

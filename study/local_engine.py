@@ -1,0 +1,259 @@
+"""Where a study's work runs: worker processes on this machine, or a Ray cluster.
+
+An engine takes tasks and gives events back. It knows nothing of studies, writes no results, and cannot change them:
+a task is a pure function of its arguments. Events are tuples (kind, task, payload):
+
+    ("progress", task, dict)   a running trial reports {trial, step, loss}, {trial, resumed} or {warning}
+    ("done", task, result)
+    ("retry", task, text)      its worker died or lost its GPU, or memory ran out beside others; the task is tried again
+    ("failed", task, text)     it raised an error, or its workers died MAX_ATTEMPTS times
+    ("stopped", task, None)    it was asked to stop, and has saved itself
+"""
+
+import contextlib
+import multiprocessing
+import os
+import pickle
+import signal
+import threading
+import time
+import traceback
+from collections import deque
+from multiprocessing import connection, resource_tracker
+
+from common.memory import is_device_lost, is_out_of_memory, keep_freed_memory, release_gpu_memory
+from study.jobs import FUNCTIONS
+
+MAX_ATTEMPTS = 3
+
+
+# --- worker processes -----------------------------------------------------------------------------------------------
+
+
+def _worker(channel, stop):
+    """The life of a worker process: receive a task, run it, send what came of it."""
+    # The driver alone decides how a run ends; Ctrl-C in a terminal reaches every process of the group.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    keep_freed_memory()
+    try:
+        context = channel.recv()
+    except EOFError:
+        return
+    context.prepare()
+    from training.trial import Interrupted
+
+    def send(kind, payload):
+        # Not channel.send(): beside torch it sends each tensor as a file in /dev/shm and a descriptor, and either can run out.
+        channel.send_bytes(pickle.dumps((kind, payload), pickle.HIGHEST_PROTOCOL))
+
+    while True:
+        try:
+            function, arguments = channel.recv()
+        except EOFError:
+            os._exit(0)  # the study is over, and a second of tidying up torch would delay its end
+        try:
+            result = FUNCTIONS[function](
+                context, lambda event: send("progress", event), lambda: bool(stop.value), **arguments
+            )
+            send("done", result)
+        except Interrupted:
+            send("stopped", None)
+        except Exception as error:
+            text = f"{type(error).__name__}: {error}"
+            kind = "memory" if is_out_of_memory(error) else "lost" if is_device_lost(error) else "failed"
+            send(kind, text if os.environ.get("CHARLM_TRACEBACK") is None else traceback.format_exc())
+            if kind != "failed":
+                return  # only the end of a process gives a GPU's memory back for certain, and only a new one can use it again
+        release_gpu_memory()
+
+
+def _end_with_parent():
+    """Ends this process when its parent is gone, so that a killed study leaves no orphans."""
+    connection.wait([multiprocessing.parent_process().sentinel])
+    os._exit(1)
+
+
+class _Worker:
+    def __init__(self, spawn, stop, context):
+        self.channel, theirs = spawn.Pipe()
+        self.process = spawn.Process(target=_worker, args=(theirs, stop), daemon=True)
+        with _signals_held_back():
+            self.process.start()
+        theirs.close()
+        # Not among the arguments: start() would wait for ever to hand them to a process that has died before it took them.
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # its sentinel will tell
+            self.channel.send(context)
+        self.task = None
+
+
+@contextlib.contextmanager
+def _signals_held_back():
+    """Ctrl-C and SIGTERM reach this process a little later, and never a worker that does not ignore them yet.
+
+    A process inherits what its parent holds back, so a worker is safe from its first instruction on.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+class LocalEngine:
+    """Worker processes on this machine, each running one task at a time.
+
+    When a task runs out of memory beside others, there is one worker less from then on, and it is tried again.
+
+    Args:
+      workers: how many.
+      context: a Context.
+    """
+
+    def __init__(self, workers, context):
+        self._spawn = multiprocessing.get_context("spawn")  # fork and threads of a numeric library do not mix
+        self._stop = self._spawn.RawValue("b", 0)  # no Event: a worker that is killed could take its lock along
+        resource_tracker.ensure_running()  # or the first worker starts it, which ends _signals_held_back too early
+        self._context = context
+        self._limit = workers
+        self._workers = []
+        self._waiting = deque()
+
+    def submit(self, task, first=False):
+        """Queues a task; `first` puts it before those that wait."""
+        (self._waiting.appendleft if first else self._waiting.append)(task)
+
+    @property
+    def idle(self):
+        """Whether nothing runs and nothing waits."""
+        return not self._waiting and all(worker.task is None for worker in self._workers)
+
+    def start(self):
+        """Gives workers what waits now, and not only at the next `events`."""
+        self._assign()
+
+    def events(self, timeout=0.5):
+        """What has happened, after waiting at most `timeout` seconds for something to happen."""
+        self._assign()
+        sources = {}
+        for worker in self._workers:
+            sources[worker.channel] = worker
+            sources[worker.process.sentinel] = worker
+        found = []
+        if not sources:
+            time.sleep(timeout)
+        for ready in connection.wait(list(sources), timeout) if sources else []:
+            worker = sources[ready]
+            if worker in self._workers:
+                found += self._read(worker) if ready is worker.channel else self._bury(worker)
+        self._assign()
+        return found
+
+    def _assign(self):
+        if self._stop.value:
+            return
+        for worker in [w for w in self._workers if w.task is None]:
+            if len(self._workers) > self._limit:
+                self._end(worker)
+            elif self._waiting:
+                self._give(worker, self._waiting.popleft())
+        while self._waiting and len(self._workers) < self._limit:
+            worker = _Worker(self._spawn, self._stop, self._context)
+            self._workers.append(worker)
+            self._give(worker, self._waiting.popleft())
+
+    def _give(self, worker, task):
+        worker.task = task
+        task.attempts += 1
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it has died; its sentinel will tell
+            worker.channel.send((task.function, task.arguments))
+
+    def _read(self, worker):
+        events = []
+        try:
+            while worker in self._workers and worker.channel.poll():
+                events.append(self._event(worker, *worker.channel.recv()))
+        except (EOFError, OSError):
+            events += self._bury(worker)
+        return events
+
+    def _event(self, worker, kind, payload):
+        """What a worker has sent, as an event."""
+        task = worker.task
+        if kind != "progress":
+            worker.task = None
+        if kind not in ("memory", "lost"):
+            return kind, task, payload
+        self._end(worker)
+        if kind == "lost":
+            return self._try_again(task, f"lost its GPU ({payload})")
+        if not self._workers:
+            return "failed", task, f"there is no memory for it, even alone ({payload})"
+        if self._stop.value:
+            return "stopped", task, None
+        self._limit = max(1, min(self._limit, len(self._workers)))
+        task.attempts -= 1
+        self._waiting.appendleft(task)
+        return "retry", task, f"no memory was left; from now on at most {self._limit} at a time ({payload})"
+
+    def _bury(self, worker):
+        """A worker has died: what it had sent still counts; the task it held is tried again, or has failed."""
+        if worker not in self._workers:
+            return []
+        events = []
+        try:
+            while worker in self._workers and worker.channel.poll():
+                events.append(self._event(worker, *worker.channel.recv()))
+        except (EOFError, OSError):
+            pass
+        if worker not in self._workers:  # out of memory: it has ended, and its task waits again
+            return events
+        self._workers.remove(worker)
+        worker.channel.close()
+        if worker.process.is_alive():  # it is its channel that broke
+            worker.process.kill()
+        worker.process.join()
+        task = worker.task
+        if task is None:
+            return events
+        return [*events, self._try_again(task, _how_it_ended(worker.process.exitcode))]
+
+    def _try_again(self, task, how):
+        """The event of a task whose worker is gone."""
+        if self._stop.value:
+            return "stopped", task, None
+        if task.attempts < MAX_ATTEMPTS:
+            self._waiting.appendleft(task)
+            return "retry", task, f"its worker {how}; attempt {task.attempts + 1} of {MAX_ATTEMPTS}"
+        return "failed", task, f"its worker {how}, {MAX_ATTEMPTS} times"
+
+    def stop(self):
+        """Asks every running task to save itself and stop; waiting tasks are dropped."""
+        self._waiting.clear()
+        self._stop.value = 1
+
+    def _end(self, worker):
+        """Ends a worker: an idle one lets go at once, others are made to."""
+        self._workers.remove(worker)
+        worker.channel.close()
+        if worker.task is None:
+            worker.process.join(timeout=5)
+        if worker.process.is_alive():
+            worker.process.kill()
+        worker.process.join()
+
+    def close(self):
+        """Ends the workers: those that are idle at once, others by force."""
+        for worker in list(self._workers):
+            self._end(worker)
+
+
+def _how_it_ended(exitcode):
+    if exitcode is not None and exitcode < 0:
+        name = signal.Signals(-exitcode).name
+        return f"was killed by {name}" + (" (out of memory?)" if name == "SIGKILL" else "")
+    return f"ended with status {exitcode}"
+
+
+# --- Ray --------------------------------------------------------------------------------------------------------------

@@ -1,0 +1,179 @@
+"""Brings a study to completion: hands missing jobs to an engine and stores what comes back."""
+
+import itertools
+import time
+from collections import deque
+from pathlib import Path
+
+from common import storage
+from study.experiment import write_summary
+from study.jobs import Task
+
+
+def run(plan, corpus, experiments, others, tasks, engine, progress, interrupted, workers=None) -> bool:
+    """Brings the study to completion.
+
+    An engine takes the next waiting task at once, before it is stored here what the last one gave. So nothing waits in
+    it behind the last trial of an experiment: its pairs are compared next, and not a whole trial later.
+
+    Args:
+      experiments: the Experiment of each architecture and activation.
+      others: the results that this run does not touch (from `other_results`), for the summary.
+      tasks: list of (Experiment, Task): the missing work (from `Experiment.tasks`).
+      engine: an engine of study/local_engine.py.
+      progress: a progress.Progress.
+      interrupted: called often; when it returns true, running trials save themselves and the run ends.
+      workers: how many tasks the engine runs at a time; None where trials and comparisons do not share workers.
+
+    Returns:
+      Whether every trial was trained (or diverged) and every pair compared; False where a task failed.
+    """
+    owner, waiting = {}, deque(tasks)  # owner: of the tasks that the engine has
+    last = set({experiment.name: task.name for experiment, task in tasks}.values()) if plan.n_trials > 1 else set()
+
+    def submit(experiment, task, first=False):
+        if task is not None:
+            owner[task.name] = experiment
+            engine.submit(task, first)
+
+    def feed():
+        while waiting and (workers is None or len(owner) < workers * (1 if last & owner.keys() else 2)):
+            submit(*waiting.popleft())
+
+    for experiment in experiments:  # pairs whose predictions outlived an earlier run
+        ready, experiment.ready = sorted(experiment.ready), set()
+        for number in ready:
+            experiment.ready.add(number)
+            submit(experiment, experiment.comparison(number), first=True)
+        _submit_published(experiment, submit)
+    feed()
+    all_well = True
+    while not engine.idle:
+        if interrupted():
+            engine.stop()
+            waiting.clear()
+        for kind, task, payload in engine.events():
+            experiment = owner[task.name] if kind in ("progress", "retry") else owner.pop(task.name)
+            if kind == "progress":
+                _show(progress, experiment, task, payload)
+            elif kind == "retry":
+                progress.say(f"{task.name}: {payload}")
+            elif kind == "failed":
+                all_well = False
+                progress.say(f"{task.name} FAILED: {payload}")
+                for trial in trials_of(task):
+                    progress.trial_done(experiment.name, experiment.add_failure(trial, payload))
+            elif kind == "done":
+                for number in _finish(experiment, task, payload, progress):
+                    under_way = {*owner, *(task.name for _, task in waiting)}
+                    for again in experiment.partners_predictions(number):
+                        if again.name not in under_way:
+                            submit(experiment, again)
+                    submit(experiment, experiment.comparison(number), first=True)
+                _submit_published(experiment, submit)
+                write_summary(plan, corpus, experiments, others)
+        feed()
+    remove_unfinished_files(plan, experiments)  # of workers that died
+    if not interrupted():
+        for experiment in experiments:
+            if experiment.missing_pairs():
+                all_well = False
+            else:
+                experiment.forget_predictions()
+        write_summary(plan, corpus, experiments, others)
+    return all_well
+
+
+def _show(progress, experiment, task, event):
+    if "warning" in event:
+        progress.say(f"{task.name}: {event['warning']}")
+    elif event["trial"] not in [trial.number for trial in trials_of(task)]:
+        pass  # it fills a pack, and is not one of the study's
+    elif "resumed" in event:
+        progress.resumed(experiment.name, event["trial"], event["resumed"])
+    else:
+        progress.step(experiment.name, event["trial"], event["step"], event["loss"])
+
+
+def trials_of(task) -> tuple:
+    """The trials that a task trains and whose outcomes it gives; none where it does something else."""
+    if task.function == "pack":
+        return task.arguments["wanted"]
+    return (task.arguments["trial"],) if task.function == "trial" else ()
+
+
+def remove_leftovers(plan, experiments, tasks) -> None:
+    """Removes what a killed run left: half-written files, and the states of trials that need no more training."""
+    remove_unfinished_files(plan, experiments)
+    to_train = {task.arguments["partial_path"] for _, task in tasks if trials_of(task)}
+    for experiment in experiments:
+        for number in experiment.records:
+            if str(experiment.partial_path(number)) not in to_train:
+                experiment.partial_path(number).unlink(missing_ok=True)
+
+
+def remove_unfinished_files(plan, experiments) -> None:
+    """Removes half-written files; only while nothing is being written."""
+    for folder in (plan.results_dir, plan.checkpoints_dir, *(experiment.folder for experiment in experiments)):
+        for path in folder.glob(f".*{storage.UNFINISHED}"):
+            path.unlink()
+
+
+def _finish(experiment, task, payload, progress):
+    """Stores what a task gave; yields each trial that can now be compared with those before it."""
+    if trials := trials_of(task):
+        for trial, outcome in zip(trials, payload if task.function == "pack" else [payload]):
+            experiment.add_trial(trial, outcome)
+            progress.trial_done(experiment.name, outcome["record"])
+            if outcome["record"]["status"] == "complete":
+                yield trial.number
+        Path(task.arguments["partial_path"]).unlink(missing_ok=True)
+    elif task.function == "predict":
+        number = int(task.name.rsplit(" ", 1)[1])
+        experiment.add_predictions(number, payload)
+        yield number
+    elif task.function == "published_pairs":
+        experiment.published_pairs = payload
+        experiment.save()
+    else:
+        experiment.add_pairs(payload)
+        if len(experiment.complete_trials()) == experiment.plan.n_trials and not experiment.missing_pairs():
+            experiment.forget_predictions()
+
+
+def _submit_published(experiment, submit):
+    """The report's own comparison needs all of an activation's trials: it draws on from where the last one stopped.
+
+    A trial that diverged takes part without a model, as the report's would; if it is the last one, the generator's
+    state is not kept and there is no comparison.
+    """
+    complete, numbers = experiment.complete_trials(), range(1, experiment.plan.n_trials + 1)
+    ended = [k for k in numbers if experiment.records.get(k, {}).get("status") in ("complete", "diverged")]
+    if experiment.plan.protocol != "published" or len(ended) < max(len(numbers), 2) or ended[-1] not in complete:
+        return
+    if len(experiment.published_pairs or ()) >= len(list(itertools.combinations(numbers, 2))):
+        return
+    if experiment.published_submitted or not all(experiment.checkpoint_path(k).exists() for k in complete):
+        return
+    experiment.published_submitted = True
+    paths = [str(experiment.checkpoint_path(k)) if k in complete else None for k in numbers]
+    submit(experiment, Task(f"{experiment.name} published pairs", "published_pairs", {"checkpoints": paths}))
+
+
+def set_study_aside(plan) -> list[Path]:
+    """Moves an old study's results, checkpoints and figures aside, into folders beside the new one's; returns these."""
+    folders = (plan.results_dir, plan.checkpoints_dir, plan.plots_dir)
+    stamp = time.strftime("aside_%Y%m%d_%H%M%S")
+    while any((folder / stamp).exists() for folder in folders):
+        stamp += "_again"
+    old = [
+        path for pattern in ("*.json", "*.npz", "REPORT.md", "report.html") for path in plan.results_dir.glob(pattern)
+    ]
+    old += sorted({path.parent for path in plan.checkpoints_dir.glob("*/trial_*")})
+    old += {*plan.checkpoints_dir.glob(storage.STUDY_FILE)} - {*old}
+    old += plan.plots_dir.glob("*.png")
+    old.sort(key=lambda path: path.name == storage.STUDY_FILE)  # last: without it the rest would belong to nobody
+    for path in old:
+        (path.parent / stamp).mkdir(parents=True, exist_ok=True)
+        path.rename(path.parent / stamp / path.name)
+    return [folder / stamp for folder in folders if (folder / stamp).exists()]

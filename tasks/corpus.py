@@ -1,0 +1,378 @@
+"""Text in: find or download a corpus, verify it, split it, and cut it into windows and batches.
+
+A corpus is a sequence of characters. Its vocabulary is its sorted distinct characters, and a token is a
+character's place there. The first 90 % of the tokens train, the rest validate. T stands for block_size.
+"""
+
+import hashlib
+import os
+import platform
+import sys
+import textwrap
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+
+import numpy as np
+
+from common.errors import RunError, UserError, unknown
+from common.storage import write_atomically
+
+CORPORA = ("auto", "shakespeare", "pydoc")
+
+SHAKESPEARE_URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
+SHAKESPEARE_SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
+SHAKESPEARE_BYTES = 1_115_394
+CONNECTION_TIMEOUT_S = 10
+
+TRAINING_FRACTION = 0.9
+MOST_DISTINCT_CHARACTERS = 65_536
+
+
+class DownloadFailed(UserError):
+    """Shakespeare is not on this machine and could not be fetched; `auto` goes on with another corpus."""
+
+
+@dataclass(frozen=True, eq=False)
+class Corpus:
+    """A text as tokens.
+
+    label: the name that results, tables and plots show
+    text_sha256: of the text as UTF-8; two corpora are the same when these are equal
+    vocabulary: the V distinct characters, sorted
+    tokens: (n,) unsigned integers below V, read-only
+    n_train: how many of them, from the first, are the training split
+    """
+
+    label: str
+    text_sha256: str
+    vocabulary: str
+    tokens: np.ndarray
+    n_train: int
+
+    @property
+    def train(self) -> np.ndarray:
+        return self.tokens[: self.n_train]
+
+    @property
+    def validation(self) -> np.ndarray:
+        return self.tokens[self.n_train :]
+
+    @property
+    def vocabulary_size(self) -> int:
+        return len(self.vocabulary)
+
+    def split(self, name: str) -> np.ndarray:
+        """The tokens of the split called "train" or "validation"."""
+        if name not in ("train", "validation"):
+            raise unknown("split", name, ("train", "validation"))
+        return self.train if name == "train" else self.validation
+
+    def encode(self, text: str) -> np.ndarray:
+        """(len(text),) tokens; a character outside the vocabulary is a UserError."""
+        vocabulary, characters = _code_points(self.vocabulary), _code_points(text)
+        tokens = np.searchsorted(vocabulary, characters).clip(max=len(vocabulary) - 1)
+        strangers = characters[vocabulary[tokens] != characters]
+        if len(strangers):
+            raise UserError(f"character {chr(strangers[0])!r} does not occur in corpus {self.label}")
+        return tokens.astype(np.uint8 if len(vocabulary) <= 256 else np.uint16)
+
+    def decode(self, tokens) -> str:
+        """The text of a sequence of tokens; the inverse of `encode`."""
+        return "".join(self.vocabulary[token] for token in np.asarray(tokens).tolist())
+
+
+def _code_points(text: str) -> np.ndarray:
+    """(len(text),) the characters of a text as numbers."""
+    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
+
+
+# --- finding a text -----------------------------------------------------------------------------------------
+
+
+def load_corpus(name: str = "auto", data_dir="data", progress: bool = True) -> Corpus:
+    """The corpus called `name`: one of CORPORA, or any UTF-8 text file by its path.
+
+    `shakespeare` is the file that the environment variable CHARLM_CORPUS names, else the one in `data_dir`,
+    else downloaded to there; verified always. `pydoc` is the manual that comes with Python; its label, such
+    as pydoc-3.11.7, names it too. `auto` is Shakespeare, or `pydoc` with a warning where that cannot be had.
+    """
+    name = str(name)
+    if name == "auto":
+        return _shakespeare_or_pydoc(data_dir, progress)
+    if name == "shakespeare":
+        return make_corpus("shakespeare", _shakespeare(data_dir, progress).decode("utf-8"))
+    if name in ("pydoc", pydoc_label()):
+        return make_corpus(pydoc_label(), pydoc_text())
+    return _corpus_from_file(name)
+
+
+def load_recorded(record: dict, given: str = "auto") -> Corpus:
+    """The corpus that a result was made on; a UserError where it is not to be had.
+
+    Args:
+      record: what the result says of it: {label, sha256, ...}.
+      given: where to take it from, as for `load_corpus`; auto is what its label names.
+    """
+    label, digest = record["label"], record["sha256"]
+    name = given if given != "auto" else ("pydoc" if label.startswith("pydoc-") else label)
+    corpus = load_corpus(name)
+    if corpus.text_sha256 != digest:
+        raise UserError(f"the result was made on {label}, SHA-256 {digest[:12]}..., and {name} is another text")
+    return corpus
+
+
+def make_corpus(label: str, text: str) -> Corpus:
+    """A corpus of a text that is already at hand."""
+    if not text:
+        raise UserError(f"corpus {label} is empty")
+    vocabulary = "".join(sorted(set(text)))
+    if len(vocabulary) > MOST_DISTINCT_CHARACTERS:
+        raise UserError(
+            f"corpus {label} has {len(vocabulary):,} distinct characters, more than {MOST_DISTINCT_CHARACTERS:,}"
+        )
+    sha256 = hashlib.sha256(text.encode("utf-8")).hexdigest()
+    tokens = Corpus(label, sha256, vocabulary, np.empty(0, np.uint8), 0).encode(text)
+    tokens.flags.writeable = False
+    return Corpus(label, sha256, vocabulary, tokens, int(TRAINING_FRACTION * len(tokens)))
+
+
+def pydoc_label() -> str:
+    return f"pydoc-{platform.python_version()}"
+
+
+def pydoc_text() -> str:
+    """The topics of Python's own manual, sorted by name, joined by a blank line."""
+    try:
+        from pydoc_data.topics import topics
+    except ImportError:
+        raise UserError("corpus pydoc is not to be had: this Python came without its manual, pydoc_data") from None
+    return "\n\n".join(topics[topic] for topic in sorted(topics))
+
+
+def _corpus_from_file(name: str) -> Corpus:
+    path = Path(name)
+    if not os.path.exists(path):
+        if name.startswith("pydoc-"):
+            raise UserError(f"corpus {name} is the manual of another Python; this one's is {pydoc_label()}")
+        if get_close_matches(name.lower(), CORPORA):
+            raise UserError(f"{unknown('corpus', name, CORPORA)}; and there is no file of that name")
+        raise UserError(f"corpus file {name} does not exist; by name there are: {', '.join(CORPORA)}")
+    try:
+        text = _read(path).decode("utf-8")
+    except UnicodeDecodeError as error:
+        wrong = error.object[error.start]
+        raise UserError(f"corpus file {name} is not UTF-8: byte {wrong:#04x} at offset {error.start:,}") from None
+    return make_corpus(os.fsencode(path.name).decode("utf-8", "replace"), text)
+
+
+def _read(path: Path) -> bytes:
+    """The bytes of a corpus file, which also keeps its line ends as they are."""
+    if not os.path.isfile(path):
+        found = "a folder" if os.path.isdir(path) else "a device or a pipe"
+        raise UserError(f"corpus file {path} is {found}, not a text file")
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"corpus file {path} cannot be read: {error.strerror}") from None
+
+
+# --- Shakespeare --------------------------------------------------------------------------------------------
+
+
+def _shakespeare(data_dir, progress: bool) -> bytes:
+    """The bytes of tiny Shakespeare, from the first place of three that has them."""
+    stored = Path(data_dir) / "shakespeare.txt"
+    if named := os.environ.get("CHARLM_CORPUS"):
+        if not os.path.exists(named):
+            raise UserError(f"the environment variable CHARLM_CORPUS names {named}, which does not exist")
+        return _verified(_read(Path(named)), f"{named}, which the environment variable CHARLM_CORPUS names,")
+    if os.path.exists(stored):
+        return _verified(_read(stored), str(stored))
+    try:
+        data = _verified(_download(SHAKESPEARE_URL, progress), "the answer")
+        write_atomically(stored, data)
+    except (OSError, UserError, RunError) as error:
+        raise DownloadFailed(
+            f"tiny Shakespeare could not be downloaded ({error}); get {SHAKESPEARE_URL} in another way,"
+            f" and save it as {stored} or name the file in the environment variable CHARLM_CORPUS"
+        ) from None
+    return data
+
+
+def _verified(data: bytes, what: str) -> bytes:
+    found = hashlib.sha256(data).hexdigest()
+    if found != SHAKESPEARE_SHA256:
+        raise UserError(f"{what} is not tiny Shakespeare: its SHA-256 is {found}, not {SHAKESPEARE_SHA256}")
+    return data
+
+
+def _download(url: str, progress: bool) -> bytes:
+    """The body of the answer, up to the first byte too many; any failure is an OSError."""
+    from http.client import HTTPException
+
+    from tqdm import tqdm
+
+    data = bytearray()
+    hide = None if progress else True  # None: a bar on a terminal, nothing in a log
+    bar = tqdm(total=SHAKESPEARE_BYTES, unit="B", unit_scale=True, desc="Shakespeare", disable=hide)
+    try:
+        with bar, _connect(url, CONNECTION_TIMEOUT_S) as response:
+            while len(data) <= SHAKESPEARE_BYTES and (chunk := response.read(1 << 16)):
+                data += chunk
+                bar.update(len(chunk))
+    except HTTPException as error:
+        raise OSError(repr(error)) from None
+    return bytes(data)
+
+
+def _connect(url: str, seconds: float):
+    """An open answer from `url`, within `seconds` in all.
+
+    The time limit of urlopen is for each address of a host anew and leaves out looking up its name, so that
+    behind a firewall which drops packets the attempts would add up to minutes.
+    """
+    from queue import Empty, SimpleQueue
+    from threading import Thread
+    from urllib.request import urlopen
+
+    answers = SimpleQueue()
+
+    def connect() -> None:
+        try:
+            answers.put(urlopen(url, timeout=seconds))
+        except Exception as error:
+            answers.put(error)
+
+    Thread(target=connect, daemon=True).start()
+    try:
+        answer = answers.get(timeout=seconds)
+    except Empty:
+        raise TimeoutError(f"no connection within {seconds} s") from None
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
+
+
+def _shakespeare_or_pydoc(data_dir, progress: bool) -> Corpus:
+    try:
+        return load_corpus("shakespeare", data_dir, progress)
+    except DownloadFailed as error:
+        corpus = load_corpus("pydoc")
+        _warn(
+            "THIS IS NOT SHAKESPEARE.",
+            f"The corpus is {corpus.label}, Python's own manual ({len(corpus.tokens):,} characters) instead."
+            " No number that comes of it compares with the report's. Results, tables and plots name it.",
+            f"Why: {error}.",
+        )
+        return corpus
+
+
+def _warn(*paragraphs: str) -> None:
+    """A box on stderr, in ASCII so that it looks the same on every terminal and in every log."""
+    lines = [""]
+    for paragraph in paragraphs:
+        lines += [*textwrap.wrap(paragraph, width=88, break_on_hyphens=False), ""]
+    box = ["", "#" * 94, *(f"## {line:<88} ##" for line in lines), "#" * 94, ""]
+    print("\n".join(box), file=sys.stderr, flush=True)
+
+
+# --- windows and batches ------------------------------------------------------------------------------------
+
+
+def check_length(corpus: Corpus, block_size: int) -> None:
+    """A UserError unless each split holds at least one window of `block_size` characters, and a next one."""
+    for name in ("train", "validation"):
+        n = len(corpus.split(name))
+        if n_windows(n, block_size) < 1:
+            raise UserError(
+                f"corpus {corpus.label} is too short: its {name} split has {n:,} characters,"
+                f" and one window of block_size {block_size:,} needs {block_size + 1:,}"
+            )
+
+
+def n_windows(n: int, block_size: int) -> int:
+    """How many consecutive windows of T characters, each with a next one to predict, n characters hold."""
+    return max(n - 1, 0) // block_size
+
+
+def window_starts(split_length: int, block_size: int) -> np.ndarray:
+    """(n_windows,) the offset of every window of a split: window i at i T."""
+    return np.arange(n_windows(split_length, block_size)) * block_size
+
+
+def spread(total: int, count: int) -> np.ndarray:
+    """(count,) strictly increasing indices below `total`, spread evenly: floor(i total / count)."""
+    if count > total:
+        raise ValueError(f"{count} different indices below {total} do not exist")
+    return np.arange(count) * total // max(count, 1)
+
+
+def windows(tokens: np.ndarray, starts: np.ndarray, block_size: int) -> tuple[np.ndarray, np.ndarray]:
+    """(x, y), each (len(starts), T) int64: the T tokens from each start, and those one place further on."""
+    both = tokens[np.asarray(starts)[:, None] + np.arange(block_size + 1)].astype(np.int64)
+    return np.ascontiguousarray(both[:, :-1]), np.ascontiguousarray(both[:, 1:])
+
+
+def evaluation_starts(corpus: Corpus, split: str, block_size: int) -> np.ndarray:
+    """(W,) the offsets of the windows on which a split is evaluated, W being the validation split's number.
+
+    Of the validation split these are all; of the training split as many (at most its own), spread evenly.
+    """
+    of_split = window_starts(len(corpus.split(split)), block_size)
+    count = min(n_windows(len(corpus.validation), block_size), len(of_split))
+    return of_split[spread(len(of_split), count)]
+
+
+def evaluation_windows(corpus: Corpus, split: str, block_size: int) -> tuple[np.ndarray, np.ndarray]:
+    """(x, y), each (W, T) int64: all the contexts and targets that an evaluation of a split uses."""
+    return windows(corpus.split(split), evaluation_starts(corpus, split, block_size), block_size)
+
+
+def curve_windows(n_evaluation_windows: int, count: int) -> np.ndarray:
+    """Which of the W evaluation windows the curves use: floor(j W / count), or all where there are fewer."""
+    return spread(n_evaluation_windows, min(count, n_evaluation_windows))
+
+
+def batch_starts(generator: np.random.Generator, split_length: int, block_size: int, batch_size: int) -> np.ndarray:
+    """(batch_size,) independent offsets, uniform in [0, split_length - T)."""
+    return generator.integers(0, split_length - block_size, size=batch_size)
+
+
+@dataclass(frozen=True)
+class Yardstick:
+    """What a table of counts predicts: a loss in nats per character and a share of right top-1 predictions."""
+
+    name: str
+    loss: float
+    accuracy: float
+
+
+def yardsticks(corpus: Corpus, block_size: int) -> tuple[Yardstick, Yardstick]:
+    """What characters' frequencies alone tell (a unigram model), and which character follows which (a bigram model).
+
+    Counted on the training split, one added to every count (Laplace), and measured like a model: on all windows of the
+    validation split. Ties go to the lower index.
+    """
+    size, train = corpus.vocabulary_size, corpus.train.astype(np.int64)
+    x, y = (part.ravel() for part in evaluation_windows(corpus, "validation", block_size))
+    single = np.bincount(train, minlength=size)
+    frequencies = Yardstick(
+        "frequencies of the characters",
+        float(-np.log((single[y] + 1) / (len(train) + size)).mean()),
+        float((y == single.argmax()).mean()),
+    )
+    codes, counts = np.unique(train[:-1] * size + train[1:], return_counts=True)  # a V x V table may be too large
+    before = np.bincount(train[:-1], minlength=size)
+    place = np.searchsorted(codes, x * size + y).clip(max=len(codes) - 1)
+    found = np.where(codes[place] == x * size + y, counts[place], 0)
+    often_first = codes[np.lexsort((codes, -counts))]
+    seen, first = np.unique(often_first // size, return_index=True)
+    likeliest = np.zeros(size, np.int64)
+    likeliest[seen] = often_first[first] % size
+    following = Yardstick(
+        "which character follows which",
+        float(-np.log((found + 1) / (before[x] + size)).mean()),
+        float((y == likeliest[x]).mean()),
+    )
+    return frequencies, following

@@ -1,0 +1,548 @@
+"""Claims about files: complete and valid, or absent; whatever happens to one is noticed, named, and left as it is."""
+
+import errno
+import hashlib
+import json
+import os
+import pickle
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from common import storage
+from common.errors import RunError, UserError
+
+# torch.load speaks of the pickle protocol that a flipped bit has made of another.
+pytestmark = pytest.mark.filterwarnings("ignore:Detected pickle protocol:UserWarning")
+
+ROOT = Path(__file__).resolve().parents[2]
+
+json_values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**53), 2**53)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=12,
+)
+CONTENT = {
+    "schema_version": 1,
+    "identity": {"config": {"n_embd": 128, "dropout": 0.2}, "vary": []},
+    "trials": [{"trial": 1, "val_loss": 2.5, "continuations": ["to be, \n or \u2028 not ü"], "checkpoint": None}],
+    "provenance": {"git_commit": "abc"},
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _a_disk_that_does_not_wait():
+    """Some thousand files are written here; that each reaches the disk has a test of its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
+
+
+def without_checksum(content):
+    return {**content, "provenance": {k: v for k, v in content["provenance"].items() if k != "checksum"}}
+
+
+def checkpoint_content():
+    torch.manual_seed(1)
+    model = torch.nn.Linear(3, 2)
+    optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+    model(torch.ones(1, 3)).sum().backward()
+    optimizer.step()
+    return {
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "step": 3,
+        "history": [{"step": 0, "train_loss": 4.25, "val_loss": 4.5}],
+        "curve": [(0, torch.arange(4.0))],
+        "seeds": {"init": 42, "bit": None},
+    }
+
+
+def write_each(folder):
+    """One file of each kind: (path, how it is read)."""
+    storage.write_json(folder / "result.json", CONTENT)
+    arrays = {"trial_1_loss": np.arange(700.0), "pair_1_2_relative_pd": np.arange(5, dtype=np.float32)}
+    storage.write_arrays(folder / "result.npz", arrays)
+    storage.write_checkpoint(folder / "trial_1.pt", checkpoint_content())
+    return [
+        (folder / "result.json", storage.read_json),
+        (folder / "result.npz", storage.read_arrays),
+        (folder / "trial_1.pt", storage.read_checkpoint),
+    ]
+
+
+def digest(content):
+    """A digest of any content that the three readers give."""
+    found = hashlib.sha256()
+    if isinstance(content, dict) and all(isinstance(value, np.ndarray) for value in content.values()):
+        content = {name: torch.from_numpy(array.copy()) for name, array in content.items()}
+    storage._add(found, content)
+    return found.hexdigest()
+
+
+# --- a file is complete and valid, or absent --------------------------------------------------------------------------
+
+
+@given(st.dictionaries(st.text(), json_values, max_size=4))
+def test_json_is_read_as_it_was_written(tmp_path_factory, content):
+    path = tmp_path_factory.mktemp("json") / "some.json"
+    content = {**content, "provenance": {"git_commit": None}}
+    content.pop("schema_version", None)
+    storage.write_json(path, content)
+    assert without_checksum(storage.read_json(path)) == content
+    first = path.read_bytes()
+    storage.write_json(path, storage.read_json(path))
+    assert path.read_bytes() == first, "writing what was read changes the file"
+
+
+def test_arrays_and_checkpoints_are_read_as_they_were_written(tmp_path):
+    arrays = {"b": np.arange(3.0), "a": np.zeros((2, 0, 3), np.float32), "c": np.array(7, np.int64)}
+    storage.write_arrays(tmp_path / "x.npz", arrays)
+    found = storage.read_arrays(tmp_path / "x.npz")
+    assert list(found) == list(arrays)
+    for name, array in arrays.items():
+        assert found[name].dtype == array.dtype and np.array_equal(found[name], array)
+    content = checkpoint_content()
+    storage.write_checkpoint(tmp_path / "x.pt", content)
+    assert digest(storage.read_checkpoint(tmp_path / "x.pt")) == digest(content)
+
+
+def test_equal_content_gives_equal_bytes(tmp_path):
+    """So that a run which changes nothing can be seen to change nothing."""
+    for folder in ("one", "two"):
+        write_each(tmp_path / folder)
+    for path in sorted((tmp_path / "one").iterdir()):
+        assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes(), path.name
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace", "chmod", "fdopen"])
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO, errno.EROFS])
+def test_a_failure_in_the_middle_leaves_the_old_file(tmp_path, monkeypatch, call, code):
+    files = write_each(tmp_path)
+    before = {path: path.read_bytes() for path, _ in files}
+
+    def fail(*arguments, **options):
+        raise OSError(code, os.strerror(code))
+
+    writers = [
+        lambda: storage.write_json(tmp_path / "result.json", {"new": True}),
+        lambda: storage.write_arrays(tmp_path / "result.npz", {"new": np.ones(3)}),
+        lambda: storage.write_checkpoint(tmp_path / "trial_1.pt", {"new": torch.ones(3)}),
+    ]
+    for write, (path, _) in zip(writers, files):
+        with monkeypatch.context() as patch:
+            patch.setattr(os, call, fail)
+            with pytest.raises(RunError) as caught:
+                write()
+        assert str(path) in str(caught.value) and os.strerror(code) in str(caught.value)
+        assert "\n" not in str(caught.value)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before, "something was left behind, or lost"
+
+
+def test_an_interruption_in_the_middle_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "result.json"
+    storage.write_json(path, CONTENT)
+
+    def interrupt(descriptor):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "fsync", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        storage.write_json(path, {"new": True})
+    monkeypatch.undo()
+    assert without_checksum(storage.read_json(path)) == CONTENT
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_data_reach_the_disk_before_their_name_does(tmp_path, monkeypatch):
+    """fsync of the file, then the rename, then fsync of the folder: otherwise a power cut can leave an empty file."""
+    calls = []
+    for name in ("fsync", "replace"):
+        real = getattr(os, name)
+        monkeypatch.setattr(os, name, lambda *a, real=real, name=name: (calls.append((name, a)), real(*a))[1])
+    sizes = []
+    real_replace = os.replace
+    monkeypatch.setattr(os, "replace", lambda a, b: (sizes.append(os.path.getsize(a)), real_replace(a, b))[1])
+    storage.write_atomically(tmp_path / "x", b"twelve bytes")
+    assert [name for name, _ in calls] == ["fsync", "replace", "fsync"]
+    assert sizes == [12]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_a_number_that_json_does_not_have_is_refused(tmp_path, value):
+    path = tmp_path / "result.json"
+    storage.write_json(path, CONTENT)
+    with pytest.raises(ValueError):
+        storage.write_json(path, {"trials": [{"val_loss": value}]})
+    assert without_checksum(storage.read_json(path)) == CONTENT
+
+
+def test_a_file_written_here_is_readable_by_others(tmp_path):
+    """A temporary file is private; a result is not."""
+    for path, _ in write_each(tmp_path):
+        assert path.stat().st_mode & 0o777 == 0o644
+
+
+@pytest.mark.parametrize("name", ["result.json", "result.npz", "trial_1.pt"])
+def test_a_folder_that_cannot_be_is_named(tmp_path, name):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(RunError, match=f"cannot write .*file/{name}"):
+        storage.write_atomically(tmp_path / "file" / name, b"")
+
+
+# --- damage -----------------------------------------------------------------------------------------------------------
+
+
+def places(size, few):
+    """Every byte of the first and last 300, where the structure is, and some between."""
+    return sorted({*range(min(size, 300)), *range(max(size - 300, 0), size), *range(0, size, max(size // few, 1))})
+
+
+def notices(path, read, data, whole, what):
+    """Whether the damaged file is refused by name; else it reads as it was written: not every bit means something."""
+    path.write_bytes(data)
+    try:
+        found, refusal = read(path), None
+    except RunError as error:
+        found, refusal = None, str(error)
+    assert path.read_bytes() == data, f"{what}: the damaged file was changed"
+    if refusal is None:
+        assert digest(found) == whole, f"{what}: damage went unnoticed"
+        return False
+    assert str(path) in refusal and "\n" not in refusal, what
+    return True
+
+
+@pytest.mark.parametrize("kind", [0, 1, 2], ids=["json", "npz", "checkpoint"])
+def test_a_flipped_bit_is_noticed_wherever_it_is(tmp_path, kind):
+    path, read = write_each(tmp_path)[kind]
+    data, whole = path.read_bytes(), digest(read(path))
+    noticed, tried = 0, 0
+    for place in places(len(data), 300):
+        for bit in {place % 8, 0}:
+            damaged = bytearray(data)
+            damaged[place] ^= 1 << bit
+            noticed += notices(path, read, bytes(damaged), whole, f"bit {bit} of byte {place}")
+            tried += 1
+    assert noticed > tried / 3  # zip files have much padding
+
+
+@pytest.mark.parametrize("kind", [0, 1, 2], ids=["json", "npz", "checkpoint"])
+def test_a_truncated_file_is_noticed_wherever_it_ends(tmp_path, kind):
+    path, read = write_each(tmp_path)[kind]
+    data, whole = path.read_bytes(), digest(read(path))
+    for end in places(len(data) - 1, 100):
+        assert notices(path, read, data[:end], whole, f"cut after {end} bytes")
+    for extra in (b"\0", b"more"):
+        notices(path, read, data + extra, whole, "something appended")
+
+
+@pytest.fixture(scope="module")
+def one_of_each(tmp_path_factory):
+    """(path, how it is read, its bytes, the digest of its content) of a file of each kind."""
+    files = write_each(tmp_path_factory.mktemp("damage"))
+    return [(path, read, path.read_bytes(), digest(read(path))) for path, read in files]
+
+
+@pytest.mark.parametrize("kind", [0, 1, 2], ids=["json", "npz", "checkpoint"])
+@settings(max_examples=100)
+@given(data=st.data())
+def test_a_destroyed_region_is_noticed(one_of_each, kind, data):
+    path, read, original, whole = one_of_each[kind]
+    start = data.draw(st.integers(0, len(original) - 1))
+    end = data.draw(st.integers(start + 1, min(start + 5000, len(original))))
+    filling = data.draw(st.sampled_from([b"\0", b"\xff", b" ", original[:1]]))
+    damaged = original[:start] + filling * (end - start) + original[end:]
+    notices(path, read, damaged, whole, f"{filling} from {start} to {end}")
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (0, 3), (2, 0), (2, 3)])
+def test_a_tensor_of_any_shape_is_kept_and_told_from_others(shape, tmp_path):
+    """A damaged file can hold a shape with a zero in it, and the digest is taken of what was read."""
+    storage.write_checkpoint(tmp_path / "x.pt", {"model": torch.zeros(shape)})
+    assert storage.read_checkpoint(tmp_path / "x.pt")["model"].shape == shape
+    assert digest({"x": torch.zeros(shape)}) != digest({"x": torch.zeros(4)})
+
+
+def test_an_array_that_is_cut_short_is_noticed(tmp_path):
+    """The zip format's CRC speaks only when a member is read to its end, and a shorter array ends before."""
+    path = tmp_path / "x.npz"
+    storage.write_arrays(path, {"loss": np.arange(5000.0)})
+    data = path.read_bytes()
+    assert data.count(b"(5000,)") == 1
+    path.write_bytes(data.replace(b"(5000,)", b"(4000,)"))
+    with pytest.raises(RunError, match="is damaged"):
+        storage.read_arrays(path)
+
+
+def test_an_array_that_is_lost_is_noticed(tmp_path):
+    """One bit of a zip's directory can make it end before its last member, and the zip module does not mind."""
+    path = tmp_path / "x.npz"
+    arrays = {"loss": np.arange(3.0), "pair": np.arange(4.0)}
+    storage.write_arrays(path, arrays)
+    with np.load(path) as archive:
+        fewer = {name: archive[name] for name in archive.files if name != "pair"}
+    for content in (fewer, arrays):  # without an array; without the checksum
+        np.savez(path, **content)
+        with pytest.raises(RunError, match="is damaged"):
+            storage.read_arrays(path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "[]", "null", "1", '{"provenance": null}', '{"provenance": {}}', '{"provenance": {"checksum": 1}}'],
+)
+def test_json_that_is_none_of_ours_is_refused(tmp_path, text):
+    path = tmp_path / "result.json"
+    path.write_text(text)
+    with pytest.raises(RunError, match=f"^{path} is damaged or was edited .* left as it is"):
+        storage.read_json(path)
+
+
+def test_an_edited_number_is_noticed(tmp_path):
+    path = tmp_path / "result.json"
+    storage.write_json(path, CONTENT)
+    path.write_text(path.read_text().replace("2.5", "2.4"))
+    with pytest.raises(RunError, match="is damaged or was edited"):
+        storage.read_json(path)
+
+
+def test_a_file_of_a_later_program_is_refused(tmp_path):
+    path = tmp_path / "result.json"
+    storage.write_json(path, {**CONTENT, "schema_version": storage.SCHEMA_VERSION + 1})
+    with pytest.raises(RunError, match=rf"{path} has schema_version {storage.SCHEMA_VERSION + 1}"):
+        storage.read_json(path)
+
+
+@pytest.mark.parametrize("read", [storage.read_json, storage.read_arrays])
+def test_a_file_that_cannot_be_read_is_named(tmp_path, read):
+    for path, why in ((tmp_path / "absent", "No such file"), (tmp_path, "Is a directory")):
+        with pytest.raises(RunError, match=f"cannot read {path}: {why}"):
+            read(path)
+
+
+def test_a_missing_checkpoint_is_not_a_damaged_one(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        storage.read_checkpoint(tmp_path / "trial_1.pt")
+
+
+def test_a_checkpoint_that_cannot_be_read_is_not_called_damaged(tmp_path, monkeypatch):
+    path = tmp_path / "trial_1.pt"
+    storage.write_checkpoint(path, checkpoint_content())
+
+    def fail(*arguments, **options):
+        raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+
+    monkeypatch.setattr(torch, "load", fail)
+    with pytest.raises(RunError, match=f"cannot read the checkpoint {path}: Input/output error"):
+        storage.read_checkpoint(path)
+
+
+# --- files of an enemy ------------------------------------------------------------------------------------------------
+
+
+class Hostile:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.mark.parametrize("inside", ["alone", "in torch.save", "in a valid checkpoint"])
+def test_a_hostile_pickle_is_refused_and_not_executed(tmp_path, inside):
+    path, proof = tmp_path / "trial_1.pt", tmp_path / "executed"
+    if inside == "alone":
+        path.write_bytes(pickle.dumps(Hostile(proof)))
+    elif inside == "in torch.save":
+        torch.save(Hostile(proof), path)
+    else:
+        torch.save({**checkpoint_content(), "extra": Hostile(proof), "checksum": "0" * 64}, path)
+    before = path.read_bytes()
+    with pytest.raises(RunError, match=str(path)):
+        storage.read_checkpoint(path)
+    assert not proof.exists(), "the file's code ran"
+    assert path.read_bytes() == before
+    if inside != "in a valid checkpoint":
+        return
+    torch.load(path, weights_only=False)  # what the test is worth: a trusting reader is caught
+    assert proof.exists()
+
+
+def test_a_hostile_array_is_refused_and_not_executed(tmp_path):
+    path, proof = tmp_path / "x.npz", tmp_path / "executed"
+    np.savez(path, loss=np.array([Hostile(proof)], dtype=object))
+    with pytest.raises(RunError, match=str(path)):
+        storage.read_arrays(path)
+    assert not proof.exists()
+
+
+# --- the digest of weights --------------------------------------------------------------------------------------------
+
+
+def test_the_digest_of_weights_is_pinned():
+    """A stored value, because results of different versions of this program are compared by it."""
+    weights = {
+        "b": torch.tensor([1.5, -2.0]),
+        "a": torch.tensor([[1, 2]]),
+        "c": torch.tensor(1.0, dtype=torch.bfloat16),
+    }
+    assert storage.weights_sha256(weights) == "da5a2250eade5aafb7f660e6d9b032d861a93384c03dc2deda75fce2551f922d"
+
+
+def test_the_digest_of_weights_sees_names_dtypes_shapes_and_bytes_but_not_order():
+    base = {"a": torch.zeros(2, 3), "b": torch.ones(3)}
+    assert storage.weights_sha256(dict(reversed(base.items()))) == storage.weights_sha256(base)
+    others = [
+        {"a": torch.zeros(2, 3), "c": torch.ones(3)},
+        {"a": torch.zeros(3, 2), "b": torch.ones(3)},
+        {"a": torch.zeros(6), "b": torch.ones(3)},
+        {"a": torch.zeros(2, 3, dtype=torch.int32), "b": torch.ones(3)},
+        {"a": -torch.zeros(2, 3), "b": torch.ones(3)},  # minus zero is another weight
+        {"a": torch.zeros(2, 3), "b": torch.ones(3) + 2**-23},
+        {"a": torch.zeros(2, 3)},
+        {"b": torch.zeros(2, 3), "a": torch.ones(3)},
+    ]
+    assert len({storage.weights_sha256(weights) for weights in [base, *others]}) == 9
+    transposed = {"a": torch.zeros(3, 2).T, "b": torch.ones(6)[::2]}
+    assert storage.weights_sha256(transposed) == storage.weights_sha256(base), "how it lies in memory does not matter"
+
+
+@given(st.lists(st.lists(st.text(max_size=3), max_size=3), max_size=3))
+def test_no_two_contents_share_a_digest_by_their_joints(lists):
+    """["ab", "c"] and ["a", "bc"] are different."""
+    flat = [item for inner in lists for item in inner]
+    assert (digest({"x": lists}) == digest({"x": [flat]})) == (lists == [flat])
+
+
+# --- what is the same -------------------------------------------------------------------------------------------------
+
+
+def test_stable_leaves_out_times_and_environments_only():
+    content = {
+        "trials": [{"val_loss": 1.0, "training_time_s": 3.0, "evaluation_time_s": 1.0, "environment": {"cpu": "x"}}],
+        "provenance": {"git_commit": "x"},
+        "summary": {"val_loss": {"mean": 1.0}},
+    }
+    expected = {"trials": [{"val_loss": 1.0}], "summary": {"val_loss": {"mean": 1.0}}}
+    assert storage.stable(content) == expected
+
+
+@given(json_values, json_values)
+def test_the_first_difference_is_none_exactly_where_values_are_equal(one, other):
+    assert storage.first_difference(one, one) is None
+    found = storage.first_difference(one, other)
+    assert (found is None) == (one == other)
+
+
+@pytest.mark.parametrize(
+    ("expected", "found", "says"),
+    [
+        ({"config": {"n_embd": 128}}, {"config": {"n_embd": 64}}, "config.n_embd: 128 against 64"),
+        ({"a": 1}, {"a": 1, "b": 2}, "b: missing against 2"),
+        ({"a": 1, "b": None}, {"a": 1}, "b: None against missing"),
+        ({"trials": [{"v": 1}, {"v": 2}]}, {"trials": [{"v": 1}, {"v": 3}]}, "trials[1].v: 2 against 3"),
+        ({"vary": ["init"]}, {"vary": []}, "vary: init against nothing"),
+        ({"a": {"b": 1}}, {"a": 1}, "a: {'b': 1} against 1"),
+    ],
+)
+def test_the_first_difference_is_named(expected, found, says):
+    assert storage.first_difference(expected, found) == says
+
+
+# --- a study's folder -------------------------------------------------------------------------------------------------
+
+
+def test_another_identity_is_refused_by_naming_the_field(tmp_path):
+    identity = {"protocol": "matched", "config": {"n_embd": 128}}
+    storage.open_study(tmp_path, identity, {"git_commit": "x"})
+    before = (tmp_path / "study.json").read_bytes()
+    storage.open_study(tmp_path, identity, {"git_commit": "y"})
+    with pytest.raises(UserError, match=r"another identity \(config.n_embd: 128 against 64\)"):
+        storage.open_study(tmp_path, {"protocol": "matched", "config": {"n_embd": 64}}, {})
+    assert (tmp_path / "study.json").read_bytes() == before
+
+
+def test_results_without_their_study_are_not_taken_over(tmp_path):
+    storage.write_json(tmp_path / "charlm_relu.json", CONTENT)
+    with pytest.raises(UserError, match=r"holds results but no study\.json"):
+        storage.open_study(tmp_path, {}, {})
+    assert [path.name for path in tmp_path.iterdir()] == ["charlm_relu.json"]
+
+
+def test_a_damaged_study_is_named_and_left(tmp_path):
+    storage.open_study(tmp_path, {"protocol": "matched"}, {})
+    path = tmp_path / "study.json"
+    path.write_bytes(path.read_bytes()[:-20])
+    before = path.read_bytes()
+    with pytest.raises(RunError, match=re.escape(str(path))):
+        storage.open_study(tmp_path, {"protocol": "matched"}, {})
+    assert path.read_bytes() == before
+
+
+def test_a_folder_without_a_study_is_the_users_mistake(tmp_path):
+    with pytest.raises(UserError, match=r"holds no study \(study\.json is missing\)"):
+        storage.read_study(tmp_path)
+
+
+def test_setting_aside_never_overwrites(tmp_path):
+    for content in ("one", "two", "three"):
+        (tmp_path / "x.pt").write_text(content)
+        storage.set_aside(tmp_path / "x.pt")
+    assert sorted(path.read_text() for path in tmp_path.iterdir()) == ["one", "three", "two"]
+    assert not (tmp_path / "x.pt").exists()
+
+
+def test_a_locked_folder_says_who_holds_it(tmp_path):
+    """Held by another process, refused here; free as soon as that process is gone, in whatever way."""
+    program = (
+        "import sys; from common import storage\n"
+        "with storage.locked(sys.argv[1]):\n    print('locked', flush=True)\n    sys.stdin.read()\n"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path / "results")]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, cwd=ROOT, **pipes) as holder:
+        assert holder.stdout.readline() == "locked\n"
+        refused = pytest.raises(RunError, match=rf"is in use by process {holder.pid} on \S+; wait for it")
+        with refused, storage.locked(tmp_path / "results"):
+            pytest.fail("two processes hold the folder")
+        holder.kill()
+    with storage.locked(tmp_path / "results"):
+        assert str(os.getpid()) in (tmp_path / "results" / ".lock").read_text()
+    with storage.locked(tmp_path / "results"):
+        pass
+
+
+def test_a_lock_that_cannot_be_written_is_named(tmp_path):
+    """Even an empty folder on a full disk, here one whose files may hold nothing."""
+    program = (
+        "import resource, sys; from common import storage\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))\n"
+        "try:\n    with storage.locked(sys.argv[1]):\n        print('locked')\n"
+        "except storage.RunError as error:\n    print(error)\n"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert found.stdout == f"cannot write in {tmp_path}: File too large\n" and not found.stderr
+
+
+def test_a_study_is_read_back_whole(tmp_path):
+    storage.open_study(tmp_path, {"protocol": "matched"}, {})
+    for name in ("charlm_relu", "charlm_gelu"):
+        storage.write_json(tmp_path / f"{name}.json", {**CONTENT, "architecture": "charlm", "activation": name[7:]})
+    storage.write_json(tmp_path / storage.SUMMARY_FILE, {"experiments": {}})
+    study, results = storage.read_study(tmp_path)
+    assert study["identity"] == {"protocol": "matched"}
+    assert [Path(result["path"]).stem for result in results] == ["charlm_gelu", "charlm_relu"]
+    assert json.loads((tmp_path / "charlm_relu.json").read_text())["activation"] == "relu"

@@ -1,0 +1,134 @@
+"""What the scripts share: options of the configuration, the choice of device, and how a mistake is reported.
+
+A module of its own, so that every script names, checks and reports the same thing in the same way; it imports torch
+only when a device has to be chosen, because `--help` must answer at once.
+"""
+
+import importlib.util
+import os
+import shutil
+from dataclasses import fields
+from pathlib import Path
+
+from common.errors import UserError
+from config import Config
+from config_cpu import ConfigCPU
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+
+
+def add_config_options(parser):
+    """--config and one option per field of the configuration."""
+    parser.add_argument(
+        "--config", choices=("auto", "cpu", "gpu"), default="auto", help="auto: gpu where CUDA is there, else cpu"
+    )
+    parser.add_argument("--device", choices=DEVICES, default="auto", help="auto: cuda where it is there, else cpu")
+    group = parser.add_argument_group("configuration fields", "defaults: config_cpu.py and config.py")
+    for spec in fields(Config):
+        group.add_argument(
+            f"--{spec.name.replace('_', '-')}",
+            type=type(spec.default),
+            default=None,
+            metavar=type(spec.default).__name__.upper(),
+            help=f"{spec.metadata['help']} (cpu: {getattr(ConfigCPU, spec.name)}, gpu: {spec.default})",
+        )
+
+
+def add_compile_option(parser):
+    """--compile."""
+    parser.add_argument(
+        "--compile",
+        choices=("auto", "on", "off"),
+        default="auto",
+        help="make the training step with torch.compile; part of the identity, since it rounds otherwise (auto: on where"
+        " the device is cuda and there is a compiler, else off)",
+    )
+
+
+def choose_compiled(args, device) -> bool:
+    """Whether the training step is compiled; `auto` where CUDA, Triton and the C compiler that it needs are there."""
+    names = [os.environ.get("CC"), "gcc", "clang"] if device == "cuda" else [os.environ.get("CXX"), "g++"]
+    compiler = any(shutil.which(name) for name in names if name)
+    if args.compile == "on" and not compiler:
+        raise UserError("--compile on needs a C compiler, and there is none here; install one, or leave it out")
+    ready = device == "cuda" and compiler and importlib.util.find_spec("triton") is not None
+    return args.compile == "on" or (args.compile == "auto" and ready)
+
+
+# --- a reader's own architecture or activation ----------------------------------------------------------------------
+
+
+def add_file_options(parser):
+    """--architecture-file and --activation-file."""
+    for kind in ("architecture", "activation"):
+        text = (
+            f"a Python file with an {kind} of your own: one public class or function, whose name becomes the {kind}'s"
+        )
+        parser.add_argument(f"--{kind}-file", type=Path, metavar="FILE.py", help=text)
+
+
+def load_user_files(args) -> tuple[tuple, dict[str, str]]:
+    """(what a worker process needs to load the same files, kind -> name of what the files define)."""
+    if args.architecture_file is None and args.activation_file is None:
+        return (), {}
+    from architectures import registry
+
+    files = registry.read_user_files(args.architecture_file, args.activation_file)
+    return files, registry.load_user_files(files)
+
+
+def check_own_are_used(own, experiments) -> None:
+    """A UserError where a file defines what no (architecture, activation) names: it would have no effect."""
+    for kind, position in (("architecture", 0), ("activation", 1)):
+        if kind in own and own[kind] not in [names[position] for names in experiments]:
+            raise UserError(
+                f"--{kind}-file defines {own[kind]}, which is not used here; name it, or leave the file out"
+            )
+
+
+def check_user_files(own, experiments, config) -> None:
+    """A reader's own must pass the checks of architectures/checks.py before it trains: a UserError names the first problem."""
+    if not own:
+        return
+    from architectures.checks import check
+
+    check_own_are_used(own, experiments)
+    for names in experiments:
+        concerned = own.get("architecture") == names[0] or own.get("activation") == names[1]
+        if concerned and (problems := check(*names, config)):
+            more = f" (and {len(problems) - 1} more; test_cpu.py shows them all)" if len(problems) > 1 else ""
+            raise UserError(f"{names[0]} with {names[1]} may not be trained: {problems[0]}{more}")
+
+
+# --- the configuration ----------------------------------------------------------------------------------------------
+
+
+def given_fields(args) -> dict:
+    """The configuration fields that the user gave, by name."""
+    values = {spec.name: getattr(args, spec.name) for spec in fields(Config)}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def choose_config(args) -> tuple[Config, str]:
+    """(configuration, device) from parsed options. `auto` becomes the GPU configuration where CUDA is there."""
+    import torch
+
+    cuda = torch.cuda.is_available()
+    if args.config == "gpu" and not cuda and args.device in ("auto", "cuda"):
+        raise UserError("--config gpu needs CUDA, and PyTorch finds none here; add --device cpu to run it on a CPU")
+    check_device(args.device)
+    device = args.device
+    if device == "auto":
+        device = "cuda" if cuda and args.config != "cpu" else "cpu"
+    full_size = args.config == "gpu" or (args.config == "auto" and device == "cuda")
+    return (Config if full_size else ConfigCPU)(**given_fields(args)), device
+
+
+def check_device(device) -> None:
+    """A UserError where this machine does not have the device."""
+    import torch
+
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError("device cuda: PyTorch finds no CUDA device here")
+    if device == "mps" and not torch.backends.mps.is_available():
+        raise UserError("device mps: PyTorch finds no Apple GPU here")

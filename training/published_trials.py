@@ -1,0 +1,118 @@
+"""How a study runs the report's protocol: trials that save themselves and resume, and the same models measured right.
+
+Why it is apart from training/published_protocol.py: that module is the report's protocol and nothing else. Here its trials get
+what every trial of a study has: a running state on disk, a checkpoint, and the matched evaluation of the same model.
+"""
+
+import time
+
+from config import Config
+from training import published_protocol
+
+
+def run_trial(trial, corpus, partial_path=None, report=None, should_stop=None) -> dict:
+    """Trains one trial under the published protocol, then evaluates its model matched.
+
+    Arguments and result are those of train.run_trial. The record's losses and accuracies are the report's kind
+    (sampled estimates); `matched` holds the exact ones of the same model. The outcome also has `generator_state`.
+    """
+    from common.storage import weights_sha256
+    from training import evaluate
+    from training.trial import REPORT_EVERY_S, SAVE_EVERY_S, Interrupted, environment_of, prepare_torch
+
+    last_report = last_save = time.perf_counter()
+
+    def after_update(step, loss, snapshot):
+        nonlocal last_report, last_save
+        now = time.perf_counter()
+        if report and now - last_report > REPORT_EVERY_S:
+            report({"trial": trial.number, "step": step, "loss": loss})
+            last_report = now
+        stop = should_stop is not None and should_stop()
+        if stop or now - last_save > SAVE_EVERY_S:
+            _save(partial_path, trial, corpus, snapshot(), report)
+            last_save = now
+        if stop:
+            raise Interrupted
+
+    found = published_protocol.train_published_trial(
+        trial.activation,
+        trial.number - 1,
+        trial.seed,
+        trial.config,
+        corpus,
+        report=after_update,
+        start_state=_load(partial_path, trial, corpus, report),
+        one_by_one=False,
+    )
+    weights = found.pop("model")
+    generator_state = found.pop("generator_state")
+    environment = environment_of(trial)
+    record = found | {"seeds": trial.seeds, "checkpoint": None, "weights_sha256": None, "environment": environment}
+    outcome = {"record": record, "weights": None, "curve": None, "log_probabilities": None, "window_loss": None}
+    if record["status"] != "complete":
+        return outcome | {"record": record | {"reason": "a loss is not finite", "matched": None}}
+    started = time.perf_counter()
+    prepare_torch(trial.config)
+    model = _model(trial.activation, trial.config, corpus.vocabulary_size, weights)
+    data = evaluate.evaluation_data(corpus, trial.config)
+    final = evaluate.final_evaluation(model, data, trial.config)
+    record["matched"] = {name: final[name] for name in ("train_loss", "val_loss", "train_accuracy", "val_accuracy")}
+    record["continuations"] = evaluate.continuation_texts(model, data, corpus, trial.config)
+    record["evaluation_time_s"] += time.perf_counter() - started
+    record["weights_sha256"] = weights_sha256(weights)
+    return outcome | {
+        "weights": weights,
+        "curve": [],
+        "log_probabilities": final["log_probabilities"],
+        "window_loss": final["window_loss"],
+        "generator_state": generator_state,
+    }
+
+
+def _model(activation, config, vocabulary_size, weights):
+    from architectures.registry import build_model
+
+    model = build_model("charlm", activation, config, vocabulary_size)
+    model.load_state_dict(weights)
+    return model
+
+
+def _save(path, trial, corpus, snapshot, report):
+    from common import storage
+    from training.trial import partial_identity
+
+    storage.save_state(path, partial_identity(trial, corpus), {"snapshot": snapshot}, report)
+
+
+def _load(path, trial, corpus, report):
+    """The snapshot from which the trial goes on, or None."""
+    from common import storage
+    from training.trial import partial_identity
+
+    content = storage.load_state(path, partial_identity(trial, corpus), report)
+    if content is None:
+        return None
+    if report:
+        report({"trial": trial.number, "resumed": content["snapshot"]["step"]})
+    return content["snapshot"]
+
+
+def compare_checkpoints(checkpoints, corpus) -> list[dict]:
+    """The report's own comparison of an activation's models, from their checkpoints in the order of their trials.
+
+    None stands for a trial that diverged, but not for the last one.
+
+    The generator goes on from where the last of these trials left it, so the pairs change with the number of trials.
+    """
+    from common.storage import read_checkpoint
+
+    contents = [read_checkpoint(path) if path else None for path in checkpoints]
+    config = Config(**contents[-1]["config"])
+    models = [
+        content and _model(content["activation"], config, corpus.vocabulary_size, content["model"]).eval()
+        for content in contents
+    ]
+    return published_protocol.compare_published(
+        models, contents[-1]["generator_state"], config, corpus, one_by_one=False
+    )

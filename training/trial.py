@@ -1,0 +1,138 @@
+"""The identity of a trial, and what is stored of it: environment, running state, checkpoint."""
+
+from dataclasses import dataclass
+
+import randomness
+from common.errors import UserError
+from config import Config
+
+SAVE_EVERY_S = 60.0  # on a CPU a running trial also saves at every point of its curves
+REPORT_EVERY_S = 0.5
+
+
+@dataclass(frozen=True)
+class Trial:
+    """The identity of a trial, but for the corpus.
+
+    seeds: the seed of each stream (init, data, dropout), and of the flipped bit or None.
+    pack: how many trials are trained together as one batched model (training/packed.py); None: each alone.
+    compiled: whether torch.compile makes the training step.
+    """
+
+    architecture: str
+    activation: str
+    config: Config
+    number: int  # from 1
+    seed: int
+    seeds: dict[str, int | None]
+    device: str = "cpu"
+    protocol: str = "matched"
+    pack: int | None = None
+    compiled: bool = False
+
+    @property
+    def name(self):
+        return f"{self.architecture}_{self.activation}"
+
+
+def arithmetic(pack, compiled) -> dict:
+    """What an identity says of trials whose step rounds otherwise than that of an ordinary one; {} where none does."""
+    return ({"pack": pack} if pack else {}) | ({"compiled": True} if compiled else {})
+
+
+def stream_seeds(seed_base: int, number: int, vary) -> dict[str, int | None]:
+    """The seed of each stream in trial `number`: its own where the stream is varied, else trial 1's.
+
+    The bit is flipped only where it is varied.
+    """
+    own = seed_base + number - 1
+    seeds = {stream: own if stream in vary else seed_base for stream in ("init", "data", "dropout")}
+    return seeds | {"bit": own if "bit" in vary else None}
+
+
+class Interrupted(Exception):
+    """The trial was asked to stop; it has saved what it needs to go on."""
+
+
+def prepare_torch(config):
+    """Sets what decides a sum's last bits: the number of threads, and deterministic algorithms.
+
+    To be called before the first computation on a GPU: cuBLAS reads its setting once, when it starts.
+    """
+    import os
+
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    import torch
+
+    torch.set_num_threads(config.threads_per_trial)
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # a pass over memory that changes no result
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False  # partial sums stay in float32
+    torch.backends.cudnn.allow_tf32 = False
+
+
+def environment_of(trial) -> dict:
+    """What a trial runs on: versions, hardware and threads."""
+    from common.provenance import environment
+
+    return environment(trial.device, trial.config.threads_per_trial, trial.compiled)
+
+
+def partial_identity(trial, corpus):
+    """A running trial goes on only from a state of exactly this trial."""
+    from architectures.registry import reader_sources
+
+    return {
+        "protocol": trial.protocol,
+        "architecture": trial.architecture,
+        "activation": trial.activation,
+        **reader_sources(trial.architecture, trial.activation),
+        "config": trial.config.as_dict(),
+        "seeds": trial.seeds,
+        "device": trial.device,
+        "corpus_sha256": corpus.text_sha256,
+        "numerics_version": randomness.NUMERICS_VERSION,
+        **arithmetic(trial.pack, trial.compiled),
+    }
+
+
+def checkpoint_content(trial: Trial, corpus, outcome) -> dict:
+    """What a final checkpoint holds: weights under "model", and everything needed to rebuild and compare the model."""
+    from architectures.registry import reader_sources
+
+    return {
+        "model": outcome["weights"],
+        "architecture": trial.architecture,
+        "activation": trial.activation,
+        **reader_sources(trial.architecture, trial.activation),
+        "config": trial.config.as_dict(),
+        "vocabulary": corpus.vocabulary,
+        "corpus": {"label": corpus.label, "sha256": corpus.text_sha256},
+        "trial": trial.number,
+        "seeds": trial.seeds,
+        "numerics_version": randomness.NUMERICS_VERSION,
+        **arithmetic(trial.pack, trial.compiled),
+        "weights_sha256": outcome["record"]["weights_sha256"],
+        "curve": outcome["curve"],
+    }
+
+
+def load_model(path):
+    """(model, checkpoint content) of a final checkpoint, on the CPU, in evaluation mode."""
+    from architectures.registry import build_model, check_reader_sources
+
+    try:
+        from common.storage import read_checkpoint
+
+        content = read_checkpoint(path)
+    except FileNotFoundError:
+        raise UserError(f"there is no checkpoint {path}") from None
+    if "vocabulary" not in content:
+        raise UserError(f"{path} is the state of an unfinished trial, not a trained model")
+    check_reader_sources(content)
+    config = Config(**content["config"])
+    model = build_model(content["architecture"], content["activation"], config, len(content["vocabulary"]))
+    model.load_state_dict(content["model"])
+    return model.eval(), content
