@@ -93,7 +93,9 @@ class Attention(torch.autograd.Function):
             grad_query, grad_key, grad_value = grad_packed[:, some]
             grad_weights = torch.empty_like(weights[some])
             _product(grad_output[some], value.transpose(1, 2), 1 / ctx.keep, out=grad_weights)
-            dropped(grad_weights, used[some].view(torch.int16), 1, out=grad_weights)  # only a 0 has a bit pattern below 1
+            dropped(
+                grad_weights, used[some].view(torch.int16), 1, out=grad_weights
+            )  # only a 0 has a bit pattern below 1
             grad_scores = torch._softmax_backward_data(grad_weights, weights[some], -1, weights.dtype)
             _product(grad_scores, key, 1 / math.sqrt(size), out=grad_query)
             _product(grad_scores.transpose(1, 2), query, 1 / math.sqrt(size), out=grad_key)

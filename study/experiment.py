@@ -20,7 +20,7 @@ from common import storage
 from common.errors import RunError
 from common.provenance import program
 from config import Config
-from randomness import NUMERICS_VERSION
+from randomness import numerics_version
 from study.jobs import Task
 from tasks import corpus as text
 from training import packed
@@ -57,7 +57,7 @@ class Plan:
             "seed_base": self.seed_base,
             "vary": list(self.vary),
             "config": self.config.as_dict(),
-            "numerics_version": NUMERICS_VERSION,
+            "numerics_version": numerics_version(self.config.dtype),
             **arithmetic(self.pack, self.compiled),
         }
 
@@ -307,7 +307,7 @@ class Experiment:
 
         content = {
             "schema_version": storage.SCHEMA_VERSION,
-            "numerics_version": NUMERICS_VERSION,
+            "numerics_version": numerics_version(self.plan.config.dtype),
             "architecture": self.architecture,
             "activation": self.activation,
             **reader_sources(self.architecture, self.activation),

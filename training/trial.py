@@ -93,7 +93,7 @@ def partial_identity(trial, corpus):
         "seeds": trial.seeds,
         "device": trial.device,
         "corpus_sha256": corpus.text_sha256,
-        "numerics_version": randomness.NUMERICS_VERSION,
+        "numerics_version": randomness.numerics_version(trial.config.dtype),
         **arithmetic(trial.pack, trial.compiled),
     }
 
@@ -112,7 +112,7 @@ def checkpoint_content(trial: Trial, corpus, outcome) -> dict:
         "corpus": {"label": corpus.label, "sha256": corpus.text_sha256},
         "trial": trial.number,
         "seeds": trial.seeds,
-        "numerics_version": randomness.NUMERICS_VERSION,
+        "numerics_version": randomness.numerics_version(trial.config.dtype),
         **arithmetic(trial.pack, trial.compiled),
         "weights_sha256": outcome["record"]["weights_sha256"],
         "curve": outcome["curve"],
