@@ -6,6 +6,7 @@
 
 step      a training step and an evaluation, as a share of the machine's own best float32 matrix product, measured in
           turn with it, in as many processes at once as there are cores
+bfloat16  the same in bfloat16, as a share of the best bfloat16 product: for a processor that computes it natively
 workers   trials per hour with all workers against one
 dtype     a training step in float32 against bfloat16
 start     seconds to --help, and the memory of a worker
@@ -55,7 +56,7 @@ def measure_steps(config, repeats, gate=None) -> dict:
 
     keep_freed_memory()
     workload = Workload(config)
-    matrices = {n: torch.randn(n, n) for n in PEAK_SIZES}
+    matrices = {n: torch.randn(n, n).to(getattr(torch, config.dtype)) for n in PEAK_SIZES}
     for _ in range(3):
         workload.step()
         workload.evaluation()
@@ -98,8 +99,12 @@ def in_all_cores(config, repeats) -> list[dict]:
     return found
 
 
-def benchmark_step(repeats) -> dict:
-    config = ConfigCPU()
+def benchmark_bfloat16(repeats) -> dict:
+    return benchmark_step(repeats, "bfloat16")
+
+
+def benchmark_step(repeats, dtype="float32") -> dict:
+    config = ConfigCPU(dtype=dtype)
     flops = forward_flops(config, 65)
     found = in_all_cores(config, repeats)
     peak = float(np.median([part["peak"] for part in found]))
@@ -261,7 +266,7 @@ def show(results) -> str:
 
 def main(argv=None) -> int:
     p = Parser(prog="benchmark.py", description="Measure every speed that the README states, on this machine.")
-    choices = (*PARTS, "study", "cuda")
+    choices = (*PARTS, "bfloat16", "study", "cuda")
     p.add_argument(
         "parts", nargs="*", metavar="PART", help=f"any of {', '.join(choices)} (default: {', '.join(PARTS)})"
     )
@@ -279,7 +284,7 @@ def main(argv=None) -> int:
     results = {"machine": f"{cpu_model()}, {usable_cpus()} usable of {os.cpu_count()} cores", "parts": {}}
     print(results["machine"], flush=True)
     for part in args.parts or PARTS:
-        repeats = args.repeats or (20 if part in ("step", "dtype", "cuda") else 3)
+        repeats = args.repeats or (20 if part in ("step", "bfloat16", "dtype", "cuda") else 3)
         print(f"measuring: {part} ({repeats} repeats)", file=sys.stderr, flush=True)
         results["parts"][part] = {}
         for rows in measure(part, repeats):

@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import randomness
+from kernels import bfloat16
 from kernels.attention import attention, library_attention, plain_attention
 
 
@@ -56,6 +57,8 @@ class Dropout(nn.Module):
     def forward(self, x):
         if not self.active:
             return x
+        if x.device.type == "cpu" and x.dtype == torch.bfloat16 and self.given is None:
+            return bfloat16.Dropout.apply(x, self.levels(x.shape, x.device), self.threshold, self.keep)
         return x * self.mask(x.shape, x.device, x.dtype).div_(self.keep)
 
     def extra_repr(self):
@@ -114,7 +117,7 @@ class Attention(nn.Module):
         batch, length, _ = qkv.shape
         shape = (batch, self.n_head, length, length)
         drop = self.weight_dropout
-        if qkv.device.type == "cpu" and qkv.dtype != torch.bfloat16 and not self.written_out:
+        if qkv.device.type == "cpu" and not self.written_out:
             levels = drop.levels(shape, qkv.device) if drop.active else None
             return attention(qkv, self.n_head, levels, drop.threshold, drop.keep if drop.active else 1.0)
         if qkv.device.type != "cpu" and not self.written_out and not torch.is_grad_enabled():

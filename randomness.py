@@ -13,8 +13,8 @@ import numpy as np
 
 STREAMS = ("init", "data", "dropout", "bit", "probe")
 
-# Raised whenever this mapping, or the arithmetic that turns it into a trained model, changes its results.
-NUMERICS_VERSION = 1
+# Raised for a dtype whenever this mapping, or the arithmetic that turns it into a trained model, changes its results.
+NUMERICS_VERSIONS = {"float32": 1, "bfloat16": 2}  # bfloat16 2: attention and dropout of kernels/bfloat16.py
 
 # Dropout compares 16 random bits with a threshold: the drop probability is exact to 2**-17, about 1e-5.
 DROPOUT_LEVELS = 2**16
@@ -51,6 +51,11 @@ def dropout_threshold(probability: float) -> tuple[int, float]:
     """
     dropped = min(round(probability * DROPOUT_LEVELS), DROPOUT_LEVELS - 1)
     return dropped - DROPOUT_LEVELS // 2, 1 - dropped / DROPOUT_LEVELS
+
+
+def numerics_version(dtype: str) -> int:
+    """The version of the numbers that a trial of this dtype gives; equal versions promise equal bits."""
+    return NUMERICS_VERSIONS[dtype]
 
 
 def device_key(seed: int, stream: str, step: int, site: int) -> int:

@@ -417,10 +417,11 @@ def verify(path: Path, number: int, corpus: str, own: dict[str, str]) -> int:
     if number not in numbers:
         raise UserError(f"{path} has no trial {number}; it has {', '.join(map(str, numbers))}")
     expected = result["trials"][numbers.index(number)]
-    if result["numerics_version"] != randomness.NUMERICS_VERSION:
+    dtype = result["identity"]["config"]["dtype"]
+    if result["numerics_version"] != randomness.numerics_version(dtype):
         raise UserError(
-            f"{path} was made with numerics_version {result['numerics_version']}, and this program has"
-            f" {randomness.NUMERICS_VERSION}; check out commit {result['provenance']['git_commit']}"
+            f"{path} was made with numerics_version {result['numerics_version']} of {dtype}, and this program has"
+            f" {randomness.numerics_version(dtype)}; check out commit {result['provenance']['git_commit']}"
         )
     check_reader_sources(result)
     check_own_are_used(own, [(result["architecture"], result["activation"])])

@@ -11,6 +11,8 @@ import math
 import torch
 from torch.nn import functional as F
 
+from kernels import bfloat16
+
 QUERY_BLOCK = 64  # queries handled together; their keys end where the block ends, so later keys cost nothing
 HEADS_AT_ONCE = 32  # with QUERY_BLOCK, 1 MB of float32 weights at 128 keys
 
@@ -53,7 +55,8 @@ def attention(qkv, n_head, levels=None, threshold=0, keep=1.0):
     """
     if levels is None and not torch.is_grad_enabled():
         return library_attention(qkv, n_head)  # a fifth faster than ours, but without dropout on a CPU
-    return _Attention.apply(qkv, n_head, levels, threshold, keep)
+    function = bfloat16.Attention if qkv.dtype == torch.bfloat16 else _Attention
+    return function.apply(qkv, n_head, levels, threshold, keep)
 
 
 def _tiles(n_pairs, length):

@@ -20,7 +20,7 @@ from common import storage
 from common.errors import RunError, UserError
 from common.provenance import program
 from config import Config
-from randomness import NUMERICS_VERSION
+from randomness import numerics_version
 from study.jobs import Job
 from training import packed
 from training.identity import config_with_own_rate, difference_of_identities, identity_of
@@ -64,7 +64,7 @@ class Plan:
             "seed_base": self.seed_base,
             "vary": list(self.vary),
             "config": self.config.as_dict(),
-            "numerics_version": NUMERICS_VERSION,
+            "numerics_version": numerics_version(self.config.dtype),
             **arithmetic(self.pack, self.compiled),
             **({"learning_rates": self.learning_rates} if self.learning_rates else {}),
         }
@@ -327,7 +327,7 @@ class Experiment:
 
         content = {
             "schema_version": storage.SCHEMA_VERSION,
-            "numerics_version": NUMERICS_VERSION,
+            "numerics_version": numerics_version(self.plan.config.dtype),
             "architecture": self.architecture,
             "activation": self.activation,
             **reader_sources(self.architecture, self.activation),

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+import config
 import randomness
 from randomness import device_key, dropout_levels, dropout_threshold, generator, key
 
@@ -16,11 +17,12 @@ addresses = st.tuples(
 )
 
 
-# --- stored vectors: whoever has to change one of these raises NUMERICS_VERSION ---------------------------------------
+# --- stored vectors: whoever has to change one of these raises its version ---------------------------------------
 
 
-def test_the_stored_vectors_belong_to_this_version():
-    assert randomness.NUMERICS_VERSION == 1
+def test_the_stored_vectors_belong_to_these_versions():
+    assert randomness.NUMERICS_VERSIONS == {"float32": 1, "bfloat16": 2}
+    assert set(randomness.NUMERICS_VERSIONS) == set(config.DTYPES)
 
 
 @pytest.mark.parametrize(

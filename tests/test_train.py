@@ -314,7 +314,9 @@ def test_a_result_of_a_device_that_is_not_here_is_the_users_mistake(folder, tmp_
 def test_a_result_of_other_numerics_is_not_compared(folder, tmp_path):
     path = tampered(folder, tmp_path, lambda result: result.update(numerics_version=0))
     run = run_train(folder, "--verify", path, "--corpus", "tiny.txt")
-    assert run.status == 2 and re.search("numerics_version 0, and this program has 1; check out commit", run.err)
+    assert run.status == 2 and re.search(
+        "numerics_version 0 of float32, and this program has 1; check out commit", run.err
+    )
 
 
 def test_a_times_difference_is_no_difference(folder, tmp_path):

@@ -93,7 +93,7 @@ def partial_identity(trial, task):
         "seeds": trial.seeds,
         "device": trial.device,
         **task.identity(),
-        "numerics_version": randomness.NUMERICS_VERSION,
+        "numerics_version": randomness.numerics_version(trial.config.dtype),
         **arithmetic(trial.pack, trial.compiled),
     }
 
@@ -111,7 +111,7 @@ def checkpoint_content(trial: Trial, task, outcome) -> dict:
         **task.checkpoint_facts(),
         "trial": trial.number,
         "seeds": trial.seeds,
-        "numerics_version": randomness.NUMERICS_VERSION,
+        "numerics_version": randomness.numerics_version(trial.config.dtype),
         **arithmetic(trial.pack, trial.compiled),
         "weights_sha256": outcome["record"]["weights_sha256"],
         "curve": outcome["curve"],
