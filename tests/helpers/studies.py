@@ -41,6 +41,17 @@ TINY = ["--config", "cpu"]  # the same as options
 for _name, _value in SIZES.items():
     TINY += [f"--{_name.replace('_', '-')}", str(_value)]
 
+# A prelude: a running trial saves its state after steps 2 and 4.
+SAVE_TWICE = """
+import train
+train.SAVE_EVERY_S = -1
+save = train._save_partial
+def save_twice(path, trials, task, learner, state, report):
+    if state["step"] in (2, 4):
+        save(path, trials, task, learner, state, report)
+train._save_partial = save_twice
+"""
+
 # A prelude: trials take long enough to be watched, and their numbers stay what they are.
 SLOW = """
 import time, randomness

@@ -9,7 +9,7 @@ import time
 
 import pytest
 import studies
-from studies import SLOW
+from studies import SAVE_TWICE, SLOW
 
 from common import storage
 
@@ -162,9 +162,9 @@ def test_a_study_that_a_user_started_survives_its_workers_and_its_workers_do_not
 ):
     """The one test here whose workers are spawned and killed from outside."""
     whole, broken = tmp_path_factory.mktemp("whole"), tmp_path_factory.mktemp("broken")
-    longer = (*study, "--max-iters=400", "--eval-interval=20")
+    longer = (*study, "--max-iters=1500", "--eval-interval=100")
     started = starting(*longer, "--workers=2", folder=broken)
-    wait_for(started, lambda: len(spawned_workers(started)) == 2 and partial(broken).exists())
+    wait_for(started, lambda: len(spawned_workers(started)) == 2 and "  step " in started.out)
     os.kill(spawned_workers(started)[0], signal.SIGKILL)
     wait_for(started, lambda: "its worker was killed by SIGKILL (out of memory?); attempt 2 of 3" in started.out)
     started.signal(signal.SIGKILL)
@@ -179,7 +179,7 @@ def test_a_trial_whose_worker_dies_while_it_saves_goes_on_to_the_same_bits(study
     """Each worker dies in its second writing of a state; what the first one wrote takes the trial to its end."""
     two, whole, broken = (*study, "--trials=2"), tmp_path_factory.mktemp("whole"), tmp_path_factory.mktemp("broken")
     assert studies.run(*two, folder=whole).status == 0
-    done = studies.run(*two, "--workers=2", folder=broken, kill_at=9, victim="worker")
+    done = studies.run(*two, "--workers=2", folder=broken, kill_at=9, victim="worker", prelude=SAVE_TWICE)
     assert done.status == 0, done.out + done.err
     assert "its worker was killed by SIGKILL (out of memory?); attempt 2 of 3" in done.out
     assert studies.difference(whole, broken) is None
@@ -341,7 +341,7 @@ def test_the_published_comparison_goes_on_without_a_diverged_model(published, tm
 
 def test_a_second_run_on_the_same_folder_says_who_holds_it_and_changes_nothing(study, undisturbed, tmp_path):
     first = studies.start(*study, "--workers=1", folder=tmp_path, prelude=SLOW)
-    wait_for(first, partial(tmp_path).exists)
+    wait_for(first, (tmp_path / "checkpoints" / "study.json").exists)  # written once the folder is held
     second = studies.run(*study, folder=tmp_path)
     assert second.status == 1
     holder = f"process {first.pid} on {socket.gethostname()}"

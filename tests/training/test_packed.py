@@ -238,7 +238,15 @@ def test_a_study_of_packs_that_is_killed_goes_on_to_the_same_bits(command, six, 
 
 
 def test_a_pack_whose_worker_dies_while_it_saves_goes_on_to_the_same_bits(command, six, tmp_path):
-    done = studies.run(*command, "--trials=6", "--workers=2", folder=tmp_path, kill_at=9, victim="worker")
+    done = studies.run(
+        *command,
+        "--trials=6",
+        "--workers=2",
+        folder=tmp_path,
+        kill_at=9,
+        victim="worker",
+        prelude=studies.SAVE_TWICE,
+    )
     assert done.status == 0, done.out + done.err
     assert "charlm_relu pack of trials 1, 2, 3, 4: its worker was killed by SIGKILL" in done.out
     assert studies.difference(six, tmp_path) is None
