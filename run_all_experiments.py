@@ -479,6 +479,17 @@ def warn_if_single(plan):
         print("note: with one trial there is no pair to compare; reproducibility needs at least two trials")
 
 
+def note_missing_probes(plan, experiments) -> None:
+    """Says how many finished trials lack a probe that is asked for: it is measured only while a trial trains."""
+    for name in plan.probes:
+        finished = [record["history"] for e in experiments for record in e.records.values() if record["history"]]
+        lacking = sum(name not in history[-1].get("probes", {}) for history in finished)
+        if lacking:
+            print(
+                f"note: {lacking} finished trial(s) lack the probe {name}, which only trials yet to be trained will have"
+            )
+
+
 def carry_out(args, plan, task, facts, workers, user_files, signals) -> int:
     from common import storage
     from common.provenance import program
@@ -514,6 +525,7 @@ def carry_out(args, plan, task, facts, workers, user_files, signals) -> int:
         print(describe(plan, task), flush=True)
         warn_if_single(plan)
         done = plan.n_trials * len(experiments) - n_to_train
+        note_missing_probes(plan, experiments)
         print(f"{n_to_train} trials to train, {done} done before; {workers} worker(s)", flush=True)
         progress = Progress(n_to_train, plan.n_trials, plan.config.max_iters)
         until_done.callback(progress.close)

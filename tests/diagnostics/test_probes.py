@@ -51,7 +51,10 @@ def test_a_study_stores_its_probes_and_resumes_with_them(tmp_path, tiny_corpus_f
     history = storage.read_json(tmp_path / "results" / "charlm_gelu.json")["trials"][1]["history"]
     assert [point["step"] for point in history] == [0, 2, 4, 6]
     assert all(point["probes"]["gradient_norm"]["all"] > 0 for point in history)
-    assert studies.run(*study, "--trials=2", folder=tmp_path).status == 0, "probes are no part of the identity"
+    again = studies.run(*study, "--trials=3", folder=tmp_path)
+    assert again.status == 0, "probes are no part of the identity"
+    last = studies.run(*study, "--trials=3", "--probes", "gradient_norm", folder=tmp_path)
+    assert "note: 2 finished trial(s) lack the probe gradient_norm" in last.out
 
 
 def test_under_the_published_protocol_probes_are_refused(tmp_path):

@@ -4,6 +4,7 @@ import json
 import re
 
 import pytest
+import studies
 
 from common import storage
 from common.errors import RunError, UserError
@@ -89,3 +90,21 @@ def test_an_experiments_identity_holds_its_complete_configuration():
 def test_studies_that_differ_elsewhere_are_different_whatever_their_rates():
     one, other = identity() | {"learning_rates": {"gelu": 1e-3}}, identity(max_iters=7) | {"learning_rates": {}}
     assert difference_of_studies(one, other) == "config.max_iters: 100 against 7"
+
+
+def test_a_study_from_before_a_field_was_added_is_resumed_verified_and_analysed(tmp_path, tiny_corpus_file):
+    study = ("run_all_experiments.py", *studies.TINY, "--corpus", tiny_corpus_file, "--activations", "relu", "gelu")
+    assert studies.run(*study, "--trials=2", folder=tmp_path).status == 0
+    for path in (tmp_path / "results").glob("*.json"):
+        content = storage.read_json(path)
+        for name in ("cooldown", "eval_spacing"):
+            del content["identity"]["config"][name]
+        storage.write_json(path, content)
+    before = storage.read_json(tmp_path / "results" / "charlm_relu.json")["trials"]
+    run = studies.run(*study, "--trials=3", folder=tmp_path)
+    assert run.status == 0 and "2 trials to train, 4 done before" in run.out, run.out + run.err
+    assert storage.read_json(tmp_path / "results" / "charlm_relu.json")["trials"][:2] == before
+    verify = ("--verify", "results/charlm_relu.json", "--trial", "1", "--corpus", tiny_corpus_file)
+    assert "identical: weights_sha256" in studies.run("train.py", *verify, folder=tmp_path).out
+    analysed = studies.run("analyze_results.py", "--no-figures", folder=tmp_path)
+    assert analysed.status == 0, analysed.out + analysed.err
