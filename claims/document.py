@@ -29,6 +29,7 @@ from claims.evidence import read_claims, roles_of
 from tasks.corpus import SHAKESPEARE_SHA256
 
 FIGURES = "figures"  # the folder beside the document
+PUBLIC_CODE = Path(__file__).with_name("public_code.md")  # facts that no study here can produce, with their commits
 
 # --- tables -----------------------------------------------------------------------------------------------------------
 
@@ -205,6 +206,7 @@ def markdown(evidence: Evidence, claims: Sequence[dict], answers: Sequence[Answe
         *_if_there(lambda: _steps(evidence, tables)),
         *_if_there(lambda: _loss_and_pd(evidence)),
         *_all_claims(claims, answers),
+        PUBLIC_CODE.read_text(encoding="utf-8"),
         *_how(),
     ]
     return "\n".join(lines).rstrip() + "\n"

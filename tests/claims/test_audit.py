@@ -10,6 +10,7 @@ import pytest
 
 import audit
 from activations import REPORT
+from claims import document
 from claims import evidence as evidence_module
 from claims.comparisons import TESTS, VERDICTS, Evidence
 from claims.document import markdown, three_steps
@@ -415,3 +416,18 @@ def test_docs_audit_is_what_the_command_generates_from_the_shipped_studies():
     answers = [evidence_module.answer(claim, found) for claim in CLAIMS]
     text = markdown(found, CLAIMS, answers, TABLES)
     assert evidence_module.DOCUMENT.read_text(encoding="utf-8") == text, "run: python audit.py --write"
+
+
+def test_what_the_public_code_shows_follows_from_the_values_that_it_quotes():
+    """The range and the ANOVA of the report's three PDs each, before and after the result file was changed."""
+    from scipy import stats
+
+    text = document.PUBLIC_CODE.read_text(encoding="utf-8")
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
+    before, after = rows[2:]
+    for row in (before, after):
+        groups = [[float(x) for x in (a if a != "the same" else b).split(",")] for a, b in zip(row[1:4], before[1:4])]
+        means = [np.mean(group) for group in groups]
+        assert row[4] == f"{(max(means) - min(means)) / means[2]:.2%}"
+        assert row[5] == f"p = {stats.f_oneway(*groups).pvalue:.{2 if row is before else 1}g}"
+    assert f"p = {stats.f.sf(8.32, 2, 6):.3f}" in text
