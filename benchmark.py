@@ -32,7 +32,7 @@ from pathlib import Path
 
 import numpy as np
 
-from common.provenance import cpu_model, usable_cpus
+from common.provenance import cpu_model, native_bfloat16, usable_cpus
 from common.scripts import Parser, run
 from config_cpu import ConfigCPU
 from training.workload import Workload, forward_flops, quartiles
@@ -121,8 +121,6 @@ def benchmark_step(repeats, dtype="float32") -> dict:
 
 
 def benchmark_dtype(repeats) -> dict:
-    import torch
-
     rows = {}
     for dtype in ("float32", "bfloat16"):
         workload = Workload(ConfigCPU(dtype=dtype))
@@ -135,10 +133,7 @@ def benchmark_dtype(repeats) -> dict:
     return {
         **{f"{dtype}_step_ms": quartiles(np.array(values) * 1e3) for dtype, values in times.items()},
         "bfloat16_speedup": quartiles(np.array(times["float32"]) / np.array(times["bfloat16"])),
-        "cpu_has_bfloat16": bool(torch.backends.cpu.get_cpu_capability() in ("AVX512", "AMX"))
-        and "bf16" in Path("/proc/cpuinfo").read_text()
-        if Path("/proc/cpuinfo").exists()
-        else None,
+        "native_bfloat16": native_bfloat16("cpu") or "none",
     }
 
 

@@ -206,10 +206,10 @@ def make_plan(args):
             "--eval-iters has no effect under the matched protocol, whose evaluation is exact; leave it out"
         )
     args.learning_rate, rates = split_rates(args.learning_rate)
-    config, device = choose_config(args)
+    results = args.results_dir or Path("results") / default_subfolder(args, vary)
+    config, device = choose_config(args, stored_dtype(args, results))
     experiments, notes = chosen_experiments(args)
     check_rates(rates, experiments)
-    results = args.results_dir or Path("results") / default_subfolder(args, vary)
     folders = folders_of(args, results)
     probes = tuple(split_list(args.probes)) if args.probes else ()
     trials = {"n_trials": args.trials, "pack": args.pack, "compiled": choose_compiled(args, device)}
@@ -218,6 +218,15 @@ def make_plan(args):
         config, device, args.protocol, args.seed_base, vary, experiments=tuple(experiments), **trials, **folders
     )
     return plan, notes
+
+
+def stored_dtype(args, results) -> str | None:
+    """The dtype of the study, or of the first one of a sweep over sizes, that the options continue; None: a new one."""
+    from common import storage
+
+    folders = [results / scale_subfolder(size) for size in chosen_sizes(args)] or [results]
+    paths = [folder / storage.STUDY_FILE for folder in folders if not args.fresh]
+    return next((storage.read_json(p)["identity"]["config"]["dtype"] for p in paths if p.exists()), None)
 
 
 def check_rates(rates, experiments) -> None:
@@ -252,10 +261,15 @@ def folders_of(args, results, subfolder="") -> dict[str, Path]:
     return {"results_dir": results, **others}
 
 
+def scale_subfolder(size) -> str:
+    """Where the study of one size of a sweep goes."""
+    return f"scale_{size_name(size)}"
+
+
 def at_size(args, plan, size, vocabulary_size):
     """The study of one size of a sweep, in folders of its own."""
     config = config_for(size, plan.config, vocabulary_size)
-    subfolder = f"scale_{size_name(size)}"
+    subfolder = scale_subfolder(size)
     return replace(plan, config=config, **folders_of(args, plan.results_dir / subfolder, subfolder))
 
 

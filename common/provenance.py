@@ -61,6 +61,23 @@ def usable_cpus() -> int:
     return cores
 
 
+def native_bfloat16(device: str) -> str | None:
+    """What multiplies bfloat16 numbers natively on a device, such as "AVX512-BF16 and AMX"; None: it is emulated, slowly.
+
+    Parameters
+    ----------
+    device : {"cpu", "cuda", "mps"}
+        On Apple's GPUs and on ARM it has not been measured, and counts as emulated.
+    """
+    import torch
+
+    if device == "cuda":
+        return torch.cuda.get_device_name() if torch.cuda.is_bf16_supported(including_emulation=False) else None
+    has = torch.cpu.get_capabilities() if device == "cpu" else {}
+    units = {"avx512_bf16": "AVX512-BF16", "amx_bf16": "AMX"}
+    return " and ".join(name for flag, name in units.items() if has.get(flag)) or None
+
+
 @functools.cache
 def compiler(device: str) -> str:
     """What torch.compile makes machine code with: Triton on a GPU, a C++ compiler on a CPU."""

@@ -97,6 +97,7 @@ PUBLISHED_MISTAKES = [
     (["--config=gpu"], "the published protocol runs on the CPU only"),
     (["--device=cuda"], "the published protocol runs on the CPU only"),
     (["--dtype=bfloat16"], "the published protocol computes in float32, but --dtype is bfloat16"),
+    (["--dtype=auto"], "the published protocol computes in float32, but --dtype is auto"),
     (["--engine=ray"], "the published protocol runs on this machine only"),
     (["--architectures=mlp"], "the published protocol is CharLM's alone, but --architectures names mlp"),
 ]
@@ -130,6 +131,48 @@ def test_an_unknown_name_is_answered_with_every_known_one(corpus, tmp_path):
         done = studies.run(SCRIPT, *studies.TINY, corpus, f"{option}=nonsense", folder=tmp_path)
         assert done.status == 2
         assert set(known) <= set(re.split(r"[\s,]+", done.err.split("known: ")[1]))
+
+
+# --- the dtype that auto stands for -----------------------------------------------------------------------------------
+
+COMPUTED_BY = "import training.options\ntraining.options.native_bfloat16 = lambda device: {!r}"
+NATIVE, EMULATED = COMPUTED_BY.format("AMX"), COMPUTED_BY.format(None)
+
+
+@pytest.mark.parametrize(
+    ("prelude", "dtype", "why"),
+    [
+        (NATIVE, "bfloat16", "the cpu of this machine computes it natively: AMX"),
+        (EMULATED, "float32", "the cpu of this machine does not compute bfloat16 natively"),
+    ],
+    ids=["native", "emulated"],
+)
+def test_auto_is_bfloat16_where_it_is_native_and_results_record_which_it_was(study, prelude, dtype, why, tmp_path):
+    said = f"--dtype auto: {dtype} ({why})\n"
+    assert said in studies.run(*study, "--dtype=auto", "--dry-run", folder=tmp_path, prelude=prelude).out
+    done = studies.run(*study, "--dtype=auto", "--trials=1", folder=tmp_path, prelude=prelude)
+    assert done.status == 0 and said in done.out
+    for name in ("study", "charlm_relu"):
+        assert storage.read_json(tmp_path / f"results/{name}.json")["identity"]["config"]["dtype"] == dtype
+    again = studies.run(*study, f"--dtype={dtype}", "--trials=1", folder=tmp_path)
+    assert "0 trials to train, 1 done before" in again.out, "auto is no identity of its own"
+
+
+def test_auto_is_the_dtype_of_the_study_that_is_there(study, three, tmp_path):
+    shutil.copytree(three, tmp_path, dirs_exist_ok=True)
+    done = studies.run(*study, "--dtype=auto", "--trials=3", folder=tmp_path, prelude=NATIVE)
+    assert "--dtype auto: float32 (that of the study in this folder)" in done.out and "3 done before" in done.out
+    fresh = studies.run(*study, "--dtype=auto", "--fresh", "--dry-run", folder=tmp_path, prelude=NATIVE)
+    assert "--dtype auto: bfloat16" in fresh.out
+
+
+def test_auto_does_not_continue_a_bfloat16_study_by_emulation(study, tmp_path):
+    assert studies.run(*study, "--dtype=bfloat16", "--trials=1", folder=tmp_path).status == 0
+    before = files(tmp_path)
+    done = studies.run(*study, "--dtype=auto", "--trials=2", folder=tmp_path, prelude=EMULATED)
+    assert done.status == 2 and "the study in this folder is in bfloat16, which the cpu of this machine" in done.err
+    assert files(tmp_path) == before
+    assert studies.run(*study, "--dtype=bfloat16", "--trials=2", folder=tmp_path, prelude=EMULATED).status == 0
 
 
 # --- what changes nothing ---------------------------------------------------------------------------------------------

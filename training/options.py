@@ -13,6 +13,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from common.errors import UserError
+from common.provenance import native_bfloat16
 from config import Config
 from config_cpu import ConfigCPU
 
@@ -35,6 +36,8 @@ def add_config_options(parser, several_rates=False):
         if spec.name == "learning_rate" and several_rates:
             kind = {"nargs": "+", "metavar": "RATE"}
             text += "; name=RATE gives an activation or architecture its own: --learning-rate 1e-3 gelu=2e-3"
+        if spec.name == "dtype":
+            text += "; auto: that of the study in the folder, else bfloat16 where the device computes it natively"
         group.add_argument(f"--{spec.name.replace('_', '-')}", default=None, help=text, **kind)
 
 
@@ -133,8 +136,11 @@ def split_rates(values) -> tuple[float | None, dict[str, float]]:
     return common, own
 
 
-def choose_config(args) -> tuple[Config, str]:
-    """(configuration, device) from parsed options. `auto` becomes the GPU configuration where CUDA is there."""
+def choose_config(args, stored_dtype=None) -> tuple[Config, str]:
+    """(configuration, device) from parsed options. `auto` becomes the GPU configuration where CUDA is there.
+
+    stored_dtype: that of the study which the options continue, if any: what --dtype auto stands for there.
+    """
     import torch
 
     cuda = torch.cuda.is_available()
@@ -146,8 +152,26 @@ def choose_config(args) -> tuple[Config, str]:
         device = "cuda" if cuda and args.config != "cpu" else "cpu"
     if args.eval_spacing == "log" and args.eval_interval is not None:
         raise UserError("--eval-interval has no effect with --eval-spacing log; leave it out")
+    if args.dtype == "auto":
+        args.dtype, why = resolve_dtype(device, stored_dtype)
+        print(f"--dtype auto: {args.dtype} ({why})", flush=True)
     full_size = args.config == "gpu" or (args.config == "auto" and device == "cuda")
     return (Config if full_size else ConfigCPU)(**given_fields(args)), device
+
+
+def resolve_dtype(device, stored_dtype=None) -> tuple[str, str]:
+    """(dtype, why) of --dtype auto; a UserError for a study in bfloat16 that this device could only emulate."""
+    unit = native_bfloat16(device)
+    if stored_dtype == "bfloat16" and unit is None:
+        raise UserError(
+            f"the study in this folder is in bfloat16, which the {device} of this machine does not compute natively;"
+            " give --dtype bfloat16 to continue it all the same, slowly, or choose another --results-dir"
+        )
+    if stored_dtype is not None:
+        return stored_dtype, "that of the study in this folder"
+    if unit is None:
+        return "float32", f"the {device} of this machine does not compute bfloat16 natively"
+    return "bfloat16", f"the {device} of this machine computes it natively: {unit}"
 
 
 def check_device(device) -> None:
