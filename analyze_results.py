@@ -4,6 +4,7 @@
     python analyze_results.py results/published        # the report's protocol, and the way from it to a matched one
     python analyze_results.py --compare results/vary_init results/vary_data results/vary_dropout
     python analyze_results.py --scales results/scale_1M results/scale_2M results/scale_5M
+    python analyze_results.py --export tables          # trials.csv, pairs.csv, curves.csv and tables.tex, for other tools
     python analyze_results.py --recompute              # measure every pair again from the checkpoints
     python analyze_results.py --audit results/reference/published results/reference/matched
 
@@ -57,6 +58,9 @@ def parser():
         help="with --at-loss: the last usable step of a curve, before a cooldown (default: the last)",
     )
     p.add_argument("--no-figures", action="store_true", help="tables only")
+    p.add_argument(
+        "--export", type=Path, metavar="DIR", help="also write trials, pairs and curves as CSV, tables as LaTeX"
+    )
     p.add_argument("--compare", nargs="+", type=Path, metavar="STUDY", help="studies of other sources, or arithmetic")
     p.add_argument(
         "--scales", nargs="+", type=Path, metavar="STUDY", help="sensitivity against size, of a sweep's studies"
@@ -68,6 +72,8 @@ def parser():
 
 def main(argv=None) -> int:
     args = parser().parse_args(argv)
+    if args.export and (args.audit or args.scales):
+        raise UserError("--export writes one study, and those named with --compare; leave out --audit and --scales")
     if args.audit:
         import audit
 
@@ -103,6 +109,10 @@ def main(argv=None) -> int:
             raise UserError(f"{folder} holds no measured pair of trials that could be measured again{waiting}")
         identical = recompute.recompute(cells, checkpoints, user_files, say=lambda text: print(text, flush=True))
     document = build(study, others, margins, recompute.yardsticks(study), common_loss_given(args))
+    if args.export:
+        from report.export import export
+
+        print("written: " + ", ".join(map(str, export([study, *others], document, args.export))))
     if not args.no_figures:
         plots = args.plots_dir or sibling(folder, "plots")
         published = published_rows(study.identity, study.architectures)

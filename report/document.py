@@ -84,7 +84,7 @@ def columns_aligned(table: Table) -> list[str]:
 
 def render_text(document: Document, width: int = TEXT_WIDTH) -> str:
     """The document for a terminal."""
-    lines = [document.title, "=" * len(document.title), textwrap.fill(_plain(document.subtitle), width)]
+    lines = [document.title, "=" * len(document.title), textwrap.fill(plain(document.subtitle), width)]
     for part, sections in parts(document.sections):
         if part:
             lines += ["", part.upper(), "#" * len(part)]
@@ -99,28 +99,27 @@ def _text_body(section, width):
     lines = []
     for paragraph in section.paragraphs:
         if isinstance(paragraph, str):
-            lines += [textwrap.fill(_plain(paragraph), width), ""]
+            lines += [textwrap.fill(plain(paragraph), width), ""]
             continue
-        wrapped = [
-            textwrap.fill(_plain(item), width, initial_indent="- ", subsequent_indent="  ") for item in paragraph
-        ]
+        wrapped = [textwrap.fill(plain(item), width, initial_indent="- ", subsequent_indent="  ") for item in paragraph]
         lines += [*wrapped, ""]
     for table in section.tables:
-        rows = [[_plain(cell) for cell in row] for row in table.rows]
-        lines.append(textwrap.fill(_plain(table.caption), width))
+        rows = [[plain(cell) for cell in row] for row in table.rows]
+        lines.append(textwrap.fill(plain(table.caption), width))
         lines.append(
             tabulate(rows, table.headers, "simple", disable_numparse=True, colalign=columns_aligned(table))
             if rows
             else "(nothing)"
         )
-        lines += [textwrap.fill(_plain(table.note), width), ""] if table.note else [""]
+        lines += [textwrap.fill(plain(table.note), width), ""] if table.note else [""]
     lines += [f"figure: {path}" for path, _ in section.figures]
     while lines and not lines[-1]:
         lines.pop()
     return lines
 
 
-def _plain(text):
+def plain(text: str) -> str:
+    """A text without the marks of **bold** and `code`."""
     return text.replace("**", "").replace("`", "")
 
 
@@ -316,7 +315,7 @@ def _html_table(table):
     for row in table.rows:
         cells = [f'<th scope="row" class="{aligned[0]}">{_inline(row[0])}</th>']
         for text, label, side in zip(row[1:], table.headers[1:], aligned[1:]):
-            name = html.escape(_plain(label), quote=True)
+            name = html.escape(plain(label), quote=True)
             cells.append(
                 f'<td class="{side}" data-label="{name}">{f"<span>{_inline(text)}</span>" if text else ""}</td>'
             )
