@@ -12,6 +12,9 @@ It reads result files, which hold every metric, and needs no checkpoints but for
 passage. Exit status: 0 done, 1 a damaged file or recomputed numbers that differ, 2 a mistake in the command.
 """
 
+if __name__ == "__main__":
+    import common.interrupts  # noqa: F401 - first, for Ctrl-C while the others are imported
+
 import math
 from pathlib import Path
 

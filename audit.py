@@ -12,6 +12,9 @@ several architectures, or the full-size model. What fits none of these is not us
 the verdicts, 2 a mistake in the command.
 """
 
+if __name__ == "__main__":
+    import common.interrupts  # noqa: F401 - first, for Ctrl-C while the others are imported
+
 from collections.abc import Sequence
 from pathlib import Path
 

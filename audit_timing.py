@@ -10,6 +10,9 @@ matched studies run. An evaluation batch is timed as well, since the report's tr
 Then a few steps of the full-size model. Tokens are random: time does not depend on the text.
 """
 
+if __name__ == "__main__":
+    import common.interrupts  # noqa: F401 - first, for Ctrl-C while the others are imported
+
 from pathlib import Path
 
 import numpy as np

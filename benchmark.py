@@ -20,6 +20,9 @@ Floating-point operations of a step: three times the forward pass, with full T x
 embeddings. Medians over repeats; the spread is the range from the lower to the upper quartile.
 """
 
+if __name__ == "__main__":
+    import common.interrupts  # noqa: F401 - first, for Ctrl-C while the others are imported
+
 import json
 import multiprocessing
 import os

@@ -11,6 +11,9 @@ which a promise is expected to break, are marked in the table and do not count. 
 one changes no other.
 """
 
+if __name__ == "__main__":
+    import common.interrupts  # noqa: F401 - first, for Ctrl-C while the others are imported
+
 import zlib
 from itertools import combinations, product
 from pathlib import Path

@@ -8,6 +8,9 @@ and of what the analysis computed in figures/of_analysis.py; they are imported h
 under one name. What they share is in figures/style.py. A figure that has nothing to show says so in words.
 """
 
+if __name__ == "__main__":
+    import common.interrupts  # noqa: F401 - first, for Ctrl-C while the others are imported
+
 from pathlib import Path
 
 import numpy as np

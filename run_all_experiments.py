@@ -11,6 +11,9 @@ Exit status: 0 all done, 1 a trial failed or the machine gave trouble, 2 a mista
 interrupted.
 """
 
+if __name__ == "__main__":
+    import common.interrupts  # noqa: F401 - first, for Ctrl-C while the others are imported
+
 import contextlib
 import math
 import re

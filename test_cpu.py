@@ -7,6 +7,9 @@
 Exit status: 0 everything is well, 1 something is not, 2 a mistake in the command.
 """
 
+if __name__ == "__main__":
+    import common.interrupts  # noqa: F401 - first, for Ctrl-C while the others are imported
+
 import subprocess
 import sys
 import tempfile

@@ -8,6 +8,9 @@ A trial is a pure function of its `Trial` and the task. Each draw has an address
 resumed needs weights, optimizer state and step, and no generator's state.
 """
 
+if __name__ == "__main__":
+    import common.interrupts  # noqa: F401 - first, for Ctrl-C while the others are imported
+
 import math
 import time
 from pathlib import Path

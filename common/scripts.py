@@ -5,6 +5,7 @@ import shlex
 import sys
 
 from common.errors import RunError, UserError
+from common.interrupts import end_by_default
 
 
 class Parser(argparse.ArgumentParser):
@@ -53,4 +54,5 @@ def run(main, argv=None) -> None:
     except OSError as error:  # a disk or a folder, where no module had a better sentence
         print(f"error: {error}", file=sys.stderr)
         status = 1
+    end_by_default()
     sys.exit(status)

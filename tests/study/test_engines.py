@@ -1,5 +1,6 @@
 """What happens to a study when its workers die, its trials diverge, or somebody stops it."""
 
+import contextlib
 import os
 import signal
 import socket
@@ -119,6 +120,23 @@ def test_a_second_signal_ends_a_study_at_once(study, undisturbed, tmp_path):
     assert started.wait(seconds=15) == 143
     assert started.wait_until_alone(seconds=5) == []
     assert "Traceback" not in started.err
+    assert studies.run(*study, folder=tmp_path).status == 0
+    assert studies.difference(undisturbed, tmp_path) is None
+
+
+@pytest.mark.parametrize("to_all", [False, True], ids=["the driver", "the whole group"])
+def test_a_flurry_of_signals_ends_a_study_at_once(study, undisturbed, tmp_path, to_all):
+    """They arrive while the second one is being dealt with."""
+    started = studies.start(*study, "--workers=2", folder=tmp_path, prelude=SLOW.replace("0.25", "20"))
+    wait_for(started, lambda: len(started.workers()) == 2 and "trials to train" in started.out)
+    for _ in range(750):
+        with contextlib.suppress(ProcessLookupError):
+            (started.signal_all if to_all else started.signal)(signal.SIGINT)
+        if started.wait(0.02) is not None:
+            break
+    assert started.status == 130
+    assert started.wait_until_alone(seconds=5) == []
+    assert "Traceback" not in started.out + started.err
     assert studies.run(*study, folder=tmp_path).status == 0
     assert studies.difference(undisturbed, tmp_path) is None
 
