@@ -5,6 +5,7 @@
     python analyze_results.py --compare results/vary_init results/vary_data results/vary_dropout
     python analyze_results.py --scales results/scale_1M results/scale_2M results/scale_5M
     python analyze_results.py --export tables          # trials.csv, pairs.csv, curves.csv and tables.tex, for other tools
+    python analyze_results.py --contrasts gelu:relu swish:relu --at-loss 2.05     # stated beforehand, one family
     python analyze_results.py --recompute              # measure every pair again from the checkpoints
     python analyze_results.py --audit results/reference/published results/reference/matched
 
@@ -60,6 +61,12 @@ def parser():
         metavar="STEP",
         help="with --at-loss: the last usable step of a curve, before a cooldown (default: the last)",
     )
+    p.add_argument(
+        "--contrasts",
+        nargs="+",
+        metavar="A:B",
+        help="only compare these activations' relative PD, as one family: at the loss of --at-loss, and at the end",
+    )
     p.add_argument("--no-figures", action="store_true", help="tables only")
     p.add_argument(
         "--export", type=Path, metavar="DIR", help="also write trials, pairs and curves as CSV, tables as LaTeX"
@@ -87,6 +94,8 @@ def main(argv=None) -> int:
         from report.scales import publish_scales
 
         return publish_scales([read_study(path) for path in args.scales], args.plots_dir, not args.no_figures)
+    if args.contrasts:
+        return publish_contrasts(args)
     from report.document import publish
     from study import recompute
 
@@ -126,6 +135,20 @@ def main(argv=None) -> int:
         document = add_figures(document, study, others, margins, plots, passage_of, published)
     publish(document, folder, REPORT_FILES)
     return 0 if identical else 1
+
+
+def publish_contrasts(args) -> int:
+    """`--contrasts gelu:relu swish:relu`: their tables and figure."""
+    from common.storage import sibling
+    from report import contrasts
+
+    named = [tuple(pair.split(":")) for text in args.contrasts for pair in text.split(",")]
+    for pair in named:
+        if len(pair) != 2 or pair[0] == pair[1] or not all(pair):
+            raise UserError(f"a contrast names two activations, such as gelu:relu, and not {':'.join(pair)!r}")
+    folder = study_folder(args)
+    plots = None if args.no_figures else args.plots_dir or sibling(folder, "plots")
+    return contrasts.publish_contrasts(read_study(folder), named, margins_given(args), common_loss_given(args), plots)
 
 
 def margins_given(args):

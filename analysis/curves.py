@@ -4,7 +4,7 @@ How far two models agree depends on how far training has got, so a pair metric s
 Apart from analysis/results.py, which takes trained models as they are.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -107,8 +107,7 @@ def compare_at_equal_loss(
 ) -> list[Comparison]:
     """Each cell against the reference at the common loss: the mean log ratio of a pair metric, with its verdict.
 
-    The cells are one family. A comparison in which any pair of either activation cannot be read has no number, for those
-    that can be read would be a selection: its verdict is `equal_loss.NOT_REACHED` or TOO_COARSE.
+    The cells are one family (see `log_ratios`).
 
     Parameters
     ----------
@@ -119,18 +118,41 @@ def compare_at_equal_loss(
     margin : float
         Of the logarithm: log(1 + share).
     """
-    numbers = union((*cells, reference))
-    base, base_reasons = at_equal_loss(reference, name, common, numbers)
+    return log_ratios(
+        [(cell, reference) for cell in cells], lambda cell, numbers: at_equal_loss(cell, name, common, numbers), margin
+    )
+
+
+def log_ratios(
+    contrasts: Sequence[tuple[Cell, Cell]],
+    read: Callable[[Cell, Sequence[int]], tuple[np.ndarray, list[str]]],
+    margin: float,
+) -> list[Comparison]:
+    """One family of contrasts: the mean over pairs of log(metric of the first / metric of the second), with verdicts.
+
+    A contrast in which any pair of either activation cannot be read has no number, for those that can be read would be
+    a selection: its verdict is `equal_loss.NOT_REACHED` or TOO_COARSE.
+
+    Parameters
+    ----------
+    contrasts : sequence of (Cell, Cell)
+        The whole family, as stated before the data were seen.
+    read : callable
+        (cell, trial numbers) -> (n, n) values of the pair metric, and why a pair could not be read, one per such pair.
+    margin : float
+        Of the logarithm: log(1 + share).
+    """
     found, unread_reasons = [], []
-    for cell in cells:
-        values, reasons = at_equal_loss(cell, name, common, numbers)
+    for cell, reference in contrasts:
+        numbers = union((cell, reference))
+        (values, reasons), (base, base_reasons) = read(cell, numbers), read(reference, numbers)
         unread_reasons.append(sorted((*reasons, *base_reasons), reverse=True))
         if unread_reasons[-1]:
             values = np.full_like(values, np.nan)
         found.append(equal_loss.log_ratio(values, base))
     judged = significance.verdicts(found, [margin] * len(found))
     return [
-        replace(comparison, verdict=reasons[0], reason=f"{len(reasons)} pairs cannot be read at {common.loss:g} nats")
+        replace(comparison, verdict=reasons[0], reason=f"{len(reasons)} pairs cannot be read at the common loss")
         if reasons
         else comparison
         for comparison, reasons in zip(judged, unread_reasons)

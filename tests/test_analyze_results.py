@@ -515,6 +515,21 @@ def test_options_of_the_comparison_at_equal_loss_that_make_no_sense_are_refused(
     assert status == 2 and options[0] in error
 
 
+def test_contrasts_are_a_table_for_each_endpoint_and_a_figure(tmp_path, analyze):
+    study = shutil.copytree(REFERENCE / "longer", tmp_path / "longer")
+    status, out, _ = analyze(study, "--contrasts", "smelu_1:relu", "--at-loss", "2.45")
+    assert status == 0 and "At 2.45 nats" in out and "At the end of training" in out
+    assert "| SmeLU β=1 / ReLU | 5   | -17.9% [-20.3, -15.4]" in out
+    (figure,) = tmp_path.rglob("charlm_cpu_contrasts.png")
+    assert figure.stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("contrast", ["relu", "relu:relu", "gelu:", "a:b:c", "gelu:relu"])
+def test_a_contrast_that_the_study_cannot_answer_is_refused(contrast, analyze):
+    status, _, error = analyze(REFERENCE / "longer", "--no-figures", "--contrasts", contrast)
+    assert status == 2 and ("names two activations" in error or "no results of 'gelu'" in error)
+
+
 def test_an_outlying_run_has_its_section(tmp_path, analyze):
     study = shutil.copytree(REFERENCE / "matched", tmp_path / "matched")
     _, out, _ = analyze(study, "--no-figures")

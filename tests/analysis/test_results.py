@@ -221,7 +221,7 @@ def test_a_curve_too_coarse_or_short_of_the_loss_gives_no_number():
     assert (found.verdict_text, found.difference.mean, found.p) == ("curve too coarse", None, None)
     (found,) = curves.compare_at_equal_loss([slow], quick, "relative_pd", curves.CommonLoss(2.2, 0.2), LOG_MARGIN)
     assert (found.verdict_text, found.difference.mean, found.p) == ("loss not reached", None, None)
-    assert found.reason == "6 pairs cannot be read at 2.2 nats"
+    assert found.reason == "6 pairs cannot be read at the common loss"
 
 
 def test_points_after_the_last_usable_step_are_not_read():
