@@ -1,4 +1,4 @@
-"""The README's tables hold what the shipped studies hold, digit for digit."""
+"""The tables of README and docs/report-setting.md hold what the shipped studies hold, digit for digit."""
 
 import json
 import re
@@ -9,11 +9,12 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 REFERENCE = ROOT / "results" / "reference"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+SETTING = (ROOT / "docs" / "report-setting.md").read_text(encoding="utf-8")
 
 
-def table(name):
-    """The rows of a marked table of the README, without its header: lists of cells."""
-    text = re.search(rf"<!-- table: {name} -->\n(.*?)<!-- end -->", README, re.DOTALL).group(1)
+def table(name, page=SETTING):
+    """The rows of a marked table of a page, without its header: lists of cells."""
+    text = re.search(rf"<!-- table: {name} -->\n(.*?)<!-- end -->", page, re.DOTALL).group(1)
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()[2:]]
 
 
@@ -46,6 +47,10 @@ def test_the_table_of_a_study_is_that_of_its_trials(study, activations, n):
         assert cells == [*expected, interval(summary["val_accuracy"], 2, 100)]
 
 
+def test_the_readmes_table_is_that_of_its_study():
+    assert table("matched", README) == [row[:4] for row in table("matched")]
+
+
 def test_how_relative_pd_turns_is_what_the_longer_study_shows():
     import analyze_results
     from analysis import curves, words
@@ -53,11 +58,11 @@ def test_how_relative_pd_turns_is_what_the_longer_study_shows():
 
     cells = {cell.activation: cell for cell in analyze_results.read_study(REFERENCE / "longer").cells}
     course = words.course(curves.turns(curves.along_training([cells["relu"]], "relative_pd")), 3)
-    text = " ".join(README.split())
+    text = " ".join(SETTING.split())
     assert f"relative PD {course}" in text
     smelu, relu = cells["smelu_1"], cells["relu"]
     less = in_percent(compare_cells(smelu, relu, "relative_pd"), relu, "relative_pd")
-    assert f"more reproducible, by {-less.mean:.1f} % [{-less.high:.1f}, {-less.low:.1f}]" in text
+    assert f"more reproducible, by {-less.mean:.1f}% [{-less.high:.1f}, {-less.low:.1f}]" in text
 
 
 def test_the_table_of_the_published_protocol_is_that_of_its_pair_and_of_the_ten_trials():
@@ -128,9 +133,22 @@ def test_the_table_of_counts_is_that_of_the_corpus(shakespeare):
     from tasks.corpus import yardsticks
 
     _, following = yardsticks(shakespeare, 128)
-    assert f"has a validation loss of {following.loss:.3f} nats and {following.accuracy:.2%} accuracy" in (
-        README.replace(" %", "%").replace("\n", " ")
-    )
+    text = " ".join(SETTING.split())
+    assert f"has a validation loss of {following.loss:.3f} nats and {following.accuracy:.2%} accuracy" in text
+
+
+def test_what_the_two_smelus_do_to_sensitivity_is_what_the_study_shows():
+    """Without them three architectures are insensitive in loss, and three still sensitive."""
+    import analyze_results
+    from analysis.results import Margins, activation_sensitivity
+
+    verdicts = {"insensitive": [], "sensitive": []}
+    for cells in analyze_results.read_study(REFERENCE / "architectures").architectures.values():
+        rest = [cell for cell in cells if not cell.activation.startswith("smelu")]
+        verdicts[activation_sensitivity(rest, Margins())["val_loss"].verdict].append(cells[0].architecture_label)
+    (a, b, c), (d, e, f) = verdicts["insensitive"], verdicts["sensitive"]
+    text = " ".join(SETTING.split())
+    assert f"{a}, {b} and {c} are insensitive in loss, and {d}, {e} and {f} sensitive" in text
 
 
 def test_the_audits_summary_is_that_of_its_document():
@@ -141,6 +159,6 @@ def test_the_audits_summary_is_that_of_its_document():
     assert figures[0] == figures[1]
 
 
-@pytest.mark.parametrize("path", sorted(set(re.findall(r"\((docs/[\w./-]+)\)", README))))
+@pytest.mark.parametrize("path", sorted(set(re.findall(r"\(((?:docs|results)/[\w./-]+)\)", README))))
 def test_every_file_that_the_readme_links_to_ships(path):
     assert (ROOT / path).is_file()
