@@ -330,8 +330,8 @@ def register(name: str, factory, **facts) -> Activation:
     try:
         with torch.random.fork_rng(devices=[]):
             module = make()
-    except Exception as error:
-        raise UserError(f"the activation {name!r} cannot be made: {error}") from error
+    except (Exception, SystemExit) as error:
+        raise UserError(f"the activation {name!r} cannot be made: {type(error).__name__}: {error}") from error
     if not isinstance(module, nn.Module):
         raise UserError(f"the activation {name!r} must be an nn.Module class or a function of a tensor")
     defaults = {"smoothness": None, "monotone": None, "gated": False, "label": name, "formula": ""}

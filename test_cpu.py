@@ -16,6 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from common.errors import RunError
 from common.scripts import Parser, run
 from training.options import add_file_options, load_user_files
 
@@ -24,7 +25,7 @@ SMALL = ("--max-iters=10", "--eval-interval=5", "--n-embd=32", "--block-size=64"
 
 
 def check_training() -> str:
-    """One trial twice; returns a sentence, or raises an AssertionError with one."""
+    """One trial twice; returns a sentence, or raises a RunError with one."""
     from config_cpu import ConfigCPU
     from tasks.corpus import make_corpus, pydoc_text
     from tasks.text import Text
@@ -36,8 +37,10 @@ def check_training() -> str:
     trial = Trial("charlm", "smelu_1", config, 1, 42, stream_seeds(42, 1, ("init", "data", "dropout")))
     first, second = (run_trial(trial, text)["record"] for _ in range(2))
     before, after = first["history"][0]["val_loss"], first["history"][-1]["val_loss"]
-    assert after < before, f"training does not lower the loss: {before:.3f} before, {after:.3f} after 20 steps"
-    assert first["weights_sha256"] == second["weights_sha256"], "the same trial trained twice gives different weights"
+    if not after < before:
+        raise RunError(f"training does not lower the loss: {before:.3f} before, {after:.3f} after 20 steps")
+    if first["weights_sha256"] != second["weights_sha256"]:
+        raise RunError("the same trial trained twice gives different weights")
     return f"trains (validation loss {before:.3f} -> {after:.3f} nats in 20 steps) and repeats bit for bit"
 
 
@@ -59,7 +62,8 @@ def check_study() -> str:
 
 def _run(command, complaint):
     done = subprocess.run([sys.executable, str(ROOT / command[0]), *command[1:]], capture_output=True, text=True)
-    assert done.returncode == 0, f"{complaint}: {(done.stderr or done.stdout).strip()[-500:]}"
+    if done.returncode != 0:
+        raise RunError(f"{complaint}: {(done.stderr or done.stdout).strip()[-500:]}")
 
 
 def check_installation() -> int:
@@ -69,7 +73,7 @@ def check_installation() -> int:
     for check in (check_training, check_study):
         try:
             print(f"ok      {check()}", flush=True)
-        except AssertionError as problem:
+        except RunError as problem:
             well = False
             print(f"FAILED  {problem}", flush=True)
     verdict = "this installation works" if well else "this installation does NOT work as it should"
@@ -81,10 +85,12 @@ def check_files(args) -> int:
     """Every check that a reader's own architecture (with ReLU) or activation (in CharLM) must pass before it trains."""
     from architectures.checks import check, sizes_in_words
     from config_cpu import ConfigCPU
+    from training.trial import prepare_torch
 
     _, own = load_user_files(args)
     architecture, activation = own.get("architecture", "charlm"), own.get("activation", "relu")
     config = ConfigCPU()
+    prepare_torch(config)  # the checks are made under the settings of a trial
     problems = check(architecture, activation, config)
     for problem in problems:
         print(f"FAILED  {problem}")

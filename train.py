@@ -387,13 +387,18 @@ def sample(args, own) -> int:
 
 def run_protocol(trial, task, **hooks) -> dict:
     """`run_trial`, or its counterpart under the published protocol, or where the step is compiled."""
-    if trial.protocol == "published":
-        from training import published_trials
+    try:
+        if trial.protocol == "published":
+            from training import published_trials
 
-        return published_trials.run_trial(trial, task, **hooks)
-    if trial.compiled:
-        return run_pack((trial,), (trial,), task, **hooks)[0]
-    return run_trial(trial, task, **hooks)
+            return published_trials.run_trial(trial, task, **hooks)
+        if trial.compiled:
+            return run_pack((trial,), (trial,), task, **hooks)[0]
+        return run_trial(trial, task, **hooks)
+    except (
+        SystemExit
+    ) as error:  # a user-defined model may call sys.exit, which must not end the program as if all were well
+        raise RunError(f"the model called sys.exit({error.code}) as it trained") from error
 
 
 # --- verifying a stored trial -----------------------------------------------------------------------------------------

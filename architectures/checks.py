@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 import activations
 import randomness
+from architectures import global_state, registry
 from architectures.registry import build_model, initialize
 from common import storage
 from common.errors import UserError
@@ -304,10 +305,19 @@ def check(architecture: str, activation: str, config: Config) -> list[str]:
       config: made tiny; only its number of layers (2 at the most) matters.
     """
     case = Case(architecture, activations.resolve(activation), tiny_config(config))
+    before = None if _is_built_in(case) else global_state.snapshot()
+    problems: list[str] = []
     for stage in STAGES:
-        if problems := [problem for one in stage if (problem := _outcome(one, case))]:
-            return problems
-    return []
+        problems = problems or [problem for one in stage if (problem := _outcome(one, case))]
+    if before and (change := global_state.first_change(before)):
+        return [f"as it runs, it changes {change}, which every trial shares"]
+    return problems
+
+
+def _is_built_in(case):
+    """Whether neither the architecture nor the activation is a reader's own."""
+    own = case.activation in activations.ACTIVATIONS and case.activation not in activations.BUILT_IN
+    return case.architecture in registry.BUILT_IN and not own
 
 
 def _outcome(one, case):
@@ -316,7 +326,7 @@ def _outcome(one, case):
         return one(case)
     except UserError as error:
         return str(error)
-    except Exception as error:  # whatever a reader's code raises
+    except (Exception, SystemExit) as error:  # whatever a reader's code raises
         text = (str(error).strip() or "no message").splitlines()[0]
         return f"{case.architecture} with {case.activation} raises {type(error).__name__}: {text}"
 

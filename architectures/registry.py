@@ -336,7 +336,7 @@ def register_architecture(name: str, make: Callable, **facts) -> Architecture:
     def make_checked(config, make_activation, vocabulary_size, gated):
         try:
             model = make(config, make_activation, vocabulary_size)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise UserError(f"the architecture {name} cannot be made: {type(error).__name__}: {error}") from error
         if not isinstance(model, nn.Module):
             raise UserError(f"the architecture {name} must give an nn.Module, not a {type(model).__name__}")

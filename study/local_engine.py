@@ -60,7 +60,7 @@ def _worker(channel, stop):
             send("done", result)
         except Interrupted:
             send("stopped", None)
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # a user-defined model may call sys.exit
             text = f"{type(error).__name__}: {error}"
             kind = "memory" if is_out_of_memory(error) else "lost" if is_device_lost(error) else "failed"
             send(kind, text if os.environ.get("CHARLM_TRACEBACK") is None else traceback.format_exc())

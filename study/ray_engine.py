@@ -212,5 +212,5 @@ def _run_on_cluster(context, mailbox, name, trial):
         return "done", result
     except Interrupted:
         return "stopped", None
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a user-defined model may call sys.exit
         return "failed", f"{type(error).__name__}: {error}"

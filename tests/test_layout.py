@@ -127,6 +127,12 @@ def test_imports_point_downwards_without_a_cycle_and_the_top_level_is_short(sour
     assert faults(sources) == []
 
 
+def test_no_check_vanishes_under_python_O(sources):
+    """`python -O` leaves assert statements out."""
+    nodes = {path: list(ast.walk(ast.parse(source, path))) for path, source in sources.items()}
+    assert [path for path, found in nodes.items() if any(isinstance(node, ast.Assert) for node in found)] == []
+
+
 @pytest.mark.parametrize(
     ("path", "source", "says"),
     [

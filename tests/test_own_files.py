@@ -62,6 +62,16 @@ def test_an_installation_is_checked_in_one_command(run_script):
     assert "repeats bit for bit" in done.stdout and "this installation works" in done.stdout
 
 
+def test_a_broken_optimizer_is_noticed(monkeypatch):
+    import test_cpu
+    from common.errors import RunError
+    from training import step
+
+    monkeypatch.setattr(step.SingleTrial, "minimize", lambda self, loss: None)
+    with pytest.raises(RunError, match="training does not lower the loss"):
+        test_cpu.check_training()
+
+
 @pytest.mark.parametrize(
     ("options", "status", "says"),
     [
@@ -180,6 +190,71 @@ def test_a_model_or_activation_that_will_not_do_starts_nothing(folder, options, 
     done = studies.run(*STUDY, *options.split(), folder=folder)
     assert (done.status, says in done.err, done.err.count("\n")) == (2, True, 1), done.out + done.err
     assert [path for path in sorted(folder.iterdir()) if not path.name.startswith(".run_")] == before
+
+
+# --- what every trial of a process shares ------------------------------------------------------------------------------
+
+SHARED = {
+    "torch.set_default_dtype(torch.float64)": "the default dtype (torch.float32 before, torch.float64 now)",
+    "torch.set_float32_matmul_precision('medium')": "the precision of float32 matrix products (highest before",
+    "torch.set_num_threads(3)": "the number of threads",
+    "torch.use_deterministic_algorithms(not torch.are_deterministic_algorithms_enabled())": "algorithms are determ",
+    "torch.set_flush_denormal(True)": "whether small numbers are flushed to zero",
+    "torch.nn.modules.module.register_module_forward_hook(lambda *_: None)": "the hooks of every module",
+    "torch.nn.functional.relu = torch.nn.functional.gelu": "torch.nn.functional.relu",
+    "torch.nn.ReLU.forward = lambda self, x: x.clamp(0, 1)": "torch.nn.modules.activation.ReLU.forward",
+    "import randomness; randomness.generator = print": "randomness.generator",
+    "from architectures import networks; networks.INITIAL_SD = 0.5": "architectures.networks.INITIAL_SD",
+    "import activations; activations.ACTIVATIONS['relu'] = activations.ACTIVATIONS['gelu']": "what relu computes",
+}
+
+
+LOADED = "import torch\n{}\n\n\ndef soft_step(x):\n    return x * torch.sigmoid(4 * x)\n"
+RUN = "import torch\n\n\ndef soft_step(x):\n    {}\n    return x * torch.sigmoid(4 * x)\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "statement"), [*((LOADED, one) for one in SHARED), *((RUN, one) for one in list(SHARED)[:8:2])]
+)
+def test_a_file_that_changes_what_all_trials_share_is_refused(folder, text, statement):
+    """The reference of the same study would change with it, and nobody would know."""
+    (folder / "soft.py").write_text(text.format(statement))
+    command = ("run_all_experiments.py", "--dry-run", "--corpus", "text.txt", *studies.TINY)
+    done = studies.run(*command, "--activations", "soft_step,relu", "--activation-file", "soft.py", folder=folder)
+    assert (done.status, done.err.count("\n")) == (2, 1), done.out + done.err
+    assert SHARED[statement] in done.err and "every trial shares" in done.err, done.err
+
+
+@pytest.mark.parametrize("place", ["super().__init__()", "x = self.embedding(tokens)"])
+def test_a_model_that_ends_the_program_is_refused(folder, place):
+    (folder / "my_model.py").write_text(MODEL.replace(place, f"import sys; sys.exit(0); {place}"))
+    done = studies.run(*STUDY, "--architecture-file", "my_model.py", folder=folder)
+    assert (done.status, done.err.count("\n")) == (2, 1) and "SystemExit" in done.err, done.out + done.err
+    done = studies.run("test_cpu.py", "--architecture-file", "my_model.py", folder=folder)
+    assert done.status == 1 and "SystemExit" in done.out, done.out + done.err
+
+
+LATE_EXIT = """
+class MyModel(_Model):
+    calls = 0
+
+    def forward(self, tokens):
+        if len(tokens) == 5:  # a batch of the study, which no check makes
+            raise SystemExit(0)
+        return super().forward(tokens)
+"""
+
+
+def test_a_trial_whose_model_ends_the_program_has_failed(folder):
+    (folder / "my_model.py").write_text(MODEL.replace("MyModel", "_Model") + LATE_EXIT)
+    own = ("--architecture-file", "my_model.py", "--activations", "relu")
+    done = studies.run(*STUDY, *own, "--batch-size", "5", folder=folder)
+    assert done.status == 1 and "trial 1 FAILED: RunError: the model called sys.exit(0) as it trained" in done.out
+    result = storage.read_json(folder / "results" / "my_model_relu.json")
+    assert [record["status"] for record in result["trials"]] == ["failed", "failed"]
+    one = ("--corpus", "text.txt", *studies.TINY, "--batch-size", "5")
+    alone = studies.run("train.py", *own[:2], *one, folder=folder)
+    assert (alone.status, "called sys.exit(0)" in alone.err) == (1, True), alone.out + alone.err
 
 
 # --- one trial --------------------------------------------------------------------------------------------------------

@@ -78,10 +78,16 @@ def load_user_files(args) -> tuple[tuple, dict[str, str]]:
     """(what a worker process needs to load the same files, kind -> name of what the files define)."""
     if args.architecture_file is None and args.activation_file is None:
         return (), {}
-    from architectures import registry
+    from architectures import global_state, registry
 
     files = registry.read_user_files(args.architecture_file, args.activation_file)
-    return files, registry.load_user_files(files)
+    before, names = global_state.snapshot(), {}
+    for file in files:
+        names |= registry.load_user_files([file])
+        if change := global_state.first_change(before):
+            kind, path, _ = file
+            raise UserError(f"the {kind} file {path} changes {change}, which every trial shares; leave that out of it")
+    return files, names
 
 
 def check_own_are_used(own, experiments) -> None:
@@ -98,8 +104,10 @@ def check_user_files(own, experiments, config) -> None:
     if not own:
         return
     from architectures.checks import check
+    from training.trial import prepare_torch
 
     check_own_are_used(own, experiments)
+    prepare_torch(config)  # the checks are made under the settings of a trial
     for names in experiments:
         concerned = own.get("architecture") == names[0] or own.get("activation") == names[1]
         if concerned and (problems := check(*names, config)):
