@@ -416,10 +416,10 @@ def analysis_command(plans) -> str:
 
 def check_folders(plan) -> None:
     """Complains, before any work begins, of a folder in which nothing can be written."""
-    from common import storage
+    from common import files
 
     for folder in (plan.results_dir, plan.checkpoints_dir, plan.plots_dir):
-        storage.check_writable(folder)
+        files.check_writable(folder)
 
 
 def say_cost(args, studies, task, workers) -> None:
@@ -508,7 +508,7 @@ def note_missing_probes(plan, experiments) -> None:
 
 
 def carry_out(args, plan, task, facts, workers, user_files, signals) -> int:
-    from common import storage
+    from common import files
     from common.provenance import program
     from study.experiment import Experiment, other_results
     from study.jobs import Context
@@ -521,7 +521,7 @@ def carry_out(args, plan, task, facts, workers, user_files, signals) -> int:
         folders[plan.checkpoints_dir] = "--checkpoints-dir"
     with contextlib.ExitStack() as until_done:
         for folder, option in folders.items():
-            until_done.enter_context(storage.locked(folder, option))
+            until_done.enter_context(files.locked(folder, option))
         # before anything is moved or written: the machines that it needs may not be there
         engine = make_engine(args, plan, workers, Context(task, user_files, plan.probes))
         until_done.callback(engine.close)

@@ -16,8 +16,9 @@ import time
 from pathlib import Path
 
 import randomness
-from common import storage
+from common import files, storage
 from common.errors import RunError, UserError
+from common.provenance import numeric_environment
 from common.scripts import Parser, run
 from config import Config
 from training.options import (
@@ -249,14 +250,16 @@ def _save_partial(path, trials, task, learner, state, report):
         for member in state["members"]
     ]
     content = {**state, "learner": learner.state(), "members": members}
-    storage.save_state(path, [partial_identity(trial, task) for trial in trials], content, report)
+    identities = [partial_identity(trial, task) for trial in trials]
+    storage.save_state(path, identities, numeric_environment(environment_of(trials[0])), content, report)
 
 
 def _load_partial(path, trials, task, learner, report):
     """The state from which trials go on: that of these trials at `path`, or the beginning."""
     members = [{"history": [], "curve": [], "diverged_at": None, "loss": None} for _ in trials]
     state = {"step": 0, "training_time_s": 0.0, "evaluation_time_s": 0.0, "members": members}
-    content = storage.load_state(path, [partial_identity(trial, task) for trial in trials], report)
+    identities = [partial_identity(trial, task) for trial in trials]
+    content = storage.load_state(path, identities, numeric_environment(environment_of(trials[0])), report)
     if content is None:
         return state
     learner.load(content["learner"])
@@ -342,7 +345,7 @@ def train_one(args, own) -> int:
     output = args.output or Path("checkpoints/single") / f"{trial.name}_seed_{args.seed}.pt"
     if output.exists():
         raise UserError(f"{output} exists already; move it away or choose another --output")
-    storage.check_writable(output.parent)
+    files.check_writable(output.parent)
     with tqdm(total=config.max_iters, unit="step", disable=None) as bar:
 
         def show(event):
@@ -444,9 +447,8 @@ def verify(path: Path, number: int, corpus: str, own: dict[str, str]) -> int:
         print(f"identical: weights_sha256 {found['weights_sha256']}, and every loss, accuracy and text")
         return 0
     print(f"different: {difference} (stored against now)")
-    here = environment_of(trial)
-    elsewhere = storage.first_difference(expected["environment"], here)
-    if elsewhere:
+    before, now = (numeric_environment(environment) for environment in (expected["environment"], found["environment"]))
+    if elsewhere := storage.first_difference(before, now):
         print(f"the environments differ, and bits are promised within one only: {elsewhere}")
     return 1
 

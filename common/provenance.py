@@ -11,6 +11,21 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
+# The number of threads is set by the program, whatever OMP_NUM_THREADS and MKL_NUM_THREADS say.
+ARITHMETIC_VARIABLES = (
+    "ATEN_CPU_CAPABILITY",
+    "MKL_CBWR",
+    "MKL_ENABLE_INSTRUCTIONS",
+    "ONEDNN_MAX_CPU_ISA",
+    "DNNL_MAX_CPU_ISA",
+    "ONEDNN_DEFAULT_FPMATH_MODE",
+    "DNNL_DEFAULT_FPMATH_MODE",
+    "OPENBLAS_CORETYPE",
+    "NPY_DISABLE_CPU_FEATURES",
+    "KMP_DETERMINISTIC_REDUCTION",
+    "NVIDIA_TF32_OVERRIDE",
+)
+
 
 @functools.cache
 def cpu_model() -> str:
@@ -100,12 +115,22 @@ def gpu_environment() -> dict:
     }
 
 
+def arithmetic_variables() -> dict[str, str]:
+    """The environment variables that are set and choose other instructions, and so other bits."""
+    return {name: os.environ[name] for name in ARITHMETIC_VARIABLES if os.environ.get(name)}
+
+
+def numeric_environment(environment: dict) -> dict:
+    """What of an environment decides a trial's bits: all but Python and the program's commit, for which numerics_version stands."""
+    return {name: value for name, value in environment.items() if name not in ("python", "git_commit")}
+
+
 def environment(device: str, threads: int, compiled: bool = False) -> dict:
     """What a trial ran on: enough to tell whether another machine could give the same bits, and the program's commit."""
     import torch
 
     return {
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),  # its own class is no plain data
         "numpy": version("numpy"),
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
@@ -114,6 +139,7 @@ def environment(device: str, threads: int, compiled: bool = False) -> dict:
         "gpu": torch.cuda.get_device_name() if device == "cuda" else None,
         **(gpu_environment() if device == "cuda" else {}),
         "threads": threads,
+        **({"variables": variables} if (variables := arithmetic_variables()) else {}),
         "git_commit": git_commit(),
         **({"compiler": compiler(device)} if compiled else {}),
     }

@@ -43,6 +43,7 @@ class Environment(TypedDict):
     cudnn: NotRequired[int | None]
     multiprocessors: NotRequired[int]
     threads: int
+    variables: NotRequired[dict[str, str]]
     git_commit: NotRequired[str | None]
     compiler: NotRequired[str]
 

@@ -1,80 +1,37 @@
 """Studies, results and checkpoints on disk: atomic, validated, versioned.
 
 A file is complete and valid, or absent: it is written beside its place, flushed to the disk and renamed. Results and
-checkpoints carry a checksum of their own content, so that damage is noticed and named instead of being analysed.
+checkpoints carry a checksum of their own content, so that damage is noticed and named instead of being analysed. A
+checksum shows damage, not forgery: whoever edits a file can make a new one.
 """
 
-import contextlib
-import fcntl
 import hashlib
 import io
 import json
-import os
-import socket
 import struct
-import tempfile
+import zipfile
 from pathlib import Path
 
 import numpy as np
 
 from common.errors import RunError, UserError
+from common.files import open_regular, read_regular, set_aside, write_atomically
 
 SCHEMA_VERSION = 1
 STUDY_FILE = "study.json"
 SUMMARY_FILE = "all_experiments_summary.json"
-UNFINISHED = ".tmp"  # how a file's name ends while it is being written; a hidden one
+
+# A file that is larger, or nested deeper, is none of this program's.
+MOST_JSON_BYTES = 2**29
+MOST_ARRAY_BYTES = 2**33
+MOST_CHECKPOINT_BYTES = 2**35
+MOST_DEPTH = 32
+
+TRAINED_MODEL = "a trained model"  # kinds of checkpoint
+RUNNING_TRIAL = "the state of an unfinished trial"
 
 # What may differ between two results that are identical in the sense of DESIGN.md's first promise.
 VOLATILE = ("training_time_s", "evaluation_time_s", "environment", "provenance")
-
-
-def write_atomically(path: Path, data: bytes | memoryview) -> None:
-    """The file at `path` holds all of `data` or what it held before, even if the machine stops now."""
-    path = Path(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=UNFINISHED)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(temporary, 0o644)
-            os.replace(temporary, path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
-            raise
-        _flush_folder(path.parent)
-    except OSError as error:
-        raise RunError(f"cannot write {path}: {error.strerror or error}; make room or choose another folder") from error
-
-
-def _flush_folder(folder):
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def check_writable(folder: Path) -> None:
-    """Raises an error unless files can be written in `folder`, which need not exist yet; changes nothing."""
-    folder = Path(folder)
-    existing = next(path for path in (folder, *folder.parents) if path.exists())
-    if not existing.is_dir():
-        raise UserError(f"{existing} is a file, not a folder; choose another")
-    if not os.access(existing, os.W_OK | os.X_OK):
-        raise RunError(f"cannot write in {existing}; choose another folder, or change who may write there")
-
-
-def set_aside(path: Path) -> Path:
-    """Renames `path` to the first free `path.aside-<number>`, so that it is neither used nor lost."""
-    number = 1
-    while (target := Path(f"{path}.aside-{number}")).exists():
-        number += 1
-    os.replace(path, target)
-    return target
 
 
 # --- JSON -----------------------------------------------------------------------------------------------------------
@@ -105,13 +62,14 @@ def _json_checksum(content):
 def read_json(path: Path) -> dict:
     """The content of a file that `write_json` wrote; a RunError names a file that is damaged."""
     try:
-        content = json.loads(Path(path).read_bytes().decode("utf-8"))
+        content = json.loads(read_regular(path, MOST_JSON_BYTES).decode("utf-8"))
+        _check_depth(content)
         provenance = dict(content["provenance"])
         checksum = provenance.pop("checksum")
         intact = checksum == _json_checksum({**content, "provenance": provenance})
-    except OSError as error:
-        raise RunError(f"cannot read {path}: {error.strerror or error}") from error
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except FileNotFoundError as error:
+        raise RunError(f"cannot read {path}: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError):
         intact = False
     if not intact:
         raise RunError(
@@ -123,6 +81,21 @@ def read_json(path: Path) -> dict:
             f"{path} has schema_version {content['schema_version']}, but this program knows up to {SCHEMA_VERSION}"
         )
     return content
+
+
+def _check_depth(content):
+    """A ValueError where JSON is nested more deeply than any file of this program: recursion would end in a traceback."""
+    level = [content]
+    for _ in range(MOST_DEPTH):
+        level = [
+            item
+            for value in level
+            for item in (value.values() if isinstance(value, dict) else value)
+            if isinstance(item, dict | list)
+        ]
+        if not level:
+            return
+    raise ValueError("nested too deeply")
 
 
 # --- arrays beside a result -----------------------------------------------------------------------------------------
@@ -151,9 +124,13 @@ def _arrays_checksum(arrays):
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
     """All arrays of a file that `write_arrays` wrote; a RunError names a file that is damaged."""
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
+        with open_regular(path) as file:
+            _check_archive(file, MOST_ARRAY_BYTES)
+            with np.load(file, allow_pickle=False) as archive:
+                arrays = {name: archive[name] for name in archive.files}
         intact = str(arrays.pop("checksum")) == _arrays_checksum(arrays)
+    except RunError:
+        raise
     except OSError as error:
         raise RunError(f"cannot read {path}: {error.strerror or error}") from error
     except Exception:  # zipfile, zlib and numpy each have their own words for damage
@@ -161,6 +138,21 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
     if not intact:
         raise RunError(f"{path} is damaged (its checksum does not fit) and was left as it is; move it away")
     return arrays
+
+
+def _check_archive(file, most):
+    """A ValueError unless a zip archive unpacks to no more than it has; returns its size, and leaves it at its start."""
+    size = file.seek(0, io.SEEK_END)
+    if size > most:
+        raise ValueError("too large")
+    with zipfile.ZipFile(file) as archive:
+        members = archive.infolist()
+    if any(member.compress_type != zipfile.ZIP_STORED for member in members):
+        raise ValueError("compressed")
+    if sum(member.file_size for member in members) > size:
+        raise ValueError("members overlap")
+    file.seek(0)
+    return size
 
 
 # --- checkpoints ----------------------------------------------------------------------------------------------------
@@ -216,19 +208,25 @@ def write_checkpoint(path: Path, content: dict) -> None:
     write_atomically(path, buffer.getvalue())
 
 
-def read_checkpoint(path: Path) -> dict:
+def read_checkpoint(path: Path, kind: str | None = None) -> dict:
     """The content of a checkpoint. Never runs code from the file (weights_only=True).
+
+    Args:
+      kind: TRAINED_MODEL or RUNNING_TRIAL, where only one of them will do.
 
     Raises:
       FileNotFoundError: there is none.
-      RunError: it is damaged, or holds something other than plain data.
+      RunError: it is damaged, of another kind, or holds something other than plain data.
     """
     import torch
 
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with open_regular(path) as file:
+            size = _check_archive(file, MOST_CHECKPOINT_BYTES)
+            content = torch.load(file, map_location="cpu", weights_only=True)
+        _check_plain(content, size)
         checksum = content.pop("checksum")
-    except FileNotFoundError:
+    except (FileNotFoundError, RunError):
         raise
     except OSError as error:
         raise RunError(f"cannot read the checkpoint {path}: {error.strerror or error}") from error
@@ -238,37 +236,90 @@ def read_checkpoint(path: Path) -> dict:
     _add(digest, content)
     if digest.hexdigest() != checksum:
         raise RunError(f"the checkpoint {path} is damaged: its checksum does not fit its content")
+    if kind is not None and (found := kind_of_checkpoint(content)) != kind:
+        raise RunError(f"the checkpoint {path} holds {found}, not {kind}")
     return content
 
 
-def save_state(path: Path | None, identity, content: dict, report) -> None:
+def kind_of_checkpoint(content: dict) -> str:
+    """TRAINED_MODEL or RUNNING_TRIAL; older files do not say which, but only a running trial keeps its identity."""
+    return content.get("kind", RUNNING_TRIAL if "identity" in content else TRAINED_MODEL)
+
+
+def _check_plain(content, size):
+    """A ValueError unless a file of `size` bytes can hold `content` as it stands.
+
+    A pickle of a few bytes can refer to one list so often, or stretch one number over so large a tensor, that no machine
+    comes to the end of it; it can also contain itself.
+    """
+    import torch
+
+    level, n_values, n_bytes = [content], 0, 0
+    for _ in range(MOST_DEPTH):
+        below: list = []
+        for value in level:
+            if isinstance(value, dict):
+                below += [*value, *value.values()]
+            elif isinstance(value, list | tuple):
+                below += value
+            elif isinstance(value, torch.Tensor):
+                if value.layout != torch.strided or value.device.type != "cpu" or value.is_quantized:
+                    raise ValueError("a tensor of an unusual kind")
+                n_bytes += value.numel() * value.element_size()
+            elif value is not None and not isinstance(value, str | int | float):
+                raise ValueError(f"a {type(value).__name__}")
+            if n_values + len(below) > size or n_bytes > 4 * size:  # weights may share memory
+                raise ValueError("more than the file can hold")
+        n_values, level = n_values + len(below), below
+        if not level:
+            return
+    raise ValueError("nested too deeply")
+
+
+def save_state(path: Path | None, identity, environment: dict, content: dict, report) -> None:
     """Writes what a running trial needs to go on from here; a path of None writes nothing.
 
     Args:
       identity: of the trial, or of those that are trained together; only an equal one goes on from this state.
+      environment: what decides the trial's bits beside its identity; the same is true of it.
       report: told of a disk that is full, which is no reason to end the trial: what it gives is written at its end.
     """
     if path is None:
         return
     try:
-        write_checkpoint(path, {**content, "identity": identity})
+        content = {**content, "kind": RUNNING_TRIAL, "identity": identity, "environment": environment}
+        write_checkpoint(path, content)
     except RunError as error:
         if report:
             report({"warning": f"{error}; the trial goes on, but could not resume from here"})
 
 
-def load_state(path: Path | None, identity, report) -> dict | None:
-    """What `save_state` wrote for this identity; None where there is none, another's, or a damaged one (set aside)."""
-    if path is None or not Path(path).exists():
+def load_state(path: Path | None, identity, environment: dict, report) -> dict | None:
+    """What `save_state` wrote for this identity in this environment; None if there is none, or another's.
+
+    A damaged file, or one of another kind, is set aside. `report` is told of it, and of a state that another environment
+    made: a trial that went on from it would be a mixture, with the bits of neither.
+    """
+
+    def say(warning):
+        if report:
+            report({"warning": f"{warning}, and the trial starts from its beginning"})
+
+    if path is None:
         return None
     try:
-        content = read_checkpoint(path)
-    except RunError as error:
-        aside = set_aside(path)
-        if report:
-            report({"warning": f"{error}; set aside as {aside.name}, and the trial starts from its beginning"})
+        content = read_checkpoint(path, RUNNING_TRIAL)
+        same = content["identity"] == identity
+    except FileNotFoundError:
         return None
-    return content if content["identity"] == identity else None
+    except (RunError, KeyError) as error:
+        reason = error if isinstance(error, RunError) else f"{path} is no state of a trial"
+        say(f"{reason}; set aside as {set_aside(path).name}")
+        return None
+    if same and (difference := first_difference(content.get("environment", {}), environment)):
+        say(f"{path} was saved in another environment ({difference})")
+        return None
+    return content if same else None
 
 
 # --- a study's folder -----------------------------------------------------------------------------------------------
@@ -325,30 +376,3 @@ def read_study(folder: Path) -> tuple[dict, list[dict]]:
                 content["path"] = str(path)
                 results.append(content)
     return study, results
-
-
-@contextlib.contextmanager
-def locked(folder: Path, option: str = "--results-dir"):
-    """Holds the folder, which `option` sets, for this process; a RunError says who holds it. The end of the process lets go."""
-    folder = Path(folder)
-    path = folder / ".lock"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = open(path, "ab+", buffering=0)  # noqa: SIM115 - closed below, and by the end of the process
-    except OSError as error:
-        raise RunError(f"cannot write in {folder}: {error.strerror or error}") from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            holder = file.read().decode() or "another process"
-            raise RunError(f"{folder} is in use by {holder}; wait for it, or choose another {option}") from None
-        except OSError as error:
-            raise RunError(f"{folder} cannot be locked ({error.strerror or error}); choose another {option}") from error
-        try:
-            file.truncate(0)
-            file.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
-        except OSError as error:
-            raise RunError(f"cannot write in {folder}: {error.strerror or error}") from error
-        yield

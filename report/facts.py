@@ -3,12 +3,14 @@
 Apart from report/findings.py, which answers them, so that each can be read at a sitting.
 """
 
+import itertools
 from collections.abc import Sequence
 
 import metrics
 from analysis.labels import activation_label, data_facts
 from analysis.results import Cell, Margins, Study
 from analysis.words import listing, plural
+from common.provenance import numeric_environment
 from report.document import Section, Table
 from report.tables import GO_ON, counted
 
@@ -36,13 +38,8 @@ def study_facts(study: Study, missing: Sequence[str]) -> Section:
     """What was run, with what, and what is missing."""
     identity, config, cells = study.identity, study.identity["config"], study.cells
     data, is_text = data_facts(cells[0].result), "corpus" in cells[0].result
-    environments = {
-        (environment["cpu"], environment["gpu"], environment["torch"], environment["system"])
-        for cell in cells
-        for record in cell.result["trials"]
-        if (environment := record.get("environment"))
-    }
-    machines = sorted({f"{gpu or cpu}, torch {torch}, {system}" for cpu, gpu, torch, system in environments})
+    environments = environments_of(cells)
+    machines = sorted({machine(environment, detailed=len(environments) > 1) for environment in environments})
     commits = sorted({_short(cell.result.get("provenance", {}).get("git_commit")) for cell in cells})
     sizes = f"{config['n_layer']} layers, width {config['n_embd']}, {config['n_head']} heads, context {config['block_size']}"
     training = (
@@ -82,6 +79,24 @@ def study_facts(study: Study, missing: Sequence[str]) -> Section:
     if is_text and data["label"] != "shakespeare":
         paragraphs.append(f"The corpus is {data['label']}, not Shakespeare: no figure here compares with the report's.")
     return Section("study", "What was run", paragraphs, [table])
+
+
+def environments_of(cells: Sequence[Cell]) -> list[dict]:
+    """The different environments of the trials: what decides their bits, the same one only once."""
+    found: list[dict] = []
+    for record in itertools.chain.from_iterable(cell.result["trials"] for cell in cells):
+        if record.get("environment") and (environment := numeric_environment(record["environment"])) not in found:
+            found.append(environment)
+    return found
+
+
+def machine(environment: dict, detailed: bool) -> str:
+    """An environment in words; `detailed` with what can differ on one machine: instructions, NumPy, variables."""
+    words = [environment["gpu"] or environment["cpu"], f"torch {environment['torch']}", environment["system"]]
+    if detailed:
+        words += [str(environment.get("cpu_capability")), f"NumPy {environment.get('numpy')}"]
+        words += [f"{name}={value}" for name, value in environment.get("variables", {}).items()]
+    return ", ".join(words)
 
 
 def _short(commit):

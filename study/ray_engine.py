@@ -6,6 +6,7 @@ from collections import deque
 from pathlib import Path
 
 from common.errors import RunError, UserError
+from common.files import private_folder
 from common.memory import keep_freed_memory
 from common.provenance import usable_cpus
 from study.local_engine import MAX_ATTEMPTS, LocalEngine
@@ -179,7 +180,6 @@ class _Mailbox:
 def _run_on_cluster(context, mailbox, name, trial):
     """A trial on whatever node Ray chose."""
     import hashlib
-    import tempfile
 
     import ray
 
@@ -198,7 +198,7 @@ def _run_on_cluster(context, mailbox, name, trial):
     from training.trial import REPORT_EVERY_S, Interrupted
 
     identity = hashlib.sha256(repr((trial, context.task.sha256)).encode()).hexdigest()
-    partial = Path(tempfile.gettempdir()) / "charlm_trials" / f"{identity}.pt"
+    partial = private_folder("charlm_trials") / f"{identity}.pt"
     try:
         result = train.run_protocol(
             trial,

@@ -5,7 +5,7 @@ import time
 from collections import deque
 from pathlib import Path
 
-from common import storage
+from common import files, storage
 from study.experiment import write_summary
 from study.jobs import Job
 
@@ -116,7 +116,7 @@ def remove_leftovers(plan, experiments, jobs) -> None:
 def remove_unfinished_files(plan, experiments) -> None:
     """Removes half-written files; only while nothing is being written."""
     for folder in (plan.results_dir, plan.checkpoints_dir, *(experiment.folder for experiment in experiments)):
-        for path in folder.glob(f".*{storage.UNFINISHED}"):
+        for path in folder.glob(f".*{files.UNFINISHED}"):
             path.unlink()
 
 

@@ -157,6 +157,21 @@ def test_the_state_of_another_trial_is_not_gone_on_from(task, undisturbed, tmp_p
     assert_same(train.run_trial(a_trial(), task, partial), undisturbed["float32"])
 
 
+def test_a_trial_is_not_gone_on_with_in_another_environment(task, undisturbed, tmp_path, monkeypatch):
+    """Half of its steps would have other last digits, and nobody could repeat it."""
+    partial, events = tmp_path / "trial_1.partial.pt", []
+    monkeypatch.setenv("MKL_CBWR", "COMPATIBLE")  # read by MKL when it is loaded, which it is
+    with pytest.raises(Interrupted):
+        train.run_trial(a_trial(), task, partial, should_stop=stop_after(3))
+    monkeypatch.undo()
+    outcome = train.run_trial(a_trial(), task, partial, report=events.append)
+    assert_same(outcome, undisturbed["float32"])
+    assert "resumed" not in {name for event in events for name in event}
+    (warning,) = [event["warning"] for event in events if "warning" in event]
+    assert "another environment (variables: {'MKL_CBWR': 'COMPATIBLE'} against missing)" in warning
+    assert "variables" not in outcome["record"]["environment"]
+
+
 def test_a_damaged_state_is_set_aside_and_the_trial_begins_anew(task, undisturbed, tmp_path):
     partial = tmp_path / "trial_1.partial.pt"
     with pytest.raises(Interrupted):

@@ -80,17 +80,21 @@ def _model(activation, config, vocabulary_size, weights):
 
 def _save(path, trial, task, snapshot, report):
     from common import storage
-    from training.trial import partial_identity
+    from common.provenance import numeric_environment
+    from training.trial import environment_of, partial_identity
 
-    storage.save_state(path, partial_identity(trial, task), {"snapshot": snapshot}, report)
+    environment = numeric_environment(environment_of(trial))
+    storage.save_state(path, partial_identity(trial, task), environment, {"snapshot": snapshot}, report)
 
 
 def _load(path, trial, task, report):
     """The snapshot from which the trial goes on, or None."""
     from common import storage
-    from training.trial import partial_identity
+    from common.provenance import numeric_environment
+    from training.trial import environment_of, partial_identity
 
-    content = storage.load_state(path, partial_identity(trial, task), report)
+    environment = numeric_environment(environment_of(trial))
+    content = storage.load_state(path, partial_identity(trial, task), environment, report)
     if content is None:
         return None
     if report:

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 
 import randomness
-from common.errors import UserError
+from common.errors import RunError, UserError
+from common.storage import TRAINED_MODEL, kind_of_checkpoint, read_checkpoint
 from config import Config
 
 SAVE_EVERY_S = 60.0  # how often a running trial saves its state
@@ -103,6 +104,7 @@ def checkpoint_content(trial: Trial, task, outcome) -> dict:
     from architectures.registry import reader_sources
 
     return {
+        "kind": TRAINED_MODEL,
         "model": outcome["weights"],
         "architecture": trial.architecture,
         "activation": trial.activation,
@@ -124,15 +126,19 @@ def load_model(path):
     from tasks.registry import model_sizes_of
 
     try:
-        from common.storage import read_checkpoint
-
         content = read_checkpoint(path)
     except FileNotFoundError:
         raise UserError(f"there is no checkpoint {path}") from None
-    if "architecture" not in content:
-        raise UserError(f"{path} is the state of an unfinished trial, not a trained model")
-    check_reader_sources(content)
-    config = Config(**content["config"])
-    model = build_model(content["architecture"], content["activation"], config, model_sizes_of(content))
-    model.load_state_dict(content["model"])
+    if (found := kind_of_checkpoint(content)) != TRAINED_MODEL:
+        raise UserError(f"{path} is {found}, not {TRAINED_MODEL}")
+    try:
+        check_reader_sources(content)
+        config = Config(**content["config"])
+        model = build_model(content["architecture"], content["activation"], config, model_sizes_of(content))
+        model.load_state_dict(content["model"])
+    except UserError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise RunError(f"{path} is no checkpoint of a model that this program can build ({reason})") from error
     return model.eval(), content

@@ -7,6 +7,7 @@ import os
 import pickle
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common import storage
+from common import files, storage
 from common.errors import RunError, UserError
 
 # torch.load speaks of the pickle protocol that a flipped bit has made of another.
@@ -128,8 +129,8 @@ def test_equal_content_gives_equal_bytes(tmp_path):
 @pytest.mark.parametrize("call", ["fsync", "replace", "chmod", "fdopen"])
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO, errno.EROFS])
 def test_a_failure_in_the_middle_leaves_the_old_file(tmp_path, monkeypatch, call, code):
-    files = write_each(tmp_path)
-    before = {path: path.read_bytes() for path, _ in files}
+    written = write_each(tmp_path)
+    before = {path: path.read_bytes() for path, _ in written}
 
     def fail(*arguments, **options):
         raise OSError(code, os.strerror(code))
@@ -139,7 +140,7 @@ def test_a_failure_in_the_middle_leaves_the_old_file(tmp_path, monkeypatch, call
         lambda: storage.write_arrays(tmp_path / "result.npz", {"new": np.ones(3)}),
         lambda: storage.write_checkpoint(tmp_path / "trial_1.pt", {"new": torch.ones(3)}),
     ]
-    for write, (path, _) in zip(writers, files):
+    for write, (path, _) in zip(writers, written):
         with monkeypatch.context() as patch:
             patch.setattr(os, call, fail)
             with pytest.raises(RunError) as caught:
@@ -250,8 +251,8 @@ def test_a_truncated_file_is_noticed_wherever_it_ends(tmp_path, kind):
 @pytest.fixture(scope="module")
 def one_of_each(tmp_path_factory):
     """(path, how it is read, its bytes, the digest of its content) of a file of each kind."""
-    files = write_each(tmp_path_factory.mktemp("damage"))
-    return [(path, read, path.read_bytes(), digest(read(path))) for path, read in files]
+    written = write_each(tmp_path_factory.mktemp("damage"))
+    return [(path, read, path.read_bytes(), digest(read(path))) for path, read in written]
 
 
 @pytest.mark.parametrize("kind", [0, 1, 2], ids=["json", "npz", "checkpoint"])
@@ -387,6 +388,116 @@ def test_a_hostile_array_is_refused_and_not_executed(tmp_path):
     assert not proof.exists()
 
 
+READERS = {"json": storage.read_json, "npz": storage.read_arrays, "pt": storage.read_checkpoint}
+
+
+@pytest.mark.parametrize("read", READERS.values(), ids=READERS)
+@pytest.mark.parametrize("kind", ["a pipe", "a link to /dev/zero"])
+def test_what_is_no_regular_file_is_refused_at_once(tmp_path, read, kind):
+    path = tmp_path / "x"
+    os.mkfifo(path) if kind == "a pipe" else path.symlink_to("/dev/zero")
+    with pytest.raises(RunError, match=f"^cannot read {path}: it is not a regular file"):
+        read(path)
+
+
+@pytest.mark.parametrize("read", READERS.values(), ids=READERS)
+def test_a_file_of_a_terabyte_is_refused_at_once(tmp_path, read):
+    path = tmp_path / "x"
+    path.touch()
+    os.truncate(path, 2**40)
+    with pytest.raises(RunError, match=str(path)):
+        read(path)
+
+
+@pytest.mark.parametrize("depth", [100, 100_000])
+def test_json_that_is_nested_deeply_is_refused(tmp_path, depth):
+    path = tmp_path / "result.json"
+    path.write_text('{"provenance": {"checksum": "0"}, "trials": ' + "[" * depth + "]" * depth + "}")
+    with pytest.raises(RunError, match=f"^{path} is damaged or was edited"):
+        storage.read_json(path)
+
+
+def of_itself():
+    found = [0]
+    found.append(found)
+    return found
+
+
+def ten_billion():
+    found = [0] * 10
+    for _ in range(9):
+        found = [found] * 10
+    return found
+
+
+WITHOUT_END = {
+    "contains itself": of_itself,
+    "ten billion references": ten_billion,
+    "four terabytes in one number": lambda: torch.zeros(1).expand(2**40),
+    "many large views of one number": lambda: [torch.zeros(1).expand(1000)] * 1000,
+    "a tensor without numbers": lambda: torch.empty(2**40, device="meta"),
+}
+
+
+@pytest.mark.parametrize("make", WITHOUT_END.values(), ids=WITHOUT_END)
+def test_a_checkpoint_without_end_is_refused_at_once(tmp_path, make):
+    path = tmp_path / "trial_1.pt"
+    torch.save({"model": {"x": make()}, "checksum": "0" * 64}, path)
+    assert path.stat().st_size < 100_000
+    with pytest.raises(RunError, match=f"{path} is damaged or is not plain data"):
+        storage.read_checkpoint(path)
+
+
+@pytest.mark.parametrize("read", [storage.read_arrays, storage.read_checkpoint])
+def test_a_small_archive_of_large_content_is_refused(tmp_path, read):
+    path = tmp_path / "x"
+    np.savez_compressed(path.with_suffix(".npz"), loss=np.zeros(10**7))
+    path.with_suffix(".npz").rename(path)
+    assert path.stat().st_size < 10**5
+    with pytest.raises(RunError, match=f"{path} is damaged"):
+        read(path)
+
+
+def test_a_checkpoint_of_another_kind_is_refused_by_name(tmp_path):
+    path = tmp_path / "trial_1.pt"
+    storage.save_state(path, {"seed": 1}, {}, {"step": 3}, None)
+    assert storage.read_checkpoint(path, storage.RUNNING_TRIAL)["step"] == 3
+    with pytest.raises(RunError, match=f"{path} holds the state of an unfinished trial, not a trained model"):
+        storage.read_checkpoint(path, storage.TRAINED_MODEL)
+    storage.write_checkpoint(path, checkpoint_content())
+    with pytest.raises(RunError, match=f"{path} holds a trained model, not the state of an unfinished trial"):
+        storage.read_checkpoint(path, storage.RUNNING_TRIAL)
+
+
+@pytest.mark.parametrize("link", [os.symlink, os.link])
+def test_a_lock_that_is_another_file_is_refused_and_that_file_kept(tmp_path, link):
+    mine = tmp_path / "mine"
+    mine.write_text("precious")
+    link(mine, tmp_path / ".lock")
+    with pytest.raises(RunError, match=r"\.lock is .*; remove it"), files.locked(tmp_path):
+        pytest.fail("locked")
+    assert mine.read_text() == "precious"
+
+
+def test_a_link_in_the_place_of_a_file_is_replaced_and_not_followed(tmp_path):
+    mine, path = tmp_path / "mine", tmp_path / "result.json"
+    mine.write_text("precious")
+    path.symlink_to(mine)
+    storage.write_json(path, CONTENT)
+    assert mine.read_text() == "precious"
+    assert without_checksum(storage.read_json(path)) == CONTENT and not path.is_symlink()
+
+
+def test_a_folder_of_temporary_files_is_private(tmp_path, monkeypatch):
+    """Whoever made it before could have put a state there, or a link."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    ours = files.private_folder("trials")
+    assert files.private_folder("trials") == ours and ours.stat().st_mode & 0o777 == 0o700
+    ours.rename(tmp_path / "elsewhere")
+    ours.symlink_to(tmp_path / "elsewhere")
+    assert files.private_folder("trials") not in (ours, tmp_path / "elsewhere")
+
+
 # --- the digest of weights --------------------------------------------------------------------------------------------
 
 
@@ -471,7 +582,7 @@ def test_a_folder_without_a_study_is_the_users_mistake(tmp_path):
 def test_setting_aside_never_overwrites(tmp_path):
     for content in ("one", "two", "three"):
         (tmp_path / "x.pt").write_text(content)
-        storage.set_aside(tmp_path / "x.pt")
+        files.set_aside(tmp_path / "x.pt")
     assert sorted(path.read_text() for path in tmp_path.iterdir()) == ["one", "three", "two"]
     assert not (tmp_path / "x.pt").exists()
 
@@ -479,30 +590,30 @@ def test_setting_aside_never_overwrites(tmp_path):
 def test_a_locked_folder_says_who_holds_it(tmp_path):
     """Held by another process, refused here; free as soon as that process is gone, in whatever way."""
     program = (
-        "import sys; from common import storage\n"
-        "with storage.locked(sys.argv[1]):\n    print('locked', flush=True)\n    sys.stdin.read()\n"
+        "import sys; from common import files\n"
+        "with files.locked(sys.argv[1]):\n    print('locked', flush=True)\n    sys.stdin.read()\n"
     )
     command = [sys.executable, "-c", program, str(tmp_path / "results")]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     with subprocess.Popen(command, cwd=ROOT, **pipes) as holder:
         assert holder.stdout.readline() == "locked\n"
         refused = pytest.raises(RunError, match=rf"is in use by process {holder.pid} on \S+; wait for it")
-        with refused, storage.locked(tmp_path / "results"):
+        with refused, files.locked(tmp_path / "results"):
             pytest.fail("two processes hold the folder")
         holder.kill()
-    with storage.locked(tmp_path / "results"):
+    with files.locked(tmp_path / "results"):
         assert str(os.getpid()) in (tmp_path / "results" / ".lock").read_text()
-    with storage.locked(tmp_path / "results"):
+    with files.locked(tmp_path / "results"):
         pass
 
 
 def test_a_lock_that_cannot_be_written_is_named(tmp_path):
     """Even an empty folder on a full disk, here one whose files may hold nothing."""
     program = (
-        "import resource, sys; from common import storage\n"
+        "import resource, sys; from common import files\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))\n"
-        "try:\n    with storage.locked(sys.argv[1]):\n        print('locked')\n"
-        "except storage.RunError as error:\n    print(error)\n"
+        "try:\n    with files.locked(sys.argv[1]):\n        print('locked')\n"
+        "except files.RunError as error:\n    print(error)\n"
     )
     command = [sys.executable, "-c", program, str(tmp_path)]
     found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)

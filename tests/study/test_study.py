@@ -10,6 +10,7 @@ import time
 import pytest
 import studies
 
+from common import files as files_module
 from common import storage
 
 # The steps that trials train, one line each: which steps a run has really done, and which it went on from.
@@ -423,7 +424,7 @@ def test_a_full_disk_is_named_and_costs_nothing_that_was_written(command, undist
     assert "Traceback" not in done.out + done.err
     after = files(tmp_path)
     assert {name: data for name, data in after.items() if name in before} == before
-    assert not [name for name in after if name.endswith(storage.UNFINISHED)]
+    assert not [name for name in after if name.endswith(files_module.UNFINISHED)]
     assert studies.run(*command["matched"], folder=tmp_path).status == 0
     assert studies.difference(undisturbed["matched"], tmp_path) is None
 
