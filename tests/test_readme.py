@@ -162,3 +162,15 @@ def test_the_audits_summary_is_that_of_its_document():
 @pytest.mark.parametrize("path", sorted(set(re.findall(r"\(((?:docs|results)/[\w./-]+)\)", README))))
 def test_every_file_that_the_readme_links_to_ships(path):
     assert (ROOT / path).is_file()
+
+
+def test_the_difference_at_the_last_three_points_is_what_the_page_says():
+    import analyze_results
+    from analysis import curves
+
+    cells = {cell.activation: cell for cell in analyze_results.read_study(REFERENCE / "longer").cells}
+    smelu, relu = (
+        sum(value for step, value in curves.along_training([cells[name]], "relative_pd") if step >= 400)
+        for name in ("smelu_1", "relu")
+    )
+    assert f"(steps 400, 450, 500) the difference is {1 - smelu / relu:.1%}" in SETTING
