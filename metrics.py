@@ -264,10 +264,17 @@ def _tally(a, b, n_classes):
 
 
 def _kappa(tally):
-    """Cohen's kappa from a `_tally`: integers up to the one division, so identical labels give exactly 1."""
-    agreements, (counts_a, counts_b) = int(tally[0]), tally[1:].reshape(2, -1)
-    n, chance = int(counts_a.sum()), int(counts_a @ counts_b)  # chance: of n^2 pairs, those that agree
-    if n * n == chance:
+    """Cohen's kappa from a `_tally`."""
+    return kappa_of_counts(tally[0], *tally[1:].reshape(2, -1))
+
+
+def kappa_of_counts(agreements, counts_a, counts_b):
+    """`cohen_kappa` from how often two labellings agree, and how often each gives each label: (C,) integers.
+
+    Integers up to the one division, so identical labels give exactly 1.
+    """
+    n, agreements, chance = int(counts_a.sum()), int(agreements), int(counts_a @ counts_b)
+    if n * n == chance:  # chance: of n^2 pairs, those that agree
         return 1.0 if n else None
     return (n * agreements - chance) / (n * n - chance)
 

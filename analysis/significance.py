@@ -211,6 +211,38 @@ def compare_pair_means(matrix_x: np.ndarray, matrix_y: np.ndarray) -> Comparison
     return _comparison(_pair_estimate(_minus(x, y), _largest(x, y), 0.95))
 
 
+def compare_independent(x: Estimate, y: Estimate) -> Comparison:
+    """x - y of two means whose trials have nothing in common: Welch's t test.
+
+    Parameters
+    ----------
+    x, y : Estimate
+        From `mean_interval` or `pair_interval`, of different trials.
+
+    Returns
+    -------
+    Comparison
+        The variance is the sum of the two, with Welch's degrees of freedom; n is the smaller of the two. Where more
+        trials are needed, that many are meant for each, with the n - 1 degrees of freedom of pairs, which is a little too
+        careful. No effect size. Rules for p as in `compare_means`.
+
+    References
+    ----------
+    Welch 1947, The generalization of "Student's" problem when several different population variances are involved.
+    """
+    method, n = "Welch's t interval, trials not paired", min(x.n, y.n)
+    if x.standard_error is None or y.standard_error is None:
+        lacking = x if x.standard_error is None else y
+        mean = None if None in (x.mean, y.mean) else x.mean - y.mean
+        return _comparison(Estimate(mean, None, n, None, None, None, None, method, lacking.reason))
+    v, w = x.standard_error**2, y.standard_error**2
+    df = (v + w) ** 2 / (v**2 / x.df + w**2 / y.df) if v + w else min(x.df, y.df)
+    terms = (x.variance_terms[0] + y.variance_terms[0], x.variance_terms[1] + y.variance_terms[1])
+    estimate = Estimate(x.mean - y.mean, math.hypot(x.sd, y.sd), n, None, None, df, math.sqrt(v + w), method)
+    found = _comparison(_with_interval(estimate, terms, max(abs(x.mean), abs(y.mean)), 0.95))
+    return replace(found, effect_size=None)
+
+
 def effect_size(difference: Estimate) -> float | None:
     """Cohen's d_z of a paired difference with the small-sample correction of Hedges (1981).
 

@@ -487,3 +487,35 @@ def test_results_are_json_without_nan():
         content = json.loads(json.dumps(comparison.as_dict(), allow_nan=False))
         assert set(content) >= {"difference", "p", "p_adjusted", "effect_size", "margin", "verdict"}
         assert set(content["difference"]) >= {"mean", "sd", "n", "ci95", "method"}
+
+
+# --- trials that are not paired ---
+
+
+def test_means_of_different_trials_are_compared_by_scipys_welch_test():
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=5), rng.normal(0.3, 2, size=9)
+    found = sig.compare_independent(sig.mean_interval(x), sig.mean_interval(y))
+    expected = stats.ttest_ind(x, y, equal_var=False)
+    assert (found.p, found.difference.df) == pytest.approx((expected.pvalue, expected.df))
+    assert found.difference.n == 5 and found.effect_size is None
+
+
+def test_means_without_an_interval_are_not_compared_and_say_why():
+    one, none = sig.mean_interval([1.0, 2.0]), sig.mean_interval([1.0])
+    found = sig.compare_independent(one, none)
+    assert (found.difference.mean, found.p, found.difference.reason) == (0.5, None, "fewer than two trials")
+
+
+def test_means_without_spread_differ_by_nothing_or_are_not_testable():
+    same, other = sig.mean_interval([1.0, 1.0]), sig.mean_interval([2.0, 2.0])
+    assert sig.compare_independent(same, same).p == 1.0
+    assert sig.compare_independent(same, other).difference.reason == "not testable: all values are equal"
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_pairs_of_different_trials_are_called_different_by_chance_in_at_most_5_percent(share):
+    rng = np.random.default_rng(1)
+    one, other = (simulated_pairs(rng, (1000,), n, share) for n in (5, 7))
+    p = [sig.compare_independent(sig.pair_interval(x), sig.pair_interval(y)).p for x, y in zip(one, other)]
+    assert np.mean(np.array(p) < 0.05) < 0.05 + 2 * math.sqrt(0.05 * 0.95 / 1000)

@@ -1,0 +1,467 @@
+"""Predictions that somebody already has, from any framework: FOLDER/<variant>/<trial>.npz, .npy, .csv or .parquet.
+
+`load` reads and checks all of them before anything is computed. Whatever its format, a trial ends as one .npy file (its
+own, or one in a temporary folder) of which `rows` reads a few examples at a time: memory does not grow with the number
+of trials. Nothing is ever unpickled.
+"""
+
+import csv
+import hashlib
+import re
+import shutil
+import zipfile
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+
+from common.errors import UserError
+
+FORMATS = (".npz", ".npy", ".csv", ".parquet")
+PICKLES = (".pkl", ".pickle", ".joblib", ".pt", ".pth", ".ckpt")
+SUM_TOLERANCE = 1e-3  # by how much the probabilities of an example may miss 1: rounded to four decimals, say
+MOST_BLOCKS = 1000
+MOST_CLASSES = 50_000  # of labels
+HEADINGS = ("label", "labels", "prediction", "predictions", "class", "target", "truth", "y", "group", "groups")
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What `load` found. Rows are examples, or the T positions of W windows one after another.
+
+    kind: "probabilities", "logits" or "labels". shape: of every trial: (N, C), (W, T, C), or (N,) for labels.
+    trials: variant -> trial -> its .npy file; of labels it holds codes 0 .. C - 1. classes: their names, where known.
+    truth: (rows,) codes, or None. blocks: (rows,) to which of at most MOST_BLOCKS blocks a row belongs.
+    blocks_are: "examples", "groups" or "windows". sha256: of every file that was read.
+    """
+
+    folder: Path
+    kind: str
+    shape: tuple[int, ...]
+    trials: dict[str, dict[str, Path]]
+    classes: tuple[str, ...] | None
+    truth: np.ndarray | None
+    blocks: np.ndarray
+    blocks_are: str
+    sha256: dict[str, str]
+    scratch: TemporaryDirectory  # emptied with this object
+
+    @property
+    def n_rows(self) -> int:
+        return len(self.blocks)
+
+
+def load(folder: Path | str, logits: bool = False, groups: Path | str | None = None) -> Predictions:
+    """Every trial of every variant in a folder, checked.
+
+    Parameters
+    ----------
+    folder : path
+        Holds <variant>/<trial>.npz, .npy, .csv or .parquet, and labels.* with the truth, if it is known.
+    logits : bool
+        The files hold logits, or log-probabilities, instead of probabilities.
+    groups : path, optional
+        One value per example (or window): those with the same value are not independent.
+
+    Returns
+    -------
+    Predictions
+
+    Raises
+    ------
+    UserError
+        One sentence that names the file that will not do, and says why.
+    """
+    folder, scratch = Path(folder), TemporaryDirectory(prefix="predictions-")
+    files = find_trials(folder)
+    tables = {path: _table(path, Path(scratch.name)) for trials in files.values() for path in trials.values()}
+    first, shape = next(iter(tables)), next(iter(tables.values())).array.shape
+    for path, table in tables.items():
+        _check_shape(path, table, first, shape)
+    _check_classes(tables)
+    kind = "labels" if len(shape) == 1 else "logits" if logits else "probabilities"
+    if kind == "labels" and logits:
+        raise UserError(f"{first} holds labels (N,), not logits (N, C); leave out --logits")
+    named = next((table.classes for table in tables.values() if table.classes), None)
+    known = _true_labels(folder, tables, shape, Path(scratch.name))
+    if kind == "labels":
+        stored, named = _coded(tables, known, Path(scratch.name))
+    else:
+        for path, table in tables.items():
+            _check_scores(path, table.array, logits)
+        stored = {path: table.file for path, table in tables.items()}
+    truth = None
+    if known is not None:
+        truth = _codes(known[0], known[1], len(named or ()) if kind == "labels" else shape[-1], named).reshape(-1)
+    units, blocks_are = shape[0], "windows" if len(shape) == 3 else "examples"
+    blocks = np.arange(units) * min(units, MOST_BLOCKS) // units
+    if groups is not None:
+        blocks, blocks_are = _grouped(Path(groups), units, Path(scratch.name)), "groups"
+    read = [*tables, *([known[0]] if known else []), *([Path(groups)] if groups is not None else [])]
+    return Predictions(
+        folder=folder,
+        kind=kind,
+        shape=shape,
+        trials={name: {trial: stored[path] for trial, path in trials.items()} for name, trials in files.items()},
+        classes=named,
+        truth=truth,
+        blocks=np.repeat(blocks, shape[1] if len(shape) == 3 else 1).astype(np.int32),
+        blocks_are=blocks_are,
+        sha256={_relative(path, folder): _sha256(path) for path in read},
+        scratch=scratch,
+    )
+
+
+def rows(file: Path, start: int, stop: int) -> np.ndarray:
+    """The rows start .. stop - 1 of a trial, (n, C) or, of labels, (n,): a copy, so that nothing else stays in memory."""
+    array = np.load(file, mmap_mode="r", allow_pickle=False)
+    array = array if array.ndim < 3 else array.reshape(-1, array.shape[2])
+    return np.array(array[start:stop])
+
+
+# --- which files ----------------------------------------------------------------------------------------------------
+
+
+def find_trials(folder: Path) -> dict[str, dict[str, Path]]:
+    """Variant -> trial -> file, both in natural order (2 before 10); hidden files are left out."""
+    if not folder.is_dir():
+        raise UserError(f"{folder} is no folder; name the one that holds a folder of predictions for each variant")
+    variants = sorted((path for path in folder.iterdir() if path.is_dir() and path.name[0] != "."), key=_natural)
+    if not variants:
+        raise UserError(f"{folder} holds no folder; predictions are read from {folder}/<variant>/<trial>.npz")
+    return {variant.name: _trials_of(variant) for variant in variants}
+
+
+def _trials_of(variant):
+    found: dict[str, Path] = {}
+    for path in sorted((path for path in variant.iterdir() if path.name[0] != "."), key=_natural):
+        if path.suffix.lower() in PICKLES:
+            raise UserError(f"{path} is a pickle, which can run code when it is read; save the array by numpy.save")
+        if path.suffix.lower() not in FORMATS or not path.is_file():
+            raise UserError(f"{path} is no predictions ({', '.join(FORMATS)}); move it out of {variant}")
+        if path.stem in found:
+            raise UserError(f"{path} and {found[path.stem].name} are both trial {path.stem!r}; keep one of them")
+        found[path.stem] = path
+    if len(found) < 2:
+        raise UserError(
+            f"{variant} holds {len(found) or 'no'} trial{'s' if not found else ''}; how far models agree takes at least two"
+        )
+    return found
+
+
+def _natural(path):
+    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", path.stem) if part]
+
+
+def _relative(path, folder):
+    return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else str(path)
+
+
+def _sha256(path):
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+# --- one file -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Table:
+    """An array in a .npy file, memory-mapped; names of its columns, and the truth, where the file holds them."""
+
+    file: Path
+    array: np.ndarray
+    classes: tuple[str, ...] | None = None
+    labels: np.ndarray | None = None
+
+
+def _table(path: Path, scratch: Path) -> _Table:
+    """What a file holds, whatever its format; a UserError where it is damaged, or no numbers or labels."""
+    kind = path.suffix.lower()
+    classes = labels = None
+    if kind == ".npy":
+        file = path
+    elif kind == ".npz":
+        file, classes, labels = _from_npz(path, scratch)
+    elif kind == ".parquet":
+        values, classes = _from_parquet(path)
+        file = _saved(values, scratch)
+    elif kind in (".csv", ".txt"):
+        values, classes = _from_csv(path)
+        file = _saved(values, scratch)
+    else:
+        raise UserError(f"{path} is none of {', '.join(FORMATS)}")
+    array = _opened(path, file)
+    if array.dtype.kind not in "fiubUS":
+        raise UserError(
+            f"{path} holds {array.dtype} values; predictions are numbers, and labels whole numbers or texts"
+        )
+    if array.size == 0:
+        raise UserError(f"{path} is empty: its shape is {array.shape}")
+    if not array.flags.c_contiguous:
+        file = _saved(np.ascontiguousarray(array), scratch)
+        array = _opened(path, file)
+    return _Table(file, array, classes, labels)
+
+
+def _new(scratch):
+    return scratch / f"{len(list(scratch.iterdir()))}.npy"
+
+
+def _saved(array, scratch):
+    np.save(file := _new(scratch), array)
+    return file
+
+
+def _opened(path, file):
+    """The array of an .npy file, memory-mapped; path: the file that the user knows."""
+    try:
+        return np.load(file, mmap_mode="r", allow_pickle=False)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
+    except (ValueError, EOFError) as error:
+        if re.search("pickle|object", str(error), re.IGNORECASE):
+            raise UserError(
+                f"{path} holds Python objects, stored as a pickle, which can run code when it is read; save one array of"
+                " numbers (are all rows of the same length?)"
+            ) from error
+        raise UserError(f"{path} is damaged, or no file of numpy's: {error}") from error
+
+
+def _from_npz(path, scratch):
+    """(its predictions as an .npy file, class names or None, labels or None); predictions: so called, or the only others."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = [name.removesuffix(".npy") for name in archive.namelist()]
+            rest = [name for name in names if name not in ("labels", "classes")]
+            chosen = "predictions" if "predictions" in rest else rest[0] if len(rest) == 1 else None
+            if not chosen:
+                raise UserError(
+                    f"{path} holds {len(rest)} arrays ({', '.join(rest)}); call the one to read 'predictions' (it may lie"
+                    " beside 'labels' and 'classes')"
+                )
+            files = {}
+            for name in {chosen, *names} & {chosen, "labels", "classes"}:
+                files[name] = _new(scratch)
+                with archive.open(f"{name}.npy") as source, open(files[name], "wb") as target:
+                    shutil.copyfileobj(source, target, 2**20)
+    except (zipfile.BadZipFile, zlib.error, EOFError, KeyError) as error:
+        raise UserError(f"{path} is damaged, or no file of numpy.savez: {error}") from error
+    classes = tuple(map(str, _opened(path, files["classes"]).ravel())) if "classes" in files else None
+    labels = np.array(_opened(path, files["labels"])) if "labels" in files else None
+    return files[chosen], classes, labels
+
+
+def _from_parquet(path):
+    try:
+        from pyarrow import ArrowException, parquet
+    except ImportError as error:
+        raise UserError(f"reading {path} takes the package pyarrow; install it, or save .npy or .csv") from error
+    try:
+        table = parquet.read_table(path)
+    except (ArrowException, OSError) as error:
+        raise UserError(f"{path} is damaged, or no Parquet file: {error}") from error
+    columns = [column.to_numpy() for column in table.columns]
+    columns = [column.astype(str) if column.dtype == object else column for column in columns]
+    if len(columns) == 1:
+        return columns[0], None
+    return np.stack(columns, axis=1), tuple(table.column_names)
+
+
+def _from_csv(path):
+    """(array, class names or None): a column per class, with or without a line of names; one column: labels."""
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            lines = csv.reader(file)
+            first, second = next(lines, []), next(lines, [])
+        names = _heading(path, first, second)
+        if len(first) == 1 and not _is_number((second or first)[0]):
+            with open(path, newline="", encoding="utf-8-sig") as file:
+                cells = [line[0] for line in csv.reader(file) if line]
+            return np.array(cells[1 if names else 0 :]), None
+        array = np.loadtxt(
+            path, delimiter=",", skiprows=1 if names else 0, ndmin=2, comments=None, encoding="utf-8-sig"
+        )
+    except (ValueError, csv.Error) as error:  # a UnicodeDecodeError is a ValueError
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{path} is no table of numbers separated by commas: {error}") from error
+    return (array[:, 0], None) if array.shape[1] == 1 else (array, tuple(names) if names else None)
+
+
+def _heading(path, first, second):
+    """The first line if it names columns, else None. `pandas` writes 0, 1, 2 over columns without names."""
+    if not first:
+        raise UserError(f"{path} is empty")
+    if len(first) == 1 and re.search("[;\t]", first[0]):
+        raise UserError(f"{path} separates its columns by {'tabs' if chr(9) in first[0] else 'semicolons'}; use commas")
+    if len(first) > 1 and first[0] == "":
+        raise UserError(f"{path} begins with a column without a name, an index; write it without (pandas: index=False)")
+    if len(first) == 1 and not _is_number(first[0]):
+        return first if (second and _is_number(second[0])) or first[0].strip().lower() in HEADINGS else None
+    counting = first == [str(k) for k in range(len(first))] and any("." in cell or "e" in cell for cell in second)
+    return [name.strip() for name in first] if counting or not all(map(_is_number, first)) else None
+
+
+def _is_number(text):
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+# --- checks ---------------------------------------------------------------------------------------------------------
+
+
+def _check_shape(path, table, first, expected):
+    """The shape of predictions, and that of every other trial."""
+    shape, dtype = table.array.shape, table.array.dtype
+    if not 1 <= len(shape) <= 3 or (len(shape) > 1 and (shape[-1] == 1 or dtype.kind not in "fiub")):
+        raise UserError(
+            f"{path} holds {dtype} values of shape {shape}; predictions are (N, C) or (W, T, C) with at least two classes,"
+            " or labels (N,)"
+        )
+    if shape != expected:
+        raise UserError(f"{path} has shape {shape}, but {first} has {expected}; all trials must have the same")
+    if table.classes and len(shape) > 1 and len(table.classes) != shape[-1]:
+        raise UserError(f"{path} names {len(table.classes)} classes, but has {shape[-1]} columns")
+
+
+def _check_classes(tables):
+    """Files that name their classes name the same, in the same order."""
+    named = {path: table.classes for path, table in tables.items() if table.classes}
+    for path, classes in named.items():
+        first, expected = next(iter(named.items()))
+        if classes != expected:
+            raise UserError(
+                f"{path} has the classes {', '.join(classes)}, but {first} has {', '.join(expected)}; all trials must have the"
+                " same, in the same order"
+            )
+
+
+def _check_scores(path, array, logits):
+    """Every row is probabilities, or else logits; the first that is not is named."""
+    flat = array.reshape(-1, array.shape[-1])
+    step, all_sum_to_1 = max(1, 2**20 // flat.shape[1]), True
+    for start in range(0, len(flat), step):
+        values = np.asarray(flat[start : start + step], np.result_type(flat.dtype, np.float32))
+        _refuse(path, start, np.isnan(values).any(axis=1), values, "holds NaN")
+        with np.errstate(invalid="ignore", over="ignore"):
+            sums = values.sum(axis=1, dtype=np.float64)
+            are = (values.min(axis=1) >= 0) & (np.abs(sums - 1) <= SUM_TOLERANCE)
+        all_sum_to_1 &= bool(are.all())
+        if logits:
+            _refuse(path, start, ~np.isfinite(values.max(axis=1)), values, "holds an infinite logit")
+        else:
+            wrong = (
+                "is no probabilities (they are not negative and sum to 1; add --logits for logits or log-probabilities)"
+            )
+            _refuse(path, start, ~are, values, wrong)
+    if logits and all_sum_to_1:
+        raise UserError(f"{path} holds probabilities, not logits: each of its rows sums to 1; leave out --logits")
+
+
+def _refuse(path, start, bad, values, what):
+    if bad.any():
+        index = int(np.argmax(bad))
+        shown = ", ".join(f"{value:.4g}" for value in values[index, :5]) + (", ..." if values.shape[1] > 5 else "")
+        raise UserError(f"{path} {what}; the first such row, counted from 0, is {start + index}: {shown}")
+
+
+# --- labels ---------------------------------------------------------------------------------------------------------
+
+
+def _as_labels(path: Path, array: np.ndarray) -> np.ndarray:
+    """Labels as integers or texts."""
+    if array.dtype.kind in "US":
+        return np.asarray(array, str)
+    if array.dtype.kind == "f":
+        if np.isnan(array).any():
+            raise UserError(f"{path} holds NaN, first at {int(np.argmax(np.isnan(array)))} (counted from 0)")
+        if not np.isfinite(array).all() or (array != np.floor(array)).any():
+            raise UserError(
+                f"{path} holds {array.ndim}-dimensional values that are no whole numbers; labels are whole numbers or texts,"
+                " and probabilities have a column per class, also where there are two"
+            )
+    return array.astype(np.int64)
+
+
+def _true_labels(folder, tables, shape, scratch):
+    """(file, labels) of labels.* in the folder, or in the trials' own files; None of neither. All must be the same."""
+    files = sorted(path for path in folder.glob("labels.*") if path.is_file())
+    if len(files) > 1:
+        raise UserError(f"{files[0]} and {files[1].name} both hold labels; keep one of them")
+    found = [(path, _as_labels(path, _table(path, scratch).array)) for path in files]
+    found += [(path, _as_labels(path, table.labels)) for path, table in tables.items() if table.labels is not None]
+    if not found:
+        return None
+    expected = shape if len(shape) == 1 else shape[:-1]
+    for path, labels in found:
+        if labels.shape != expected:
+            raise UserError(
+                f"{path} holds labels of shape {labels.shape}, but the predictions of {next(iter(tables))} need {expected}"
+            )
+        if not np.array_equal(labels, found[0][1]):
+            raise UserError(
+                f"{path} holds other labels than {found[0][0]}: its examples are others, or in another order"
+            )
+    return found[0]
+
+
+def _coded(tables, known, scratch):
+    """({file: its labels as codes in an .npy file}, class names): the classes are all labels of any trial or the truth."""
+    source, labels = known or (first := next(iter(tables)), _as_labels(first, tables[first].array))
+    classes = np.unique(labels)
+    for path, table in tables.items():
+        found = np.unique(_as_labels(path, table.array))
+        if found.dtype.kind != classes.dtype.kind:
+            kinds = {"i": "numbers", "U": "texts"}
+            raise UserError(
+                f"{path} holds labels that are {kinds[found.dtype.kind]}, but those of {source} are"
+                f" {kinds[classes.dtype.kind]}; all must be the same"
+            )
+        classes = np.union1d(classes, found)
+    if len(classes) > MOST_CLASSES:
+        raise UserError(
+            f"there are {len(classes):,} different labels, up to {path}; more than {MOST_CLASSES:,} are no classes"
+        )
+    stored = {}
+    for path, table in tables.items():
+        stored[path] = _saved(np.searchsorted(classes, _as_labels(path, table.array)).astype(np.int32), scratch)
+    return stored, tuple(map(str, classes))
+
+
+def _codes(path: Path, labels: np.ndarray, n_classes: int, names: Sequence[str] | None) -> np.ndarray:
+    """Labels as 0 .. C - 1: by the classes' names where all have one, else as they are."""
+    found, inverse = np.unique(labels, return_inverse=True)
+    codes = {name: code for code, name in enumerate(names or ())}
+    if all(str(label) in codes for label in found):
+        return np.array([codes[str(label)] for label in found])[inverse.reshape(-1)]
+    if labels.dtype.kind == "U":
+        raise UserError(
+            f"{path} holds the label {str(found[0])!r}, but the classes are {', '.join(names) if names else 'numbered'};"
+            " name them in the first line of a .csv, or as 'classes' in an .npz"
+        )
+    wrong = [label for label in found if not 0 <= label < n_classes]
+    if wrong:
+        raise UserError(f"{path} holds the label {wrong[0]}, but there are {n_classes} classes: 0 to {n_classes - 1}")
+    return labels
+
+
+def _grouped(path, units, scratch):
+    """(units,) block of each example or window: its group, or one of MOST_BLOCKS sets of whole groups."""
+    if not path.is_file():
+        raise UserError(f"{path} (--groups) does not exist")
+    groups = _table(path, scratch).array
+    if groups.shape != (units,):
+        raise UserError(
+            f"{path} (--groups) has shape {groups.shape}, but there are {units} examples: it must be ({units},)"
+        )
+    found, inverse = np.unique(groups, return_inverse=True)
+    if len(found) < 2:
+        raise UserError(f"{path} (--groups) holds one group only; without --groups examples count as independent")
+    return inverse * min(len(found), MOST_BLOCKS) // len(found)
