@@ -324,8 +324,7 @@ def register(name: str, factory, **facts) -> Activation:
     check_new_name("activation", name, BUILT_IN)
     if name in ALIASES or _member(name):
         raise UserError(f"the activation {name!r} exists already; choose another name")
-    if facts.get("smoothness") not in (None, *SMOOTHNESS):
-        raise unknown("smoothness", str(facts["smoothness"]), SMOOTHNESS)
+    _check_facts(name, facts)
     make = factory if isinstance(factory, type) else partial(Elementwise, factory)
     try:
         with torch.random.fork_rng(devices=[]):
@@ -338,6 +337,19 @@ def register(name: str, factory, **facts) -> Activation:
     learnable = any(True for _ in module.parameters())
     ACTIVATIONS[name] = Activation(name, make, learnable=learnable, **{**defaults, **facts})
     return ACTIVATIONS[name]
+
+
+def _check_facts(name, facts):
+    """A UserError unless what a reader says of an activation can be shown in tables and figures."""
+    if facts.get("smoothness") not in (None, *SMOOTHNESS):
+        raise unknown("smoothness", str(facts["smoothness"]), SMOOTHNESS)
+    for fact in ("monotone", "gated"):
+        if facts.get(fact) not in (None, True, False):
+            raise UserError(f"{fact.upper()} of the activation {name!r} must be True or False, not {facts[fact]!r}")
+    for fact in ("label", "formula"):
+        text = facts.get(fact, name)
+        if not isinstance(text, str) or not text.isprintable() or (fact == "label" and not text.strip()):
+            raise UserError(f"{fact.upper()} of the activation {name!r} must be a text of one line, not {text!r}")
 
 
 def load_activation_file(path, source: bytes | None = None) -> str:

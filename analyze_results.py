@@ -76,6 +76,9 @@ def parser():
         "--scales", nargs="+", type=Path, metavar="STUDY", help="sensitivity against size, of a sweep's studies"
     )
     p.add_argument("--audit", nargs="+", type=Path, metavar="STUDY", help="check the report's claims on these studies")
+    p.add_argument(
+        "--corpus", default="auto", metavar="FILE", help="where the study's text is (default: where it was, verified)"
+    )
     add_file_options(p)  # for --recompute, and the figure of a passage
     return p
 
@@ -119,8 +122,10 @@ def main(argv=None) -> int:
         if not cells:
             waiting = f": {GO_ON}" if any(cell.n_missing_pairs for cell in study.cells) else ""
             raise UserError(f"{folder} holds no measured pair of trials that could be measured again{waiting}")
-        identical = recompute.recompute(cells, checkpoints, user_files, say=lambda text: print(text, flush=True))
-    document = build(study, others, margins, recompute.yardsticks(study), common_loss_given(args))
+        identical = recompute.recompute(
+            cells, checkpoints, user_files, lambda text: print(text, flush=True), args.corpus
+        )
+    document = build(study, others, margins, recompute.yardsticks(study, args.corpus), common_loss_given(args))
     if args.export:
         from report.export import export
 
@@ -130,7 +135,7 @@ def main(argv=None) -> int:
         published = published_rows(study.identity, study.architectures)
 
         def passage_of(cells):
-            return recompute.passage(cells, checkpoints)
+            return recompute.passage(cells, checkpoints, args.corpus)
 
         document = add_figures(document, study, others, margins, plots, passage_of, published)
     publish(document, folder, REPORT_FILES)

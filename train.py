@@ -413,7 +413,7 @@ def verify(path: Path, number: int, corpus: str, own: dict[str, str]) -> int:
     Args:
       path: the result.
       number: of the trial.
-      corpus: as for --corpus; "auto" is the result's own.
+      corpus: as for --corpus; "auto" is the result's own, where it was.
       own: kind -> name of what a reader's files define.
     """
     from architectures.registry import check_reader_sources

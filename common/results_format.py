@@ -75,6 +75,7 @@ class CorpusFacts(TypedDict):
     sha256: str
     characters: int
     vocabulary_size: int
+    path: NotRequired[str]
 
 
 # --- trials ---------------------------------------------------------------------------------------------------------

@@ -198,7 +198,7 @@ def _draw_character(ax, image, character, row, column):
     """One character in its cell; spaces and line ends get a quiet sign, what cannot be printed a box."""
     sign = SIGNS.get(character) or (character if character.isprintable() else "□")
     look = {"size": 9, "family": "DejaVu Sans Mono", "alpha": 0.55 if character in SIGNS else 1}
-    write_in_cell(ax, image, column, row, sign, **look, parse_math=False)  # "$" would begin a formula
+    write_in_cell(ax, image, column, row, sign, **look)
 
 
 @styled

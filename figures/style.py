@@ -19,6 +19,7 @@ from matplotlib.lines import Line2D
 import metrics
 from analysis import significance
 from common import storage
+from figures.fonts import make_drawable
 
 WIDTH, DPI = 7.2, 150  # inches: two columns of a paper
 INK, QUIET, FAINT = "#222222", "#666666", "#D9D9D9"
@@ -45,6 +46,7 @@ STYLE = {
     "xtick.labelcolor": INK,
     "ytick.labelcolor": INK,
     "text.color": INK,
+    "text.parse_math": False,  # a "$" in a name would begin a formula
     "lines.linewidth": 1.5,
     "lines.markersize": 4.5,
     "legend.frameon": False,
@@ -245,6 +247,7 @@ def spread_apart(positions, gap, low, high) -> np.ndarray:
 
 def lay_out(figure):
     """Gives the axes their places, for good: what is added later moves nothing."""
+    make_drawable(figure)
     figure.get_layout_engine().execute(figure)
     figure.set_layout_engine("none")
 

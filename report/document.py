@@ -12,6 +12,7 @@ import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from urllib.parse import quote
 
 from common import storage
 from common.scripts import say
@@ -130,24 +131,37 @@ def render_markdown(document: Document, folder: Path) -> str:
     """The document as Markdown that lies in `folder`; figures are linked by relative paths."""
     from tabulate import tabulate
 
-    lines = [f"# {document.title}", "", document.subtitle, ""]
+    lines = [f"# {_markdown(document.title)}", "", _markdown(document.subtitle), ""]
     for part, sections in parts(document.sections):
         if part:
-            lines += [f"## {part}", ""]
+            lines += [f"## {_markdown(part)}", ""]
         for section in sections:
-            lines += [f"{'###' if part else '##'} {section.title}", ""]
+            lines += [f"{'###' if part else '##'} {_markdown(section.title)}", ""]
             for paragraph in section.paragraphs:
                 items = [paragraph] if isinstance(paragraph, str) else [f"- {item}" for item in paragraph]
-                lines += [*items, ""]
+                lines += [*map(_markdown, items), ""]
             for table in section.tables:
-                rows = [[cell.replace("|", "\\|").replace("\n", "<br>") for cell in row] for row in table.rows]
-                lines += [f"*{table.caption}*", ""]
+                headers, *rows = [[_in_cell(cell) for cell in row] for row in (table.headers, *table.rows)]
+                lines += [f"*{_markdown(table.caption)}*", ""]
                 style = {"tablefmt": "pipe", "disable_numparse": True, "colalign": columns_aligned(table)}
-                lines += [tabulate(rows, table.headers, **style) if rows else "(nothing)", ""]
-                lines += [table.note, ""] if table.note else []
+                lines += [tabulate(rows, headers, **style) if rows else "(nothing)", ""]
+                lines += [_markdown(table.note), ""] if table.note else []
             for path, caption in section.figures:
-                lines += [f"![{caption}]({Path(os.path.relpath(path, folder)).as_posix()})", "", f"*{caption}*", ""]
+                link, text = quote(Path(os.path.relpath(path, folder)).as_posix()), _markdown(caption)
+                lines += [f"![{text}]({link})", "", f"*{text}*", ""]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _markdown(text: str) -> str:
+    """A text in which a name can be neither HTML nor a link; what stands in `code` is literal anyway."""
+    pieces = re.split(r"(`[^`\n]*`)", text)
+    pieces[::2] = [piece.replace("&", "&amp;").replace("<", "&lt;").replace("](", "]\\(") for piece in pieces[::2]]
+    return "".join(pieces)
+
+
+def _in_cell(text: str) -> str:
+    """A text in a cell of a Markdown table."""
+    return _markdown(text).replace("|", "\\|").replace("\n", "<br>")
 
 
 # --- HTML -----------------------------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from analysis.results import MEASURES, PRIMARY, Cell, Margins, Study
 from analysis.series import pair_curves
 from analysis.words import plural
 from common.errors import RunError, UserError
+from figures.fonts import undrawable
 from report.document import Document, Section
 from report.tables import counted, sampled, without_pairs
 
@@ -309,6 +310,10 @@ def _passage(cells, n_cells, part, folder, passage_of):
         f"{len(text):,} characters from the middle of the validation split (from its character {start:,} on). Shaded is the"
         " share of pairs of models whose most likely character at this place differs, given all before it in its window."
     )
+    if lost := undrawable(text):
+        paragraph += (
+            f" No font on this machine has {plural(len(lost), 'character')} of it, drawn as boxes: {''.join(lost)}"
+        )
     return replace(section, paragraphs=[paragraph, items]), plans
 
 

@@ -25,21 +25,21 @@ PASSAGE_TRIALS = 8  # models at the most
 NOT_MEASURES = ("trial_a", "trial_b", "per_window")
 
 
-def study_task(result: dict, may_download: bool):
-    """The task of a result with its data, verified; a UserError if they are unavailable."""
+def study_task(result: dict, may_download: bool, data: str = "auto"):
+    """The task of a result with its data, verified; a UserError if they are unavailable. data: as for `load_recorded`."""
     from tasks.registry import load_recorded
 
     label = result.get("corpus", {}).get("label")
     at_hand = os.environ.get("CHARLM_CORPUS") or Path("data/shakespeare.txt").exists()
-    if label == "shakespeare" and not may_download and not at_hand:
+    if label == "shakespeare" and data == "auto" and not may_download and not at_hand:
         raise UserError("corpus shakespeare is not at hand (CHARLM_CORPUS names no file, and data/ has none)")
-    return load_recorded(result)
+    return load_recorded(result, data)
 
 
-def yardsticks(study) -> tuple[text.Yardstick, ...] | str:
+def yardsticks(study, data: str = "auto") -> tuple[text.Yardstick, ...] | str:
     """What tables of counts predict on a study's text, or why that cannot be said."""
     try:
-        task = study_task(study.cells[0].result, may_download=False)
+        task = study_task(study.cells[0].result, may_download=False, data=data)
     except UserError as error:
         return str(error)
     if not hasattr(task, "corpus"):
@@ -54,21 +54,22 @@ def checkpoint_path(checkpoints_dir: Path, cell: Cell, number: int) -> Path:
 # --- recomputing ----------------------------------------------------------------------------------------------------
 
 
-def recompute(cells: Sequence[Cell], checkpoints_dir: Path, user_files=(), say=print) -> bool:
+def recompute(cells: Sequence[Cell], checkpoints_dir: Path, user_files=(), say=print, data: str = "auto") -> bool:
     """Measures every stored pair again from the checkpoints; says per cell whether all is identical, returns it for all.
 
     Greedy continuations are taken from the result: writing text anew is no part of this check.
 
     Args:
       cells: those that have pairs.
-      user_files: a reader's own architecture or activation, from `cli.load_user_files`.
+      user_files: a reader's own architecture or activation, from `options.load_user_files`.
+      data: where the data are, as for `load_recorded`.
     """
     from architectures.registry import check_reader_sources
     from common.provenance import usable_cpus
     from study.jobs import Context
     from study.local_engine import LocalEngine
 
-    task = study_task(cells[0].result, may_download=True)
+    task = study_task(cells[0].result, may_download=True, data=data)
     check_device(cells[0].result["identity"]["device"])
     for cell in cells:
         check_reader_sources(cell.result)
@@ -220,7 +221,9 @@ def _difference(stored, now, arrays, key):
 # --- a passage ------------------------------------------------------------------------------------------------------
 
 
-def passage(cells: Sequence[Cell], checkpoints_dir: Path) -> tuple[str, int, dict[str, tuple[np.ndarray, int]]]:
+def passage(
+    cells: Sequence[Cell], checkpoints_dir: Path, data: str = "auto"
+) -> tuple[str, int, dict[str, tuple[np.ndarray, int]]]:
     """Where the models of each activation disagree on a passage from the middle of the validation split.
 
     Returns:
@@ -239,7 +242,7 @@ def passage(cells: Sequence[Cell], checkpoints_dir: Path) -> tuple[str, int, dic
     }
     if all(len(numbers) < 2 for numbers in available.values()):
         raise UserError(f"{checkpoints_dir} holds no two checkpoints of an activation")
-    task = study_task(cells[0].result, may_download=False)
+    task = study_task(cells[0].result, may_download=False, data=data)
     if not hasattr(task, "corpus"):
         raise UserError(f"{task.name} is no text")
     corpus = task.corpus

@@ -7,6 +7,7 @@ character's place there. The first 90 % of the tokens train, the rest validate. 
 import hashlib
 import os
 import platform
+import re
 import sys
 import textwrap
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ SHAKESPEARE_URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/da
 SHAKESPEARE_SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
 SHAKESPEARE_BYTES = 1_115_394
 CONNECTION_TIMEOUT_S = 10
+PYDOC_LABEL = r"pydoc-\d[\w.+]*"
 
 TRAINING_FRACTION = 0.9
 MOST_DISTINCT_CHARACTERS = 65_536
@@ -42,6 +44,7 @@ class Corpus:
     vocabulary: the V distinct characters, sorted
     tokens: (n,) unsigned integers below V, read-only
     n_train: how many of them, from the first, are the training split
+    path: of a user's own file, as it was given
     """
 
     label: str
@@ -49,6 +52,7 @@ class Corpus:
     vocabulary: str
     tokens: np.ndarray
     n_train: int
+    path: str | None = None
 
     @property
     def train(self) -> np.ndarray:
@@ -115,14 +119,20 @@ def load_recorded(record: dict, given: str = "auto") -> Corpus:
       given: where to take it from, as for `load_corpus`; auto is what its label names.
     """
     label, digest = record["label"], record["sha256"]
-    name = given if given != "auto" else ("pydoc" if label.startswith("pydoc-") else label)
+    name = given
+    if given == "auto":
+        name = record.get("path") or ("pydoc" if re.fullmatch(PYDOC_LABEL, label) else label)
+    made_on = f"the result was made on {label}, SHA-256 {digest[:12]}..."
+    if name not in CORPORA and not os.path.exists(name):
+        raise UserError(f"{made_on}, and {name} does not exist; say where the text is with --corpus FILE")
     corpus = load_corpus(name)
     if corpus.text_sha256 != digest:
-        raise UserError(f"the result was made on {label}, SHA-256 {digest[:12]}..., and {name} is another text")
+        advice = "" if name in CORPORA else "; say where the right one is with --corpus FILE"
+        raise UserError(f"{made_on}, and {name} is another text{advice}")
     return corpus
 
 
-def make_corpus(label: str, text: str) -> Corpus:
+def make_corpus(label: str, text: str, path: str | None = None) -> Corpus:
     """A corpus of a text that is already at hand."""
     if not text:
         raise UserError(f"corpus {label} is empty")
@@ -134,7 +144,7 @@ def make_corpus(label: str, text: str) -> Corpus:
     sha256 = hashlib.sha256(text.encode("utf-8")).hexdigest()
     tokens = Corpus(label, sha256, vocabulary, np.empty(0, np.uint8), 0).encode(text)
     tokens.flags.writeable = False
-    return Corpus(label, sha256, vocabulary, tokens, int(TRAINING_FRACTION * len(tokens)))
+    return Corpus(label, sha256, vocabulary, tokens, int(TRAINING_FRACTION * len(tokens)), path)
 
 
 def pydoc_label() -> str:
@@ -163,7 +173,16 @@ def _corpus_from_file(name: str) -> Corpus:
     except UnicodeDecodeError as error:
         wrong = error.object[error.start]
         raise UserError(f"corpus file {name} is not UTF-8: byte {wrong:#04x} at offset {error.start:,}") from None
-    return make_corpus(os.fsencode(path.name).decode("utf-8", "replace"), text)
+    return make_corpus(_label_of_file(path, text), text, os.fsencode(name).decode("utf-8", "replace"))
+
+
+def _label_of_file(path, text):
+    """The file's name; marked where it is that of a corpus which the file does not hold."""
+    name = os.fsencode(path.name).decode("utf-8", "replace")
+    label = "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in name)
+    is_shakespeare = hashlib.sha256(text.encode("utf-8")).hexdigest() == SHAKESPEARE_SHA256
+    taken = label.lower() in CORPORA or re.fullmatch(PYDOC_LABEL, label.lower())
+    return f"{label} (a file)" if taken and not is_shakespeare else label
 
 
 def _read(path: Path) -> bytes:

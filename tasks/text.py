@@ -41,7 +41,8 @@ class Text(SupervisedTask):
 
     def result_facts(self):
         facts = {"label": self.label, "sha256": self.sha256, "characters": len(self.corpus.tokens)}
-        return {"corpus": facts | {"vocabulary_size": self.corpus.vocabulary_size}}
+        facts |= {"vocabulary_size": self.corpus.vocabulary_size}
+        return {"corpus": facts | ({"path": self.corpus.path} if self.corpus.path else {})}
 
     def checkpoint_facts(self):
         return {"vocabulary": self.corpus.vocabulary, "corpus": {"label": self.label, "sha256": self.sha256}}
