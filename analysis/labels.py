@@ -18,7 +18,7 @@ ARCHITECTURES = {
 
 
 def activation_label(name: str) -> str:
-    """'SmeLU β=0.5' for 'smelu_05'; a reader's own activation that is not registered here keeps its name."""
+    """'SmeLU β=0.5' for 'smelu_05'; a user-defined one that is not registered here keeps its name."""
     import activations
 
     try:
@@ -34,7 +34,7 @@ def short_label(name: str) -> str:
 
 
 def architecture_label(name: str) -> str:
-    """'CharLM' for 'charlm'; an architecture of the reader's own keeps its name."""
+    """'CharLM' for 'charlm'; a user-defined one keeps its name."""
     return ARCHITECTURES.get(name, name)
 
 
@@ -42,7 +42,7 @@ def study_line(results: list[dict]) -> str:
     """Corpus, protocol, number of trials, what varied and for how long: the second line of every title.
 
     >>> study_line(results)
-    'Corpus: shakespeare · matched protocol · n = 10 trials · 100 updates · cpu'
+    'Corpus: shakespeare · matched protocol · n = 10 trials · 100 training steps · cpu'
     """
     identity = results[0]["identity"]
     labels = sorted({data_facts(result)["label"] for result in results})
@@ -51,9 +51,9 @@ def study_line(results: list[dict]) -> str:
     n = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     parts = [
         f"{'Corpus' if 'corpus' in results[0] else 'Data'}: {', '.join(labels)}",
-        f"{identity['protocol']} protocol",
+        " and ".join(sorted({result["identity"]["protocol"] for result in results})) + " protocol",
         f"n = {n} trial{'s' if n != '1' else ''}" + (" per activation" if len(results) > 1 else ""),
-        f"{identity['config']['max_iters']:,} updates",
+        f"{identity['config']['max_iters']:,} training steps",
         identity["device"],
     ]
     if set(identity["vary"]) != {"init", "data", "dropout"}:

@@ -47,6 +47,11 @@ class Measure:
     decimals: int
     scale: float = 1.0
 
+    @property
+    def in_text(self) -> str:
+        """The label within a sentence: 'validation loss', 'JS divergence'."""
+        return self.label if self.label[1].isupper() else self.label[0].lower() + self.label[1:]
+
 
 def _measures():
     decimals = {"prediction_differences": 0, "total_predictions": 0, "symmetric_kl": 5, "js_divergence": 5}

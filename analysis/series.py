@@ -8,12 +8,6 @@ import metrics
 from analysis import significance
 
 
-def value_of(result: dict, name: str) -> tuple[float | None, float | None, float | None]:
-    """(mean, low, high) of a measure from the result's summary; None for what is not there."""
-    entry = result["summary"].get(name) or {}
-    return entry.get("mean"), *metrics.truncated(name, *(entry.get("ci95") or (None, None)))
-
-
 def truncated(estimate: significance.Estimate, name: str) -> significance.Estimate:
     """The estimate of a measure as it is shown: its interval ends where the measure's possible values end."""
     low, high = metrics.truncated(name, estimate.low, estimate.high)
@@ -36,6 +30,13 @@ def pair_curves(result: dict, name: str) -> tuple[np.ndarray, np.ndarray, list]:
         significance.pair_matrix([(i, j, v) for (i, j), v in zip(ends, column)], len(numbers)) for column in values.T
     ]
     return steps, values, [truncated(significance.pair_interval(matrix), name) for matrix in matrices]
+
+
+def trained(steps: np.ndarray, values: np.ndarray, estimates: list) -> tuple[np.ndarray, np.ndarray, list]:
+    """What `pair_curves` returns without the untrained models of step 0, if two later steps remain."""
+    if len(steps) < 3 or steps[0] != 0:
+        return steps, values, estimates
+    return steps[1:], values[:, 1:], estimates[1:]
 
 
 def _curves(histories):

@@ -141,9 +141,7 @@ def draw_figures(evidence: Evidence, tables: dict, folder: Path) -> None:
     plot_utils.smelu_printed_formula(folder / "smelu_printed_formula.png")
     results = [cell.result for role in ("matched", "published") for cell in evidence.cells.get(role, {}).values()]
     if results:
-        plot_utils.published_against_matched(
-            summary_rows(evidence, tables), folder, "charlm", "cpu", study_line(results[:1])
-        )
+        plot_utils.published_against_matched(results, folder, summary_rows(evidence, tables))
 
 
 # --- for the terminal -------------------------------------------------------------------------------------------------

@@ -1,67 +1,105 @@
-"""Figures across activations, from their results; plot_utils.py offers them with all the others."""
+"""Figures across activations of one architecture: comparisons with the reference, curves, the plane of loss and PD."""
 
 import itertools
-from pathlib import Path
 
 import numpy as np
+from matplotlib import colormaps
+from matplotlib.lines import Line2D
 
 import metrics
-from analysis.labels import activation_label, architecture_label, complete, short_label, study_line
-from analysis.series import mean_curve, pair_curves, trial_curves, value_of
+from analysis import curves as curves_module
+from analysis import results as results_module
+from analysis.labels import activation_label, complete, short_label
+from analysis.results import MEASURES, PRIMARY, Cell, Margins
+from analysis.sensitivity import pareto_front
+from analysis.series import mean_curve, pair_curves, trained, trial_curves
 from figures.style import (
     FAINT,
+    INK,
     MOST_BANDS,
     NATS,
     QUIET,
-    activation_style,
+    STEPS,
+    NothingToDraw,
+    draw_curves,
     draw_interval,
-    draw_mean,
+    figure,
     interval_note,
-    label_line_ends,
-    label_points,
-    new_figure,
+    legend_beside,
     panel_height,
+    panels,
     point_style,
-    point_to_better,
-    save,
-    say_instead,
-    say_only,
-    styled,
-    within_range,
+    rows_named,
+    write_beside,
 )
 
-REFERENCE = "relu"
+__all__ = ["all_validation_curves", "forest", "gradient_norms", "pareto", "pd_at_equal_loss"]
+
+VERDICTS = {  # how the row of a verdict looks
+    "different": {"marker": "o", "markerfacecolor": INK, "color": INK},
+    "equivalent": {"marker": "s", "markerfacecolor": "#56B4E9", "color": "#0072B2"},
+    "inconclusive": {"marker": "D", "markerfacecolor": "white", "color": "#8A8A8A"},
+}
 
 
-def _name(results, kind):
-    return results[0]["architecture"], results[0]["identity"]["device"], kind
+@figure("Every activation against the reference", "forest")
+def forest(results, margins=Margins()):  # noqa: B008 - it is frozen
+    """Each activation minus the reference in the four primary measures: difference, 95% interval, margin, verdict."""
+    cells = [Cell(result) for result in results]
+    reference = results_module.reference_of(cells)
+    others = [cell for cell in cells if cell is not reference]
+    if not others:
+        raise NothingToDraw("There is one activation, and nothing to compare it with.")
+    compared = results_module.primary_comparisons(cells, margins)
+    drawn, axes = panels(0.21 * len(others) + 0.95, 1, len(PRIMARY), width=9.6, sharey=True)
+    for ax, name in zip(axes[0], PRIMARY):
+        margin = results_module.margin_of(name, reference, margins)
+        if margin:
+            ax.axvspan(-margin, margin, color=FAINT, alpha=0.6, linewidth=0)
+        ax.axvline(0, color=INK, linewidth=0.8)
+        for row, cell in enumerate(others):
+            found = compared[cell.activation, name]
+            if found.difference.mean is not None:
+                ends = (found.difference.low, found.difference.high)
+                draw_interval(ax, found.difference.mean, row, x_range=ends, **VERDICTS[found.verdict])
+        ax.locator_params(axis="x", nbins=5)
+        ax.tick_params(axis="y", length=0)
+        unit = f" ({MEASURES[name].unit})" if MEASURES[name].unit else ""
+        ax.set_title(f"{MEASURES[name].label}{unit}")
+        ax.set_xlabel("← better · worse →", size=7, color=QUIET)  # of all primary measures, less is better
+    rows_named(axes[0, 0], [short_label(cell.activation) for cell in others])
+    handles = [Line2D([], [], linestyle="none", label=verdict, **look) for verdict, look in VERDICTS.items()]
+    handles.append(Line2D([], [], color=FAINT, linewidth=6, label=f"margin of interest around {reference.label}"))
+    drawn.legend(handles=handles, loc="outside lower center", ncols=4)
+    return drawn
 
 
-@styled
-def all_validation_curves(results: list[dict], folder) -> Path:
-    """Mean validation loss of every activation, and below it the paired difference from ReLU."""
-    title = f"Validation loss along training: {architecture_label(results[0]['architecture'])}"
+# --- along training -------------------------------------------------------------------------------------------------
+
+
+@figure("Validation loss along training")
+def all_validation_curves(results):
+    """Mean validation loss of every activation, and below it the paired difference from the reference."""
     if not any(trial["history"] for result in results for trial in complete(result)):
-        why = "No complete trial has a curve."
-        return say_only(title, study_line(results), why, folder, *_name(results, "all_validation_curves"))
-    reference = next((r for r in results if r["activation"] == REFERENCE), results[0])
+        raise NothingToDraw("No complete trial has a curve.")
+    reference = results_module.reference_of([Cell(result) for result in results]).result
     rows = 2 if len(results) > 1 else 1
-    figure, axes = new_figure(title, study_line(results), rows * panel_height(len(results)), rows, sharex=True)
+    drawn, axes = panels(rows * panel_height(len(results)), rows, sharex=True)
     losses = {r["activation"]: trial_curves(complete(r), "val_loss") for r in results}
-    means = {name: (at, mean_curve(values, "val_loss")) for name, (at, values) in losses.items()}
-    panels = [_draw_curves(axes[0, 0], means)]
+    draw_curves(axes[0, 0], {name: (at, mean_curve(values, "val_loss")) for name, (at, values) in losses.items()})
     axes[0, 0].set_ylabel(f"loss ({NATS})")
     axes[0, 0].set_title("Mean of the trials" + interval_note(axes[0, 0]))
+    legend_beside(axes[0, 0])
     if rows == 2:
-        others = {r["activation"]: _paired_difference(r, reference) for r in results if r is not reference}
         axes[1, 0].axhline(0, color=QUIET, linewidth=0.8)
-        panels.append(_draw_curves(axes[1, 0], others))
+        others = {r["activation"]: _paired_difference(r, reference) for r in results if r is not reference}
+        draw_curves(axes[1, 0], others)
         axes[1, 0].set_ylabel(f"difference ({NATS})")
         minus = f"Minus {activation_label(reference['activation'])}, trial by trial with the same seed: mean"
         axes[1, 0].set_title(minus + interval_note(axes[1, 0]))
-    axes[-1, 0].set_xlabel("completed updates")
-    label_line_ends(panels)
-    return save(figure, folder, *_name(results, "all_validation_curves"))
+        legend_beside(axes[1, 0])
+    axes[-1, 0].set_xlabel(STEPS)
+    return drawn
 
 
 def _paired_difference(result, reference):
@@ -75,135 +113,123 @@ def _paired_difference(result, reference):
     return common, mean_curve(difference)
 
 
-def _draw_curves(ax, curves, measure=None):
-    """Draws curves, activation -> (steps, Estimates), and returns what `label_line_ends` wants of a panel.
+@figure("Disagreement along training, and at equal loss")
+def pd_at_equal_loss(results):
+    """Relative PD and top-1 disagreement against the step (left) and against the mean validation loss there (right).
 
-    measure: its name, where the axis must end with the measure's range.
+    The untrained model, step 0, is left out: its top-1 disagreement of nearly 1 would flatten all others.
     """
-    ends = []
-    for name, (steps, estimates) in curves.items():
-        style = activation_style(name)
-        end = draw_mean(ax, steps, estimates, style, len(curves) <= MOST_BANDS) if len(steps) else None
-        ends.append((end, short_label(name), style["color"]))
-    ax.margins(x=0.02)
-    ax.set_ylim(ax.get_ylim())
-    if measure:
-        within_range(ax, measure)
-    return ax, ends
-
-
-@styled
-def pd_along_training(results: list[dict], folder) -> Path:
-    """Relative PD and top-1 disagreement of every activation along training, means over pairs."""
-    title = f"Disagreement along training: {architecture_label(results[0]['architecture'])}"
     if not any(pair["history"] for result in results for pair in result["pairs"]):
-        why = f"The {results[0]['identity']['protocol']} protocol keeps no curves of pairs."
-        why = why if any(result["pairs"] for result in results) else "No two complete trials were compared."
-        return say_only(title, study_line(results), why, folder, *_name(results, "pd_along_training"))
-    figure, axes = new_figure(title, study_line(results), 2 * panel_height(len(results)), 2, sharex=True)
-    panels = []
-    for ax, name in zip(axes[:, 0], ("relative_pd", "top1_disagreement")):
-        curves = {r["activation"]: pair_curves(r, name)[::2] for r in results}
-        panels.append(_draw_curves(ax, curves, name))
-        label = metrics.METRICS[name].label
-        ax.set_title(f"{label}: mean over pairs{interval_note(ax)}")
-        ax.set_ylabel(label)
-    axes[-1, 0].set_xlabel("completed updates")
-    label_line_ends(panels)
-    return save(figure, folder, *_name(results, "pd_along_training"))
+        raise NothingToDraw("There are no curves of pairs.")
+    drawn, axes = panels(2 * panel_height(len(results)), 2, 2, sharex="col", sharey="row")
+    for row, name in zip(axes, ("relative_pd", "top1_disagreement")):
+        by_step, by_loss = {}, {}
+        for result in results:
+            steps, _, estimates = trained(*pair_curves(result, name))
+            losses = np.array([curves_module.loss_at_step(Cell(result), step).mean for step in steps], dtype=float)
+            falling = np.argsort(-losses)
+            by_step[result["activation"]] = steps, estimates
+            by_loss[result["activation"]] = losses[falling], [estimates[i] for i in falling]
+        draw_curves(row[0], by_step)
+        draw_curves(row[1], by_loss, name)
+        row[0].set_ylabel(metrics.METRICS[name].label)
+        legend_beside(row[1])
+    axes[0, 1].invert_xaxis()  # of both, for they share it
+    axes[0, 0].set_title(f"Against the step{interval_note(axes[0, 0])}")
+    axes[0, 1].set_title(f"Against the validation loss{interval_note(axes[0, 1])}")
+    axes[1, 0].set_xlabel(STEPS)
+    axes[1, 1].set_xlabel(f"validation loss ({NATS}), training progresses →")
+    return drawn
 
 
-@styled
-def accuracy_against_reproducibility(results: list[dict], folder) -> Path:
-    """Validation loss against relative PD, both with 95 % intervals."""
-    title = f"Accuracy against reproducibility: {architecture_label(results[0]['architecture'])}"
-    name, study = _name(results, "accuracy_against_reproducibility"), study_line(results)
-    points = _plane_points(results)
-    if not points:
-        return say_only(title, study, NO_PD, folder, *name)
-    figure, ((ax,),) = new_figure(title, study, max(3.9, 0.17 * len(points) + 0.8))
-    _draw_plane(ax, results, points)
-    if len(points) <= MOST_BANDS:
-        _name_points(ax, points)
-    else:
-        for label in sorted(points, key=lambda label: -points[label][1]):
-            ax.plot([], [], **point_style(label), label=short_label(label))
-        ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1.02), borderpad=0, title="highest PD first")
-    return save(figure, folder, *name)
+MOST_LAYERS = 12  # in a panel; with more, those with the largest norm at the end
 
 
-NO_PD = "No activation has a relative PD: that takes two complete trials, compared with each other."
+@figure("Gradient norm along training")
+def gradient_norms(results):
+    """The gradient's norm along training: in all for every activation (left), and per layer for the first (right)."""
+    curves = {r["activation"]: found for r in results if (found := _probe_curves(r, "gradient_norm"))}
+    if not curves:
+        raise NothingToDraw("No complete trial has the probe gradient_norm (--probes gradient_norm).")
+    drawn, ((left, right),) = panels(3.2, 1, 2)
+    draw_curves(left, {name: (steps, mean_curve(values["all"])) for name, (steps, values) in curves.items()})
+    left.set_title(f"Whole gradient: mean over trials{interval_note(left)}")
+    left.set(yscale="log", xlabel=STEPS, ylabel=f"norm ({NATS} per unit of the weights)")
+    legend_beside(left)
+    first = next(iter(curves))
+    steps, values = curves[first]
+    means = {layer: line.mean(axis=0) for layer, line in values.items() if layer != "all"}
+    shown = sorted(means, key=lambda layer: -means[layer][-1])[:MOST_LAYERS]
+    for layer, colour in zip(shown, colormaps["viridis"](np.linspace(0, 0.9, len(shown)))):
+        right.plot(steps, means[layer], color=colour, linewidth=1.1, label=layer)
+    right.legend(loc="upper left", bbox_to_anchor=(1.0, 1.03), fontsize=6, title="largest first", title_fontsize=6)
+    right.set(yscale="log", xlabel=STEPS, title=f"Per layer, {short_label(first)}: mean over trials")
+    return drawn
 
 
-def _plane_points(results):
-    """activation -> (mean validation loss, mean relative PD), of those that have both."""
-    points = {r["activation"]: (value_of(r, "val_loss")[0], value_of(r, "relative_pd")[0]) for r in results}
-    return {name: point for name, point in points.items() if None not in point}
+def _probe_curves(result, probe):
+    """(steps, name -> (trials, steps) values) of a probe over the complete trials that have it; None without any."""
+    histories = [
+        [point for point in trial["history"] if probe in point.get("probes", {})] for trial in complete(result)
+    ]
+    histories = [history for history in histories if history]
+    if not histories:
+        return None
+    steps = sorted(set.intersection(*({point["step"] for point in history} for history in histories)))
+    at = [{point["step"]: point["probes"][probe] for point in history} for history in histories]
+    names = at[0][steps[0]]
+    return np.array(steps), {name: np.array([[one[step][name] for step in steps] for one in at]) for name in names}
 
 
-def _draw_plane(ax, results, points):
-    """Loss against PD with intervals, faint where there are many, and which way is better."""
-    many = len(points) > MOST_BANDS
-    for result in results:
-        if result["activation"] in points:
-            loss, pd = value_of(result, "val_loss"), value_of(result, "relative_pd")
-            look = point_style(result["activation"]) | {"markersize": 6, "faint": many}
-            draw_interval(ax, loss[0], pd[0], loss[1:], pd[1:], **look)
-    has_interval = any(value_of(r, name)[1] is not None for r in results for name in ("val_loss", "relative_pd"))
-    ax.set_title("Means with 95 % CI" if has_interval else "Means; too few trials for intervals")
-    ax.set(xlabel=f"validation loss ({NATS})", ylabel="relative PD")
-    ax.margins(0.12)
-    ax.set(xlim=ax.get_xlim(), ylim=ax.get_ylim())
-    point_to_better(ax)
+# --- the plane of loss and PD ---------------------------------------------------------------------------------------
 
 
-def _name_points(ax, points):
-    looks = {name: (short_label(name), activation_style(name)["color"]) for name in points}
-    label_points(ax, [(*place, *looks[name]) for name, place in points.items()])
+@figure("Pareto frontier of loss and disagreement")
+def pareto(results, shares: dict[str, float] | None = None):
+    """Validation loss against relative PD with 95% intervals, their frontier, and how stable it is.
 
-
-@styled
-def pareto(results: list[dict], shares: dict[str, float | None], folder) -> Path:
-    """The frontier of loss against relative PD, and how sure it is who is on it.
-
-    shares: activation -> share of bootstrap resamples of the trials, 0 .. 1, in which it is on the frontier.
+    shares: activation -> share of bootstrap resamples of the trials, 0 .. 1, in which it is on the frontier; the right
+    panel names the activations, with these shares if there are any.
     """
-    title = f"Pareto frontier of loss and disagreement: {architecture_label(results[0]['architecture'])}"
-    points, study = _plane_points(results), study_line(results)
-    if not points:
-        return say_only(title, study, NO_PD, folder, *_name(results, "pareto"))
-    height = max(3.6, 0.17 * len(results) + 1)
-    figure, ((plane, bars),) = new_figure(title, study, height, 1, 2, width_ratios=[1.9, 1])
-    best = sorted((name for name in points if _on_frontier(name, points)), key=points.get)
-    for left, right in itertools.pairwise(best):
-        (x0, y0), (x1, y1) = points[left], points[right]
-        plane.plot([x0, x1], [y0, y0], color="#AAAAAA", linewidth=2.5, zorder=1)
-        plane.plot([x1, x1], [y0, y1], color="#AAAAAA", linewidth=2.5, zorder=1)
-    _draw_plane(plane, results, points)
-    plane.set_title(f"{plane.get_title(loc='left')}; grey: the frontier")
-    _draw_shares(bars, shares, best)
-    _name_points(plane, points if len(points) <= MOST_BANDS else {name: points[name] for name in best})
-    return save(figure, folder, *_name(results, "pareto"))
-
-
-def _on_frontier(name, points):
-    """Whether no other activation is at least as good in both, and better in one."""
-    x, y = points[name]
-    return not any(a <= x and b <= y and (a, b) != (x, y) for a, b in points.values())
+    cells = {result["activation"]: Cell(result) for result in results}
+    found = {
+        name: [results_module.estimate(cell, measure) for measure in ("val_loss", "relative_pd")]
+        for name, cell in cells.items()
+        if results_module.has_both(cell)
+    }
+    if not found:
+        raise NothingToDraw(
+            "No activation has a relative PD: that takes two complete trials, compared with each other."
+        )
+    drawn, ((plane, bars),) = panels(max(3.2, 0.17 * len(found) + 1), 1, 2, width_ratios=[1.9, 1])
+    means = np.array([[loss.mean, pd.mean] for loss, pd in found.values()])
+    best = [name for name, on in zip(found, pareto_front(*means.T)) if on]
+    corners = sorted((found[name][0].mean, found[name][1].mean) for name in best)
+    for (x0, y0), (x1, y1) in itertools.pairwise(corners):
+        plane.plot([x0, x1, x1], [y0, y0, y1], color="#AAAAAA", linewidth=2.5, zorder=1)
+    for name, (loss, pd) in found.items():
+        look = point_style(name) | {"markersize": 6, "faint": len(found) > MOST_BANDS}
+        draw_interval(plane, loss.mean, pd.mean, (loss.low, loss.high), (pd.low, pd.high), **look)
+    has_interval = any(estimate.low is not None for both in found.values() for estimate in both)
+    plane.set_title(f"Means{' with 95% CI' if has_interval else ''}; grey: their frontier; ↙ both better")
+    plane.set(xlabel=f"validation loss ({NATS})", ylabel="relative PD")
+    plane.margins(0.12)
+    _draw_shares(bars, {name: (shares or {}).get(name) for name in found}, best)
+    return drawn
 
 
 def _draw_shares(ax, shares, best):
-    if not shares:
-        return say_instead(ax, "Too few trials to resample.")
-    order = sorted(shares, key=lambda name: (shares[name] is not None, shares[name] or 0))
+    order = sorted(shares, key=lambda name: (-(shares[name] or 0), name not in best))
     for row, name in enumerate(order):
-        share = shares[name]
-        if share is not None:
-            ax.plot([0, 100 * share], [row, row], color=FAINT, linewidth=3, zorder=1, solid_capstyle="butt")
-            ax.plot([100 * share], [row], **point_style(name), markersize=6, clip_on=False)
-        text = "not resampled" if share is None else f"{100 * share:.0f} %"
-        ax.text(108, row, text, va="center", size=7.5, weight="bold" if name in best else "normal")
-    ax.set_yticks(range(len(order)), [short_label(name) for name in order])
-    ax.set(xlim=(0, 100), ylim=(-0.6, len(order) - 0.4), xlabel="% of resamples of the trials")
-    ax.tick_params(axis="y", length=0, pad=7)  # room for a marker at 0 %
+        x = 100 * (shares[name] or 0)
+        ax.plot([0, x], [row, row], color=FAINT, linewidth=3, zorder=1, solid_capstyle="butt")
+        ax.plot([x], [row], **point_style(name) | {"markersize": 6}, clip_on=False)
+        text = "" if shares[name] is None else f"{x:.0f}%"
+        write_beside(ax, row, f"  {text}", size=7.5, weight="bold" if name in best else "normal")
+    rows_named(ax, [short_label(name) for name in order])
+    ax.set(xlim=(0, 100), xlabel="% of resamples of the trials")
+    ax.tick_params(axis="y", pad=7)  # room for a marker at 0%
     ax.set_title("Share on the frontier\n(bold: on that of the means)")
+    if not any(shares.values()):
+        ax.set(title="Too few trials to resample", xlabel="", xticks=[])
+        ax.spines[:].set_visible(False)

@@ -3,16 +3,13 @@
 import textwrap
 from pathlib import Path
 
-from figures.style import FAINT, INK, draw_interval, new_figure, save_as, styled
+import matplotlib
 
-LOOKS = {  # of a verdict
-    "different": {"marker": "o", "markerfacecolor": INK, "color": INK},
-    "equivalent": {"marker": "s", "markerfacecolor": "#56B4E9", "color": "#0072B2"},
-    "inconclusive": {"marker": "D", "markerfacecolor": "white", "color": "#8A8A8A"},
-}
+from figures.across_activations import VERDICTS
+from figures.style import FAINT, INK, STYLE, add_title, draw_interval, rows_named, save, write_beside
+from figures.style import panels as new_panels
 
-
-@styled
+@matplotlib.rc_context(STYLE)
 def forest(panels: list[dict], title: str, info: str, path: Path) -> Path:
     """One row of panels per measure: each variant's mean on the left, its difference from the reference on the right.
 
@@ -21,26 +18,25 @@ def forest(panels: list[dict], title: str, info: str, path: Path) -> Path:
     """
     n_variants = len(panels[0]["rows"])
     height = len(panels) * (0.2 * n_variants + 0.62)
-    figure, axes = new_figure(title, info, height, len(panels), 2, sharey="row", width_ratios=(1, 1.25))
+    drawn, axes = new_panels(height, len(panels), 2, sharey="row", width_ratios=(1, 1.25))
     for (left, right), panel in zip(axes, panels):
         names = [textwrap.shorten(row["name"], 26, placeholder="…") for row in panel["rows"]]
         for place, row in enumerate(panel["rows"]):
             _draw(left, row["value"], place, {"marker": "o", "color": INK})
             if row["difference"] is not None:
-                _draw(right, row["difference"], place, LOOKS[row["verdict"]])
-            text = {"transform": right.get_yaxis_transform(), "va": "center", "size": 7}
-            right.text(1.02, place, row["text"], **text)
+                _draw(right, row["difference"], place, VERDICTS[row["verdict"]])
+            write_beside(right, place, row["text"])
         if panel["margin"]:
             right.axvspan(-panel["margin"], panel["margin"], color=FAINT, alpha=0.6, linewidth=0)
         right.axvline(0, color=INK, linewidth=0.8)
         left.set_title(f"{panel['label']}: {panel['better']} is better")
         right.set_title(f"minus {panel['reference']}")
-        left.set_yticks(range(n_variants), names)
-        left.set_ylim(n_variants - 0.4, -0.6)
+        rows_named(left, names)
         for ax in (left, right):
             ax.tick_params(axis="y", length=0)
             ax.locator_params(axis="x", nbins=5)
-    return save_as(figure, path)
+    add_title(drawn, title, info)
+    return save(drawn, path)
 
 
 def _draw(ax, estimate, place, look):

@@ -16,9 +16,7 @@ from pathlib import Path
 import plot_utils
 from analysis import curves
 from analysis import results as results_module
-from analysis.labels import study_line
-from analysis.results import MEASURES, PRIMARY, Cell, Margins, Study
-from analysis.series import pair_curves
+from analysis.results import MEASURES, Cell, Margins, Study
 from analysis.words import plural
 from common.errors import RunError, UserError
 from figures.fonts import undrawable
@@ -128,7 +126,6 @@ def _architecture_plans(groups, study, margins, folder):
     """The heat maps of loss and PD; none of one architecture."""
     if len(study.architectures) < 2:
         return []
-    device, info = study.identity["device"], study_line([cell.result for cell in study.cells])
     plans = []
     for measure in ("val_loss", "relative_pd"):
         table = {
@@ -148,8 +145,7 @@ def _architecture_plans(groups, study, margins, folder):
                 f" ({counted(study.cells)}). Shades: per cent from the row's {' or '.join(against)}, on a scale that reaches"
                 " at least to the margin of interest; intervals are in the tables."
             )
-            reference = {name: cell.activation for name, cell in references.items()}
-            arguments = (table, measure, reference, 100 * max(shares), folder, device, info)
+            arguments = ([cell.result for cell in study.cells], folder, measure, margins)
             plans.append(Plan("", "architectures", caption, plot_utils.architecture_heatmap, arguments))
     return plans
 
@@ -167,15 +163,8 @@ def _comparison_plans(cells, margins, part, folder):
             " corrected; grey: the margin of interest. p: of no difference, after Holm's correction; for equivalent ones"
             " the p of two one-sided tests (TOST) against the margin, after Bonferroni's."
         )
-        arguments = (_forest_rows(cells, reference, margins), folder, *_place(cells), reference.label)
+        arguments = (results, folder, margins)
         plans.append(Plan(part, "comparisons", caption, plot_utils.forest, arguments))
-    if any(cell.pairs for cell in cells):
-        caption = (
-            f"Validation loss (means over trials, {T_BAND}) against relative PD (means over pairs, {U_BAND});"
-            f" {counted(cells)}. {sampled(cells)}"
-        )
-        draw = plot_utils.accuracy_against_reproducibility
-        plans.append(Plan(part, "trade_off", caption.strip(), draw, (results, folder)))
     candidates = [cell for cell in cells if results_module.has_both(cell)]
     shares = results_module.frontier(candidates)[1] if len(candidates) > 1 else None
     if shares:
@@ -184,29 +173,8 @@ def _comparison_plans(cells, margins, part, folder):
             f" activation is on it ({counted(cells)}; bars: 95 % intervals)."
         )
         candidates = [cell.result for cell in candidates]
-        plans.append(Plan(part, "trade_off", caption, plot_utils.pareto, (candidates, shares, folder)))
+        plans.append(Plan(part, "trade_off", caption, plot_utils.pareto, (candidates, folder, shares)))
     return plans
-
-
-def _place(cells):
-    """architecture, device and second line of the title, as the figures of figures/of_analysis.py take them."""
-    return cells[0].architecture, cells[0].result["identity"]["device"], study_line([cell.result for cell in cells])
-
-
-def _forest_rows(cells, reference, margins):
-    """The comparisons of `analysis.primary_comparisons` as `plot_utils.forest` takes them."""
-    compared = results_module.primary_comparisons(cells, margins)
-    rows = []
-    for name in PRIMARY:
-        margin = results_module.margin_of(name, reference, margins)
-        for cell in cells:
-            if cell is not reference:
-                found = compared[cell.activation, name]
-                row = {"activation": cell.activation, "measure": MEASURES[name].label, "margin": margin}
-                row |= {"difference": found.difference.mean, "low": found.difference.low, "high": found.difference.high}
-                row |= {"p_adjusted": found.p_adjusted, "equivalence_p": found.equivalence_p}
-                rows.append(row | {"verdict": found.verdict, "verdict_text": found.verdict_text})
-    return rows
 
 
 def _training_plans(cells, part, folder):
@@ -228,29 +196,13 @@ def _training_plans(cells, part, folder):
     if not any(pair["history"] for cell in cells for pair in cell.pairs):
         return plans
     caption = f"Disagreement along training, on the curve windows ({counted(cells)}). Lines: means over pairs; bands: {U_BAND}."
-    plans.append(Plan(part, "training_path", caption, plot_utils.pd_along_training, (results, folder)))
     if len(cells) > 1:
         caption = (
             "The same disagreement against the step (left), and against the mean validation loss at that step (right);"
             f" {counted(cells)}; bands: {U_BAND}."
         )
-        arguments = ([_curve(cell) for cell in cells], folder, *_place(cells))
-        plans.append(Plan(part, "training_path", caption, plot_utils.pd_at_equal_loss, arguments))
+        plans.append(Plan(part, "training_path", caption, plot_utils.pd_at_equal_loss, (results, folder)))
     return plans
-
-
-def _curve(cell):
-    """A cell as `plot_utils.pd_at_equal_loss` takes it."""
-    curve = {"activation": cell.activation}
-    for name in ("relative_pd", "top1_disagreement"):
-        steps, _, estimates = pair_curves(cell.result, name)
-        curve |= {"step": steps, "loss": [curves.loss_at_step(cell, step).mean for step in steps]}
-        curve[name] = [_triple(estimate) for estimate in estimates]
-    return curve
-
-
-def _triple(estimate):
-    return estimate.mean, estimate.low, estimate.high
 
 
 def _source_plans(studies, architecture, part, folder):
@@ -264,8 +216,7 @@ def _source_plans(studies, architecture, part, folder):
         f"Relative PD where only one source of randomness differs between trials ({counted([row['cell'] for row in rows])}). Points: means over"
         f" pairs; bars: {U_BAND}; dashed: {rows[0]['source']}."
     )
-    shown = [{name: row[name] for name in ("source", "activation", "mean", "low", "high", "n")} for row in rows]
-    arguments = (shown, folder, *_place([rows[0]["cell"]]))
+    arguments = ([row["cell"].result for row in rows], folder, [row["source"] for row in rows])
     return [Plan(part, "sources", caption, plot_utils.sources, arguments)]
 
 
@@ -277,7 +228,7 @@ def _published_plans(rows, cells, part, folder):
         "Relative PD of trials 1 and 2 (n = 2, one pair, so no interval): as the report prints it, as its protocol gives it"
         " here, and with both models on the same contexts."
     )
-    arguments = (rows, folder, *_place(cells))
+    arguments = ([cell.result for cell in cells], folder, rows)
     return [Plan(part, "three_steps", caption, plot_utils.published_against_matched, arguments)]
 
 
@@ -297,10 +248,8 @@ def _passage(cells, n_cells, part, folder, passage_of):
             continue
         share, n = shares[cell.activation]
         pairs = plural(n * (n - 1) // 2, "pair")
-        info = f"{study_line([cell.result])} · here: {plural(n, 'model')}, {pairs}"
         caption = f"{cell.label}: each character shaded by the share of {pairs} of n = {n} models that disagree there."
-        architecture, device, _ = _place([cell])
-        arguments = (text, share, folder, architecture, device, info, cell.activation)
+        arguments = (cell.result, folder, text, share, n)
         plans.append(Plan(part, "passage", caption, plot_utils.disagreement_passage, arguments))
         items.append(
             f"{cell.label}: {share.mean():.1%} of predictions differ on average over {pairs} of n = {n} models; at"

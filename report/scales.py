@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from analysis.labels import activation_label, architecture_label, study_line
+from analysis.labels import activation_label, architecture_label
 from analysis.results import MEASURES, Cell, Margins, Study, activation_sensitivity
 from analysis.significance import Estimate
 from analysis.words import decimals_for, interval, listing, number, plural, with_interval
@@ -119,7 +119,7 @@ def build(studies: Sequence[Study], plots_dir: Path | None) -> Document:
     identity = studies[0].identity
     subtitle = (
         f"Corpus: {studies[0].corpus_label} · {identity['protocol']} protocol · {plural(len(studies), 'size')} ·"
-        f" {identity['config']['max_iters']:,} updates · {identity['device']}"
+        f" {identity['config']['max_iters']:,} training steps · {identity['device']}"
     )
     return Document("Sensitivity to the activation, against size", subtitle, sections)
 
@@ -153,7 +153,7 @@ def _section(studies, architecture, rows, plots_dir):
     headers = ["Parameters", "n"]
     for name in NAMES:
         unit = f", {MEASURES[name].unit}" if MEASURES[name].unit else ""
-        headers.append(f"SD of {MEASURES[name].label[0].lower() + MEASURES[name].label[1:]}{unit}")
+        headers.append(f"SD of {MEASURES[name].in_text}{unit}")
     cells = [
         [
             f"{row['n_parameters']:,}",
@@ -174,18 +174,14 @@ def _section(studies, architecture, rows, plots_dir):
 
 
 def _draw(studies, architecture, rows, plots_dir):
-    points, claims = [], {}
+    claims = {}
     for name in NAMES:
         trend = slope([row["n_parameters"] for row in rows], [row[name].mean for row in rows])
-        for row in rows:
-            found = {"mean": row[name].mean, "low": row[name].low, "high": row[name].high}
-            points.append({"measure": name, "n_parameters": row["n_parameters"], **found})
         decimals = decimals_for(trend, 5)
         change = f" ({number(trend.mean, decimals, True)} {interval(trend, decimals, True)} per tenfold size)"
         claims[name] = f"{MEASURES[name].label}: {trend_verdict(trend)}" + (change if trend.mean is not None else "")
     cells = [cell for study in studies for cell in study.architectures.get(architecture, ())]
-    line, device = study_line([cell.result for cell in cells]), studies[0].identity["device"]
-    return sensitivity_against_size(points, claims, plots_dir, architecture, device, line)
+    return sensitivity_against_size([cell.result for cell in cells], plots_dir, rows, claims)
 
 
 def _methods():

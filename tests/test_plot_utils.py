@@ -13,28 +13,26 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 import activations
-import metrics
 import plot_utils
 from analysis import results as results_module
 from analysis import significance
 from analysis.labels import ARCHITECTURES, short_label
-from analysis.series import mean_curve, pair_curves, value_of
+from analysis.series import mean_curve, pair_curves
 from analysis.words import plus_minus
-from figures import style
+from figures import functions, style
 
 REPORT = activations.REPORT
-MANY = (*activations.BUILT_IN, "smelu_0.25", "a_readers_own_activation_with_a_long_name")
-LINE = "Corpus: shakespeare · matched protocol · n = 10 trials per activation"
+MANY = (*activations.BUILT_IN, "smelu_0.25", "a_user_defined_$activation$_with_a_long_name")
 
 
 @pytest.fixture
 def figures(monkeypatch):
     """Every figure that is saved, with the texts drawn in its PNG and their places; pyplot holds none of them."""
     saved, drawn = [], []
-    save_as, draw, draw_figure = style.save_as, Text.draw, Figure.draw
+    save, draw, draw_figure = style.save, Text.draw, Figure.draw
 
     def keep(figure, path):
-        path = save_as(figure, path)
+        path = save(figure, path)
         figure.drawn_texts = list(drawn)
         saved.append(figure)
         return path
@@ -49,8 +47,8 @@ def figures(monkeypatch):
             drawn.append((text.get_text(), place, text.get_rotation()))
         return draw(text, renderer, *args, **kwargs)
 
-    monkeypatch.setattr(style, "save_as", keep)
-    monkeypatch.setattr(plot_utils, "save_as", keep)
+    monkeypatch.setattr(style, "save", keep)
+    monkeypatch.setattr(functions, "save", keep)
     monkeypatch.setattr(Figure, "draw", begin)
     monkeypatch.setattr(Text, "draw", note)
     yield saved
@@ -87,7 +85,7 @@ def check_readable(figure):
 
 
 ONE = ("training_curves", "reproducibility", "summary")
-ACROSS = ("all_validation_curves", "pd_along_training", "accuracy_against_reproducibility")
+ACROSS = ("all_validation_curves", "pd_at_equal_loss", "pareto", "forest")
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 10])
@@ -121,7 +119,6 @@ def test_what_is_missing_is_left_out_and_said(n, tmp_path, figures):
         getattr(plot_utils, kind)(results[0], tmp_path)
     for kind in ACROSS:
         getattr(plot_utils, kind)(results, tmp_path)
-    plot_utils.pareto(results, {"relu": 0.7, "gelu": None}, tmp_path)
     for figure in figures:
         assert "2 trials diverged or failed" in words(figure) or "4 trials diverged or failed" in words(figure)
         assert f"n = {n - 2} trial" in words(figure)
@@ -138,147 +135,126 @@ def test_the_matrices_of_a_study_without_curves_are_readable(n, tmp_path, figure
 
 def test_the_published_protocol_has_no_curves_of_pairs_and_the_figures_say_so(tmp_path, figures):
     results = [make_result(name, 2, "published") for name in REPORT]
-    plot_utils.pd_along_training(results, tmp_path)
-    assert "published protocol keeps no curves of pairs" in words(figures[0])
+    plot_utils.pd_at_equal_loss(results, tmp_path)
+    assert "There are no curves of pairs" in words(figures[0])
     plot_utils.reproducibility(results[0], tmp_path)
     assert "published protocol" in words(figures[1]) and "Along training" not in words(figures[1])
 
 
-@pytest.mark.parametrize("kind", [*ACROSS, "pareto"])
+@pytest.mark.parametrize("kind", ACROSS)
 def test_twenty_activations_fit_one_figure(kind, tmp_path, figures):
     results = [make_result(name, 3) for name in MANY]
-    if kind == "pareto":
-        path = plot_utils.pareto(results, {name: i / len(MANY) for i, name in enumerate(MANY)}, tmp_path)
-    else:
-        path = getattr(plot_utils, kind)(results, tmp_path)
+    more = ({name: i / len(MANY) for i, name in enumerate(MANY)},) if kind == "pareto" else ()
+    path = getattr(plot_utils, kind)(results, tmp_path, *more)
     check_png(path, tmp_path, f"charlm_cpu_{kind}.png")
-    assert all(short_label(name) in words(figures[0]) for name in MANY)
+    assert all(short_label(name) in words(figures[0]) for name in MANY if kind != "forest" or name != "relu")
     check_readable(figures[0])
 
 
-def make_comparisons(names):
-    measures = ("Validation loss", *(metrics.METRICS[name].label for name in metrics.PRIMARY))
-    verdicts = ("different", "equivalent", "inconclusive", "inconclusive")
-    texts = ("different", "equivalent (lower)", "inconclusive (1234 seeds needed)", "inconclusive")
-    for (i, name), measure in itertools.product(enumerate(names), measures):
-        row = {"activation": name, "measure": measure, "margin": 0.01, "p_adjusted": 0.0004 * 10 ** (i % 4)}
-        row |= {"difference": 0.01 * (i % 5 - 2), "low": 0.01 * (i % 5) - 0.03, "high": 0.01 * (i % 5)}
-        row |= {"equivalence_p": 0.021}
-        yield row | {"verdict": verdicts[i % 4], "verdict_text": texts[i % 4]}
-
-
-@pytest.mark.parametrize("names", [("gelu",), REPORT[:2], MANY], ids=len)
-def test_the_forest_says_every_verdict_in_words(names, tmp_path, figures):
-    rows = list(make_comparisons(names))
-    rows[-1] |= {"difference": None, "low": None, "high": None, "p_adjusted": None} | {
-        "verdict": "inconclusive",
-        "verdict_text": "inconclusive",
-    }
-    path = plot_utils.forest(rows, tmp_path, "charlm", "cpu", LINE)
-    check_png(path, tmp_path, "charlm_cpu_forest.png")
-    if len(names) <= 8:
-        assert all(row["verdict_text"] in words(figures[0]) for row in rows) and "(p < 0.001)" in words(figures[0])
-        shown = [text for text, _, _ in figures[0].drawn_texts if text.startswith("equivalent")]
-        assert all(text == "equivalent (lower)  (TOST p = 0.021)" for text in shown)
-        assert len(shown) == sum(row["verdict"].startswith("equivalent") for row in rows)
-    else:
-        assert words(figures[0]).count("inconclusive (1234)") == 20 and words(figures[0]).count("equivalent") == 20
-    assert LINE.split("·")[0] in words(figures[0])
+def test_the_forest_shows_every_verdict_and_the_margins_that_were_asked_for(tmp_path, figures):
+    results = [make_result(name, 4) for name in REPORT]
+    margins = results_module.Margins(0.5, 0.25)
+    plot_utils.forest(results, tmp_path, margins)
+    compared = results_module.primary_comparisons([results_module.Cell(r) for r in results], margins)
+    relu = results_module.estimate(results_module.Cell(make_result("relu", 4)), "relative_pd").mean
+    for ax, name, margin in zip(figures[0].axes, results_module.PRIMARY, (0.5, 0.25 * relu)):
+        assert ax.patches[0].get_x() == pytest.approx(-margin)
+        shown = [line.get_marker() for line in ax.lines if line.get_marker() not in ("None", "none", "")]
+        others = [activation for activation in REPORT if activation != "relu"]
+        markers = {"different": "o", "equivalent": "s", "inconclusive": "D"}
+        assert shown == [markers[compared[activation, name].verdict] for activation in others]
+    assert "margin of interest around ReLU" in words(figures[0])
     check_readable(figures[0])
 
 
-def test_nothing_to_compare_is_said(tmp_path, figures):
-    plot_utils.forest([], tmp_path, "charlm", "cpu", LINE)
-    plot_utils.pd_at_equal_loss([], tmp_path, "charlm", "cpu", LINE)
-    plot_utils.sources([], tmp_path, "charlm", "cpu", LINE)
-    plot_utils.published_against_matched([], tmp_path, "charlm", "cpu", LINE)
-    nothing, relu = {"charlm": {"relu": None}}, {"charlm": "relu"}
-    plot_utils.architecture_heatmap(nothing, "relative_pd", relu, 2, tmp_path, "cpu", LINE)
-    plot_utils.pareto([make_result("relu", 1)], {}, tmp_path)
-    assert all("n = " in words(figure) for figure in figures) and len(figures) == 6
+def test_nothing_to_show_is_said(tmp_path, figures):
+    alone = make_result("relu", 1)
+    plot_utils.forest([alone], tmp_path)
+    plot_utils.pd_at_equal_loss([alone], tmp_path)
+    plot_utils.sources([alone], tmp_path, ["dropout"])
+    plot_utils.published_against_matched([alone], tmp_path, [])
+    plot_utils.architecture_heatmap([alone], tmp_path, "relative_pd")
+    plot_utils.pareto([alone], tmp_path)
+    plot_utils.gradient_norms([alone], tmp_path)
+    assert all("n = 1" in words(figure) for figure in figures) and len(figures) == 7
 
 
-@pytest.mark.parametrize("names", [REPORT, MANY], ids=len)
-def test_disagreement_against_the_step_and_the_loss(names, tmp_path, figures):
-    curves = []
-    for i, name in enumerate(names):
-        triples = [(0.1 + 0.01 * i, 0.05, 0.2), (0.12, None, None), (None, None, None)]
-        curve = {"activation": name, "step": [0, 50, 100], "loss": [4.1, 3.0, 2.6]}
-        curve |= {"relative_pd": triples, "top1_disagreement": triples}
-        curves.append(curve)
-    path = plot_utils.pd_at_equal_loss(curves, tmp_path, "charlm", "cpu", LINE)
-    check_png(path, tmp_path, "charlm_cpu_pd_at_equal_loss.png")
-    loss = figures[0].axes[1]
-    assert loss.xaxis_inverted() and loss.get_title(loc="left").startswith("Against the validation loss")
-    check_readable(figures[0])
+def test_the_untrained_model_does_not_flatten_the_disagreement_of_trained_ones(tmp_path, figures):
+    """At step 0 of these results top-1 disagreement is 0.98, afterwards 0.3 and 0.1."""
+    plot_utils.pd_at_equal_loss([make_result(name, 3) for name in REPORT], tmp_path)
+    plot_utils.reproducibility(make_result("relu", 3), tmp_path)
+    for panel in (figures[0].axes[2], figures[0].axes[3], figures[1].axes[3]):
+        assert panel.get_ylim()[1] < 0.5
+    assert figures[0].axes[1].xaxis_inverted()
 
 
 def test_a_passage_shows_every_character_at_its_own_shade(tmp_path, figures):
     text = "To be,\n\tor $not$ to be\x00 " + "x" * 70 + "\n"
     share = [None, *np.linspace(0, 1, len(text) - 1)]
-    path = plot_utils.disagreement_passage(text, share, tmp_path, "charlm", "cpu", LINE, "relu")
+    path = plot_utils.disagreement_passage(make_result("relu", 3), tmp_path, text, share, 3)
     check_png(path, tmp_path, "charlm_relu_cpu_passage.png")
     signs = "".join(t.get_text() for t in figures[0].axes[0].texts)
     assert signs == text.replace(" ", "·").replace("\n", "↵").replace("\t", "→").replace("\x00", "□")
     shades = figures[0].axes[0].images[0].get_array()
     assert np.ma.count(shades) == len(text) - 1 and shades.max() == 1
     with pytest.raises(ValueError):
-        plot_utils.disagreement_passage(text, share[1:], tmp_path, "charlm", "cpu", LINE)
+        plot_utils.disagreement_passage(make_result("relu", 3), tmp_path, text, share[1:], 3)
 
 
-@pytest.mark.parametrize("named", [(None,), ("relu",), REPORT], ids=str)
-def test_sources_stand_beside_all_of_them(named, tmp_path, figures):
-    labels = ("all three", "initial weights", "data order", "dropout", "one bit of one initial weight", "nothing")
-    rows = []
-    for (i, label), name in itertools.product(enumerate(labels), named):
-        row = {"source": label, "mean": 0.06 / 2**i, "low": 0.05 / 2**i, "high": 0.07 / 2**i, "n": 10}
-        rows.append(row | ({"activation": name} if name else {}))
-    rows[-1] |= {"mean": 0.0, "low": None, "high": None}
-    rows[-2] |= {"mean": None, "low": None, "high": None}
-    check_png(plot_utils.sources(rows, tmp_path, "charlm", "cpu", LINE), tmp_path, "charlm_cpu_sources.png")
-    assert "not measured" in words(figures[0]) and "0.0600 [0.0500, 0.0700], n = 10" in words(figures[0])
+@pytest.mark.parametrize("names", [("relu",), REPORT], ids=len)
+def test_sources_stand_next_to_all_of_them(names, tmp_path, figures):
+    labels = ("all three", "initial weights", "one bit of one initial weight", "nothing")
+    several = [(label, make_result(name, 10 if label != "nothing" else 1)) for label in labels for name in names]
+    path = plot_utils.sources([result for _, result in several], tmp_path, [label for label, _ in several])
+    check_png(path, tmp_path, "charlm_cpu_sources.png")
+    assert "not measured" in words(figures[0]) and "], n = 10" in words(figures[0])
     check_readable(figures[0])
 
 
 @pytest.mark.parametrize("n_sizes", [0, 1, 2, 7])
 def test_sensitivity_stands_against_every_size(n_sizes, tmp_path, figures):
     sizes = [989_920, 2_036_728, 5_107_104, 10_126_968, 20_237_848, 49_483_520, 100_132_864][:n_sizes]
-    rows = []
-    for (i, size), measure in itertools.product(enumerate(sizes), ("val_loss", "relative_pd")):
-        low = None if i == 1 else 0.0
-        rows.append(
-            {"measure": measure, "n_parameters": size, "mean": 0.02 / (i + 1), "low": low, "high": 0.06 / (i + 1)}
-        )
-    claims = {
-        "val_loss": "Validation loss: falls (-0.01 [-0.02, -0.003] per tenfold size)",
-        "relative_pd": "Relative PD",
-    }
-    path = plot_utils.sensitivity_against_size(rows, claims, tmp_path, "charlm", "cpu", LINE)
+
+    def spread(mean, low):
+        return significance.Estimate(mean, None, 5, low, 3 * mean, None, None, "made up")
+
+    rows = [
+        {"n_parameters": size}
+        | {name: spread(0.02 / (i + 1), None if i == 1 else 0.0) for name in ("val_loss", "relative_pd")}
+        for i, size in enumerate(sizes)
+    ]
+    claims = {"val_loss": "Validation loss: falls", "relative_pd": "Relative PD"}
+    path = plot_utils.sensitivity_against_size([make_result("relu", 3)], tmp_path, rows, claims)
     check_png(path, tmp_path, "charlm_cpu_sensitivity_against_size.png")
     check_readable(figures[0])
     assert ("100M" in words(figures[0])) == (n_sizes == 7)
     assert ("No size has a between-activation SD" in words(figures[0])) == (n_sizes == 0)
 
 
+def of_architecture(name, activation, loss=None):
+    result = {**make_result(activation, 3), "architecture": name}
+    if loss is not None:
+        result["trials"] = [trial | {"val_loss": loss} for trial in result["trials"]]
+    return result
+
+
 @pytest.mark.parametrize("names", [REPORT, MANY], ids=len)
 def test_the_heat_map_has_a_number_in_every_cell(names, tmp_path, figures):
-    table = {a: {n: 2.6 + 0.01 * i for i, n in enumerate(names)} for a in ARCHITECTURES}
-    table["convlm"][names[1]] = None
-    references = dict.fromkeys(table, names[2])
-    path = plot_utils.architecture_heatmap(table, "val_loss", references, 0.4, tmp_path, "cpu", LINE)
+    results = [of_architecture(a, name) for a in ARCHITECTURES for name in names if (a, name) != ("convlm", names[1])]
+    path = plot_utils.architecture_heatmap(results, tmp_path, "val_loss")
     check_png(path, tmp_path, "all_cpu_heatmap_val_loss.png")
     assert [t.get_text() for t in figures[0].axes[0].texts].count("–") == 1
-    assert len(figures[0].axes[0].texts) == len(table) * len(names)
+    assert len(figures[0].axes[0].texts) == len(ARCHITECTURES) * len(names)
     check_readable(figures[0])
 
 
 def test_the_heat_map_is_pale_where_a_difference_is_within_the_margin(tmp_path, figures):
     """A study whose activations hardly differ must not look like one in which they do."""
     for gelu in (2.601, 2.7):
-        table = {"charlm": {"relu": 2.6, "gelu": gelu}}
-        plot_utils.architecture_heatmap(table, "val_loss", {"charlm": "relu"}, 0.4, tmp_path, "cpu", LINE)
+        results = [of_architecture("charlm", "relu", 2.6), of_architecture("charlm", "gelu", gelu)]
+        plot_utils.architecture_heatmap(results, tmp_path, "val_loss", results_module.Margins(loss=0.0104))
     pale, strong = (figure.axes[0].images[0] for figure in figures)
-    assert pale.get_clim() == (-0.4, 0.4) and strong.get_clim()[1] == pytest.approx(100 * 0.1 / 2.6)
+    assert pale.get_clim() == pytest.approx((-0.4, 0.4)) and strong.get_clim()[1] == pytest.approx(100 * 0.1 / 2.6)
     np.testing.assert_allclose(pale.get_array()[0], [0, 100 * 0.001 / 2.6], atol=1e-9)
 
 
@@ -290,13 +266,11 @@ def test_an_interval_is_drawn_and_printed_only_as_far_as_the_measure_can_be():
             point["top1_disagreement"] = 1 - 0.02 * k
     result = summarized(result)
     assert result["summary"]["edit_distance"]["ci95"][0] < 0  # the file keeps what was computed
-    _, low, high = value_of(result, "edit_distance")
-    assert low == 0 and high == result["summary"]["edit_distance"]["ci95"][1]
     estimates = pair_curves(result, "top1_disagreement")[2]
     assert all(estimate.high == 1 and 0 < estimate.low < estimate.mean for estimate in estimates)
     shown = results_module.estimate(results_module.Cell(result), "edit_distance")
-    assert (shown.low, shown.high) == (low, high)
-    assert plus_minus(shown, 2) == f"0.10 [0.00, {high:.2f}]"  # half a width would say less than nothing
+    assert (shown.low, shown.high) == (0, result["summary"]["edit_distance"]["ci95"][1])
+    assert plus_minus(shown, 2) == f"0.10 [0.00, {shown.high:.2f}]"  # half a width would say less than nothing
     losses = mean_curve(np.array([[0.1], [3.0]]), "val_loss")
     assert losses[0].low == 0 and losses[0].high > 3
 
@@ -308,22 +282,15 @@ def test_the_reports_pd_stands_beside_the_matched_one_on_one_scale(tmp_path, fig
         for i, name in enumerate(REPORT)
     ]
     rows[1] |= {"published": None, "low": None, "high": None}
-    path = plot_utils.published_against_matched(rows, tmp_path, "charlm", "cpu", LINE)
+    path = plot_utils.published_against_matched([make_result(name, 2) for name in REPORT], tmp_path, rows)
     check_png(path, tmp_path, "charlm_cpu_published_against_matched.png")
     small, large = figures[0].axes
     assert np.ptp(small.get_xticks()[:2]) == pytest.approx(np.ptp(large.get_xticks()[:2]))
     scales = [np.ptp(ax.get_xlim()) / ax.get_window_extent().width for ax in (small, large)]
     assert scales[0] == pytest.approx(scales[1], rel=0.01)
     assert small.get_xlim()[1] < large.get_xlim()[0]
-    assert "10 trials" in words(figures[0])
+    assert words(figures[0]).count("n = 2") == 4 and "same contexts, n = 10, 95% CI" in words(figures[0])
     check_readable(figures[0])
-
-
-def test_the_frontier_is_the_activations_that_none_beats():
-    from figures.across_activations import _on_frontier
-
-    points = {"a": (1.0, 3.0), "b": (2.0, 2.0), "c": (2.5, 2.0), "d": (3.0, 1.0), "e": (3.0, 3.0)}
-    assert [name for name in points if _on_frontier(name, points)] == ["a", "b", "d"]
 
 
 def test_every_activation_has_one_look_of_its_own():
@@ -333,20 +300,14 @@ def test_every_activation_has_one_look_of_its_own():
     assert style.activation_style("relu")["color"] == "#000000"
 
 
-def test_an_interval_has_the_decimals_of_its_mean():
-    assert style.mean_and_interval(0.0517, 0.000301, 0.1034) == "0.0517 [0.0003, 0.1034]"
-    assert style.mean_and_interval(0.0517, None, None) == "0.0517"
-    assert style.mean_and_interval(-0.000666, -0.00139, 5.58e-5) == "−0.000666 [−0.001390, 0.000056]"
-    assert style.mean_and_interval(0.0, 0.0, 0.0) == "0 [0, 0]"
-
-
-def test_labels_are_moved_apart_and_no_further_than_needed():
-    wanted = [0.5, 0.52, 0.1, 0.5]
-    placed = style.spread_apart(wanted, 0.1, 0, 1)
-    assert np.min(np.diff(np.sort(placed))) >= 0.1 - 1e-12
-    assert placed[2] == pytest.approx(0.1) and np.argsort(placed, kind="stable")[0] == 2
-    assert np.mean(placed[[0, 1, 3]]) == pytest.approx(np.mean([0.5, 0.52, 0.5]))
-    assert style.spread_apart([0.99, 1.0, 1.0], 0.1, 0, 1).max() <= 1 + 1e-12
+def test_a_figure_is_also_written_as_a_vector_file_and_the_same_each_time(tmp_path):
+    for kind in ("svg", "pdf"):
+        with matplotlib.rc_context({"savefig.format": kind}):
+            path = plot_utils.forest([make_result(name, 3) for name in REPORT], tmp_path)
+            first = path.with_suffix(f".{kind}").read_bytes()
+            plot_utils.forest([make_result(name, 3) for name in REPORT], tmp_path)
+        assert first[:5] in (b"<?xml", b"%PDF-") and path.with_suffix(f".{kind}").read_bytes() == first
+        assert path.read_bytes()[:4] == b"\x89PNG"
 
 
 def test_the_curves_of_pairs_have_the_interval_of_significance():
@@ -382,7 +343,7 @@ def test_the_activations_are_drawn_from_the_command_line(tmp_path, capsys, figur
 def test_the_slopes_drawn_are_derivatives():
     x = np.linspace(-3, 3, 601)
     for name in ("gelu", "smelu_1", "swiglu"):
-        y, slope = plot_utils._value_and_slope(name, activations.record(name).gated, x)
+        y, slope = functions.value_and_slope(name, activations.record(name).gated, x)
         np.testing.assert_allclose(slope[1:-1], (y[2:] - y[:-2]) / (x[2:] - x[:-2]), atol=1e-2)
 
 

@@ -1,5 +1,6 @@
 """Claims about names and texts in figures: any character, and `$`, are drawn without a warning or an error."""
 
+import matplotlib
 import pytest
 from fontTools.fontBuilder import FontBuilder
 from fontTools.pens.ttGlyphPen import TTGlyphPen
@@ -7,16 +8,17 @@ from matplotlib import font_manager
 from matplotlib.text import Text
 
 from figures import fonts
-from figures.style import new_figure, save, styled
+from figures.style import STYLE, add_title, panels, save
 
 
-@styled
+@matplotlib.rc_context(STYLE)
 def draw(folder, title, scale="linear"):
     """A figure with this title, name of the study and tick, drawn."""
-    figure, ((axes,),) = new_figure(title, title, 2)
+    figure, ((axes,),) = panels(2)
     axes.set(yscale=scale, xticks=[0], xticklabels=[title])
     axes.plot([0, 1], [0.1, 1000])
-    save(figure, folder, "figure")
+    add_title(figure, title, title)
+    save(figure, folder / "figure.png")
     return figure
 
 
