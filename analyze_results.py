@@ -69,6 +69,9 @@ def parser():
     )
     p.add_argument("--no-figures", action="store_true", help="tables only")
     p.add_argument(
+        "--format", choices=("png", "pdf", "svg"), default="png", help="pdf, svg: a file of this format beside each PNG"
+    )
+    p.add_argument(
         "--export", type=Path, metavar="DIR", help="also write trials, pairs and curves as CSV, tables as LaTeX"
     )
     p.add_argument("--compare", nargs="+", type=Path, metavar="STUDY", help="studies of other sources, or arithmetic")
@@ -87,6 +90,16 @@ def main(argv=None) -> int:
     args = parser().parse_args(argv)
     if args.export and (args.audit or args.scales):
         raise UserError("--export writes one study, and those named with --compare; leave out --audit and --scales")
+    if args.format == "png":
+        return analyze(args)
+    import matplotlib
+
+    with matplotlib.rc_context({"savefig.format": args.format}):  # figures/style.py takes it from there
+        return analyze(args)
+
+
+def analyze(args) -> int:
+    """What the options ask for; the exit status."""
     if args.audit:
         import audit
 

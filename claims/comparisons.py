@@ -102,11 +102,11 @@ def labels(names: Sequence[str]) -> str:
 
 
 def measure_label(measure: str) -> str:
-    """'relative PD', or 'validation loss after 50 updates' for 'val_loss@50'."""
+    """'relative PD', or 'validation loss after 50 training steps' for 'val_loss@50'."""
     name, _, step = measure.partition("@")
     label = MEASURES[name].label
     label = label if label[1].isupper() else label[0].lower() + label[1:]
-    return f"{label} after {step} updates" if step else label
+    return f"{label} after {step} training steps" if step else label
 
 
 def number(value: float | None, measure: str) -> str:

@@ -382,7 +382,7 @@ def sensitivity(evidence, reported, role, measure, claimed) -> Answer:
     result = found[measure]
     name = architecture_label(cells[0].architecture)
     kind = result.verdict
-    size = f"{cells[0].result['n_parameters']:,} parameters, {cells[0].result['identity']['config']['max_iters']:,} updates"
+    size = f"{cells[0].result['n_parameters']:,} parameters, {cells[0].result['identity']['config']['max_iters']:,} training steps"
     spread = f"between-activation SD {with_interval(result.between_sd)}"
     ours = f"{name} ({size}): {spread}, range {result.range_over_minimum:.2%}"
     why = f"{name} is {kind} in {results.MEASURES[measure].label.lower()}"

@@ -1,16 +1,15 @@
-"""The figure of a study's contrasts: relative PD against validation loss, and beside it the contrasts themselves."""
+"""The figure of a study's contrasts: relative PD against validation loss, and next to it the contrasts themselves."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 
 from analysis.contrasts import Contrast, percent
 from analysis.curves import CommonLoss, loss_at_step
-from analysis.labels import short_label, study_line
+from analysis.labels import short_label
 from analysis.results import Cell
 from analysis.series import pair_curves
-from figures.of_analysis import VERDICTS
+from figures.across_activations import VERDICTS
 from figures.style import (
     FAINT,
     INK,
@@ -19,53 +18,47 @@ from figures.style import (
     activation_style,
     draw_interval,
     draw_mean,
-    label_line_ends,
-    new_figure,
-    save,
-    styled,
+    figure,
+    legend_beside,
+    panels,
+    write_beside,
 )
+
+__all__ = ["pd_against_loss"]
 
 FIRST_LOSS = 0.5  # nats above the common loss: where the curves begin
 
 
-@styled
+@figure("Relative PD against validation loss, and the contrasts between activations", "contrasts")
 def pd_against_loss(
-    cells: Sequence[Cell],
-    endpoints: Mapping[str, Sequence[Contrast]],
-    margin: float,
-    common: CommonLoss | None,
-    folder: str | Path,
-) -> Path:
+    results: Sequence[dict], endpoints: Mapping[str, Sequence[Contrast]], margin: float, common: CommonLoss | None
+):
     """Relative PD against validation loss (left), and the contrasts of each endpoint (right), with 95% intervals.
 
     Parameters
     ----------
-    cells : sequence of Cell
-        The activations.
+    results : sequence of dict
+        Of the activations.
     endpoints : mapping
         Title of an endpoint -> its contrasts.
     margin : float
         Share: the band of equivalence.
     common : CommonLoss or None
         Drawn as a vertical line; the cooldown after its last step is dotted.
-    folder : path
-        Where the PNG is written.
     """
-    title = "Relative PD against validation loss, and the contrasts between activations"
-    line = study_line([cell.result for cell in cells])
-    figure, axes = new_figure(title, line, 4.1, 1, 2, width=9.6, gridspec_kw={"width_ratios": [1.25, 1]})
-    left, right = axes[0]
-    ends = [_draw_course(left, cell, common) for cell in cells]
+    drawn, ((left, right),) = panels(4.1, 1, 2, width=10.2, gridspec_kw={"width_ratios": [1.25, 1]})
+    for result in results:
+        _draw_course(left, Cell(result), common)
     if common is not None:
         left.axvline(common.loss, color=QUIET, linewidth=0.8, linestyle=(0, (4, 3)))
         left.annotate("common loss", (common.loss, 1), (3, -2), **_AT_THE_TOP)
     left.invert_xaxis()
-    left.set_xlabel(f"validation loss ({NATS}); training goes to the right")
+    left.set_xlabel(f"validation loss ({NATS}), training progresses →")
     left.set_ylabel("relative PD")
     left.set_title("Means over pairs of trials, 95% CI over trials")
+    legend_beside(left)
     _draw_contrasts(right, endpoints, margin)
-    label_line_ends([(left, ends)])
-    return save(figure, folder, cells[0].architecture, cells[0].result["identity"]["device"], "contrasts")
+    return drawn
 
 
 _AT_THE_TOP = {
@@ -78,19 +71,19 @@ _AT_THE_TOP = {
 
 
 def _draw_course(ax, cell, common):
-    """An activation's curve; returns what `label_line_ends` takes."""
+    """An activation's curve."""
     style = activation_style(cell.activation)
     steps, _, estimates = pair_curves(cell.result, "relative_pd")
     losses = np.array([loss_at_step(cell, step).mean for step in steps], dtype=float)
-    triples = np.array([(e.mean, e.low, e.high) for e in estimates], dtype=float)
     first = np.inf if common is None else common.loss + FIRST_LOSS
     last = steps[-1] if common is None or common.last_step is None else common.last_step
     shown, cooldown = (losses <= first) & (np.array(steps) <= last), np.array(steps) >= last
-    end = draw_mean(ax, losses[shown], triples[shown], style | {"markersize": 2.5})
+    look = style | {"markersize": 2.5}
+    named = look | {"label": short_label(cell.activation)}
+    draw_mean(ax, losses[shown], [e for e, here in zip(estimates, shown) if here], named)
     if cooldown.sum() > 1:
-        dotted = style | {"linestyle": ":", "markersize": 2.5, "alpha": 0.8}
-        end = draw_mean(ax, losses[cooldown], triples[cooldown], dotted, band=False)
-    return end, short_label(cell.activation), style["color"]
+        dotted = look | {"linestyle": ":", "alpha": 0.8}
+        draw_mean(ax, losses[cooldown], [e for e, here in zip(estimates, cooldown) if here], dotted, band=False)
 
 
 def _draw_contrasts(ax, endpoints, margin):
@@ -108,7 +101,7 @@ def _draw_contrasts(ax, endpoints, margin):
             if mean is not None:
                 draw_interval(ax, mean, place, x_range=(low, high), **look)
             text = comparison.verdict_text.replace(" seeds needed", "")
-            ax.text(1.02, place, text, transform=ax.get_yaxis_transform(), va="center", size=7)
+            write_beside(ax, place, text)
             names = (short_label(contrast.cell.activation), short_label(contrast.reference.activation))
             ticks.append((place, " / ".join(names)))
         place += 1.4

@@ -107,5 +107,6 @@ def publish_contrasts(study: Study, named, margins: Margins, common: CommonLoss 
     if plots is not None:
         from figures.contrasts import pd_against_loss
 
-        print(f"\nFigure: {pd_against_loss(study.cells, found, margins.pairs, common, plots)}")
+        results = [cell.result for cell in study.cells]
+        print(f"\nFigure: {pd_against_loss(results, plots, found, margins.pairs, common)}")
     return 0

@@ -13,6 +13,8 @@ from dataclasses import dataclass, replace
 from multiprocessing import forkserver
 from pathlib import Path
 
+import matplotlib
+
 import plot_utils
 from analysis import curves
 from analysis import results as results_module
@@ -98,11 +100,14 @@ def _drawn(plans):
     if _processes() == 1 or len(plans) < 8:
         return [plan.draw(*plan.arguments) for plan in plans]
     with ProcessPoolExecutor(_processes(), multiprocessing.get_context("forkserver")) as pool:
-        return list(pool.map(_draw, [plan.draw for plan in plans], [plan.arguments for plan in plans]))
+        kind = matplotlib.rcParams["savefig.format"]
+        return list(pool.map(_draw, [kind] * len(plans), plans))
 
 
-def _draw(function, arguments):
-    return function(*arguments)
+def _draw(kind, plan):
+    """Draws in a process of its own, which knows nothing of the options."""
+    with matplotlib.rc_context({"savefig.format": kind}):
+        return plan.draw(*plan.arguments)
 
 
 def _inserted(sections, section, after=None, before=None):

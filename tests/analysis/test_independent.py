@@ -230,22 +230,17 @@ def test_shamirs_pd_is_the_published_symmetric_prediction_difference():
 # --- one comparison, one verdict ---
 
 
-def test_the_audit_the_table_and_the_figure_give_one_verdict():
+def test_the_audit_and_the_table_give_one_verdict():
     from claims.comparisons import Evidence, judged
     from report.answer import comparison_table
-    from report.figures import _forest_rows
 
     members = list(cells().values())
     found = primary_comparisons(members, Margins())
     evidence = Evidence({"matched": cells()})
     table = {(row[0], row[1]): row[-1] for row in comparison_table(members, found).tables[0].rows}
-    figure = {
-        (row["measure"], row["activation"]): row["verdict_text"]
-        for row in _forest_rows(members, cells()["relu"], Margins())
-    }
     for (activation, name), comparison in found.items():
         label = metrics.METRICS[name].label if name in metrics.METRICS else "Validation loss"
         audit = judged(evidence, "matched", activation, "relu", name)
         texts = {comparison.verdict_text, audit.verdict_text, table[label, cells()[activation].label]}
-        assert texts | {figure[label, activation]} == {comparison.verdict_text}
+        assert texts == {comparison.verdict_text}
         assert comparisons(members, name, Margins())["relu", activation].verdict == comparison.verdict
