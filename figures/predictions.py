@@ -9,6 +9,7 @@ from figures.across_activations import VERDICTS
 from figures.style import FAINT, INK, STYLE, add_title, draw_interval, rows_named, save, write_beside
 from figures.style import panels as new_panels
 
+
 @matplotlib.rc_context(STYLE)
 def forest(panels: list[dict], title: str, info: str, path: Path) -> Path:
     """One row of panels per measure: each variant's mean on the left, its difference from the reference on the right.
