@@ -496,6 +496,14 @@ def warn_if_single(plan):
         print("note: with one trial there is no pair to compare; reproducibility needs at least two trials")
 
 
+def note_changes():
+    """Says that no commit holds the program as it is, since its results will say so."""
+    from common.provenance import git_commit
+
+    if (git_commit() or "").endswith("+changes"):
+        print(f"note: the program's files differ from its commit, so results name it as {git_commit()}")
+
+
 def note_missing_probes(plan, experiments) -> None:
     """Says how many finished trials lack a probe that is asked for: it is measured only while a trial trains."""
     for name in plan.probes:
@@ -541,6 +549,7 @@ def carry_out(args, plan, task, facts, workers, user_files, signals) -> int:
         n_to_train = sum(len(trials_of(job)) for _, job in jobs)
         print(describe(plan, task), flush=True)
         warn_if_single(plan)
+        note_changes()
         done = plan.n_trials * len(experiments) - n_to_train
         note_missing_probes(plan, experiments)
         print(f"{n_to_train} trials to train, {done} done before; {workers} worker(s)", flush=True)

@@ -44,12 +44,18 @@ def cpu_model() -> str:
 
 @functools.cache
 def git_commit() -> str | None:
-    """The commit of the program, with '+changes' where files differ from it; None outside a checkout."""
+    """The commit of the program, with '+changes' where files differ from it; None outside a checkout of its own.
+
+    A repository that merely holds the program's folder, or that the environment names (GIT_DIR, inside a git hook for
+    instance), is another one.
+    """
     root = Path(__file__).resolve().parent.parent
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    here = ("git", "--no-optional-locks", f"--git-dir={root / '.git'}", f"--work-tree={root}")
 
     def git(*arguments):
         return subprocess.run(
-            ["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=10, check=True
+            [*here, *arguments], capture_output=True, text=True, timeout=10, check=True, cwd=root, env=environment
         ).stdout.strip()
 
     try:
