@@ -1,5 +1,7 @@
 """Trials as jobs of a Ray cluster."""
 
+import contextlib
+import signal
 import socket
 import time
 from collections import deque
@@ -34,7 +36,8 @@ class RayEngine:
             raise UserError("--engine ray needs Ray: pip install -r requirements-cluster.txt") from None
         self._ray = ray
         self._local = LocalEngine(usable_cpus(), context)
-        _connect(ray, address, None if on_gpu else workers * threads)  # None: every core, for every GPU its trials
+        with _handlers_kept():
+            _connect(ray, address, None if on_gpu else workers * threads)  # None: every core, for every GPU its trials
         _check_room(ray, threads, on_gpu)
         self._mailbox = ray.remote(num_cpus=0)(_Mailbox).options(scheduling_strategy=_here(ray)).remote()
         self._context = ray.put(context)
@@ -96,6 +99,17 @@ class RayEngine:
         """Leaves the cluster; one of our own ends."""
         self._local.close()
         self._ray.shutdown()
+
+
+@contextlib.contextmanager
+def _handlers_kept():
+    """Afterwards SIGINT and SIGTERM are handled as before: Ray's own handlers end the driver, which then saves nothing."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _connect(ray, address, cpus):
@@ -193,6 +207,8 @@ def _run_on_cluster(context, mailbox, name, trial):
             asked, stopped = time.monotonic(), ray.get(mailbox.is_stopped.remote())
         return stopped
 
+    if ray.get(mailbox.is_stopped.remote()):  # it was told to stop before this trial had begun
+        return "stopped", None
     context.prepare()
     import train
     from training.trial import REPORT_EVERY_S, Interrupted

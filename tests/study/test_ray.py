@@ -99,23 +99,42 @@ def wait_for(path, words, process, seconds=400):
     raise AssertionError(f"no {words!r} within {seconds} s:\n{path.read_text()}")
 
 
-def test_a_study_on_a_cluster_survives_the_death_of_a_node_and_is_identical(
-    cluster, undisturbed, tmp_path, tiny_corpus_file
+@pytest.fixture
+def start(cluster, tmp_path, tiny_corpus_file):
+    """start() -> (a run of the study on the cluster, its log), which ends with the test however it ends."""
+    runs, options = [], ("--engine=ray", f"--ray-address={cluster[0].address}")
+
+    def start():
+        log = tmp_path / f"log {len(runs) + 1}"
+        with open(log, "w") as file:
+            streams = {"stdout": file, "stderr": subprocess.STDOUT}
+            runs.append(subprocess.Popen(command(tmp_path, tiny_corpus_file, *options), cwd=tmp_path, **streams))
+        return runs[-1], log
+
+    yield start
+    for run in runs:
+        run.kill()
+        run.wait()
+
+
+def test_a_study_on_a_cluster_survives_a_signal_and_the_death_of_a_node_and_is_identical(
+    cluster, start, undisturbed, tmp_path
 ):
     made, victim = cluster
-    log = tmp_path / "log"
-    options = ("--engine=ray", f"--ray-address={made.address}")
-    with open(log, "w") as file:
-        study = subprocess.Popen(
-            command(tmp_path, tiny_corpus_file, *options), cwd=tmp_path, stdout=file, stderr=subprocess.STDOUT
-        )
-    try:
-        wait_for(log, "1 of 4 trials done", study)
-        made.remove_node(victim, allow_graceful=False)
-        assert study.wait(timeout=500) == 0, log.read_text()
-    finally:
-        study.kill()
-        study.wait()
+    stopped, log = start()
+    wait_for(log, "  step ", stopped)
+    stopped.terminate()
+    assert stopped.wait(timeout=300) == 143, log.read_text()
+    assert "stopping: the running trials finish their step and save themselves" in log.read_text()
+    assert log.read_text().endswith("interrupted; the same command goes on from here\n")
+    assert "***" not in log.read_text() and "Traceback" not in log.read_text()  # Ray's own words for a signal
+
+    study, log = start()
+    wait_for(log, " trials done", study)
+    made.remove_node(victim, allow_graceful=False)
+    assert study.wait(timeout=500) == 0, log.read_text()
+    said = log.read_text()
+    assert "goes on from step" in said or "0 done before" not in said, "the stopped trials were lost"
     assert contents(tmp_path) == undisturbed
 
 
