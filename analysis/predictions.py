@@ -23,8 +23,10 @@ import numpy as np
 import metrics
 from analysis import results, significance
 from analysis.results import Cell, Margins
+from analysis.sensitivity import judge_sensitivity
 from analysis.significance import Comparison, Estimate
 from analysis.windows import BLOCK, window_standard_error
+from analysis.words import plural
 from common.errors import UserError, unknown
 from common.prediction_files import Predictions, rows
 
@@ -51,6 +53,7 @@ class Variants:
     by_block: dict[str, dict[str, np.ndarray]]
     comparisons: dict[tuple[str, str], Comparison]
     paired: dict[str, bool]
+    together: dict[str, tuple[str, float | None, float | None]]
 
     @property
     def reference(self) -> Cell:
@@ -106,9 +109,11 @@ def compare(
         cells.append(_cell(name, numbers, sums, predictions))
         by_block[name] = {key.removeprefix("block "): value for key, value in sums.items() if key.startswith("block ")}
     margins = margins or Margins()
-    comparisons = _judged(cells, share, primary_of(predictions), measures_of(predictions), margins)
+    primary = primary_of(predictions)
+    comparisons = _judged(cells, share, primary, measures_of(predictions), margins)
+    together = {name: _together(cells, share, name, margins) for name in primary} if len(cells) > 2 else {}
     names = {k: trial for trial, k in number.items()}
-    return Variants(predictions, margins, cells, names, by_block, comparisons, paired)
+    return Variants(predictions, margins, cells, names, by_block, comparisons, paired, together)
 
 
 def measures_of(predictions: Predictions) -> list[str]:
@@ -142,13 +147,21 @@ def _is_paired(predictions, one, other):
     return bool(common)
 
 
-def difference(cell: Cell, reference: Cell, name: str, paired: bool) -> Comparison:
-    """cell - reference in one measure, without a verdict. A mean that is infinite in either is compared with none."""
+def _together(cells, share, name, margins):
+    """Whether the variant matters at all: `sensitivity.judge_sensitivity` over all pairs of variants; None without a margin."""
+    margin = results.margin_of(name, cells[0], margins)
+    differences = [difference(b, a, name, share).difference for a, b in itertools.combinations(cells, 2)]
+    return judge_sensitivity(differences, margin) if margin else ("inconclusive", None, None)
+
+
+def difference(cell: Cell, reference: Cell, name: str, share: dict[tuple[str, str], bool]) -> Comparison:
+    """cell - reference in one measure, without a verdict; share: (variant, variant) -> whether trials are paired. A mean that is infinite in either is compared with none."""
     for one in (cell, reference):
         if count := one.result["infinite"].get(name):
-            reason = f"infinite in {count} of {one.activation}, where a probability is 0"
+            what = plural(count, "pair" if results.is_pair_measure(name) else "trial")
+            reason = f"infinite in {what} of {one.activation}, where a probability is 0"
             return Comparison(Estimate(None, None, 0, None, None, None, None, "none", reason), None, None)
-    if paired:
+    if share[reference.activation, cell.activation]:
         return results.compare_cells(cell, reference, name)
     return significance.compare_independent(results.estimate(cell, name), results.estimate(reference, name))
 
@@ -160,9 +173,7 @@ def _judged(cells, share, primary, measures, margins):
     every = list(itertools.combinations(cells, 2))
     families += [[(one, other, name) for one, other in every] for name in measures if name not in primary]
     for family in families:
-        compared = [
-            difference(other, one, name, share[one.activation, other.activation]) for one, other, name in family
-        ]
+        compared = [difference(other, one, name, share) for one, other, name in family]
         limits = [results.margin_of(name, reference, margins) for _, _, name in family]
         for (one, other, name), comparison in zip(family, significance.verdicts(compared, limits)):
             if one is reference:

@@ -78,7 +78,7 @@ def load(folder: Path | str, logits: bool = False, groups: Path | str | None = N
     folder, scratch = Path(folder), TemporaryDirectory(prefix="predictions-")
     files = find_trials(folder)
     tables = {path: _table(path, Path(scratch.name)) for trials in files.values() for path in trials.values()}
-    first, shape = next(iter(tables)), next(iter(tables.values())).array.shape
+    first, shape = next(iter(tables)), next(iter(tables.values())).shape
     for path, table in tables.items():
         _check_shape(path, table, first, shape)
     _check_classes(tables)
@@ -141,7 +141,7 @@ def _trials_of(variant):
         if path.suffix.lower() in PICKLES:
             raise UserError(f"{path} is a pickle, which can run code when it is read; save the array by numpy.save")
         if path.suffix.lower() not in FORMATS or not path.is_file():
-            raise UserError(f"{path} is no predictions ({', '.join(FORMATS)}); move it out of {variant}")
+            raise UserError(f"{path} holds no predictions (no {', '.join(FORMATS)}); move it out of {variant}")
         if path.stem in found:
             raise UserError(f"{path} and {found[path.stem].name} are both trial {path.stem!r}; keep one of them")
         found[path.stem] = path
@@ -170,12 +170,18 @@ def _sha256(path):
 
 @dataclass(frozen=True)
 class _Table:
-    """An array in a .npy file, memory-mapped; names of its columns, and the truth, where the file holds them."""
+    """An array in a .npy file; names of its columns, and the truth, where the file holds them."""
 
     file: Path
-    array: np.ndarray
-    classes: tuple[str, ...] | None = None
-    labels: np.ndarray | None = None
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    classes: tuple[str, ...] | None
+    labels: np.ndarray | None
+
+    @property
+    def array(self) -> np.ndarray:
+        """Memory-mapped anew, so that what was read of it does not stay in memory."""
+        return np.load(self.file, mmap_mode="r", allow_pickle=False)
 
 
 def _table(path: Path, scratch: Path) -> _Table:
@@ -204,7 +210,7 @@ def _table(path: Path, scratch: Path) -> _Table:
     if not array.flags.c_contiguous:
         file = _saved(np.ascontiguousarray(array), scratch)
         array = _opened(path, file)
-    return _Table(file, array, classes, labels)
+    return _Table(file, array.shape, array.dtype, classes, labels)
 
 
 def _new(scratch):
@@ -319,7 +325,7 @@ def _is_number(text):
 
 def _check_shape(path, table, first, expected):
     """The shape of predictions, and that of every other trial."""
-    shape, dtype = table.array.shape, table.array.dtype
+    shape, dtype = table.shape, table.dtype
     if not 1 <= len(shape) <= 3 or (len(shape) > 1 and (shape[-1] == 1 or dtype.kind not in "fiub")):
         raise UserError(
             f"{path} holds {dtype} values of shape {shape}; predictions are (N, C) or (W, T, C) with at least two classes,"
@@ -357,9 +363,7 @@ def _check_scores(path, array, logits):
         if logits:
             _refuse(path, start, ~np.isfinite(values.max(axis=1)), values, "holds an infinite logit")
         else:
-            wrong = (
-                "is no probabilities (they are not negative and sum to 1; add --logits for logits or log-probabilities)"
-            )
+            wrong = "holds no probabilities (those are not negative and sum to 1; add --logits for logits or log-probabilities)"
             _refuse(path, start, ~are, values, wrong)
     if logits and all_sum_to_1:
         raise UserError(f"{path} holds probabilities, not logits: each of its rows sums to 1; leave out --logits")

@@ -26,7 +26,11 @@ FIGURE_TITLE = "Each variant, and its difference from the reference"
 def label(name: str) -> str:
     """'Accuracy', 'Relative PD', 'Cross-entropy (nats)'."""
     unit = OWN_UNITS.get(name) or (metrics.METRICS[name].unit if name in metrics.METRICS else "")
-    return (OWN_LABELS.get(name) or metrics.METRICS[name].label) + (f" ({unit})" if unit else "")
+    return _name(name) + (f" ({unit})" if unit else "")
+
+
+def _name(name):
+    return OWN_LABELS.get(name) or metrics.METRICS[name].label
 
 
 def better(name: str) -> str | None:
@@ -91,6 +95,11 @@ def _answer(variants):
         paragraphs.append(f"There is one variant, {reference.activation}, and nothing to compare it with.")
     else:
         paragraphs += [[_in_words(variants, cell, primary) for cell in others]]
+    if variants.together:
+        judged = [f"**{verdict}** in {_name(name)}" for name, (verdict, _, _) in variants.together.items()]
+        paragraphs.append(
+            f"All {len(variants.cells)} variants together (does the choice matter by more than the margin?): {listing(judged)}."
+        )
     paragraphs += _remarks(variants, primary)
     count = len(others) * len(primary)
     note = (
@@ -109,16 +118,20 @@ def _in_words(variants, cell, primary):
         comparison = variants.comparisons[cell.activation, name]
         sign = f" ({comparison.sign})" if comparison.sign else ""
         seeds = f" ({comparison.trials_needed} seeds needed)" if comparison.trials_needed else ""
-        text = (OWN_LABELS.get(name) or metrics.METRICS[name].label) + sign + seeds
-        found.setdefault(comparison.verdict, []).append(text)
+        found.setdefault(comparison.verdict, []).append(_name(name) + sign + seeds)
     order = ("different", "equivalent", "inconclusive")
     verdicts = "; ".join(f"**{verdict}** in {listing(found[verdict])}" for verdict in order if verdict in found)
     return f"{cell.activation} against {variants.reference.activation}: {verdicts}."
 
 
 def _remarks(variants, primary):
-    """What a reader must know before the numbers: infinite measures, identical and outlying trials."""
+    """What a reader must know before the numbers: unpaired variants, infinite measures, identical and outlying trials."""
     found = []
+    if alone := [name for name, paired in variants.paired.items() if not paired]:
+        found.append(
+            f"No trial of {listing(alone)} is named as one of {variants.reference.activation}, so these trials are not paired."
+            " If they share their seeds, give those with the same seed the same name: differences are then known better."
+        )
     for cell in variants.cells:
         for name, count in cell.result["infinite"].items():
             of = "trials" if name == "loss" else "pairs"
@@ -209,9 +222,9 @@ def _data(variants):
     n_blocks = int(predictions.blocks.max()) + 1
     truth = "known" if predictions.truth is not None else "not given: no accuracy, no cross-entropy"
     blocks = {
-        "examples": f"examples count as independent ({n_blocks:,} blocks of neighbours)",
-        "groups": f"examples of one group count as dependent ({n_blocks:,} blocks of whole groups)",
-        "windows": f"windows in their order, ten neighbours together ({n_blocks:,} blocks)",
+        "examples": f"examples count as independent (summed in {n_blocks:,} blocks)",
+        "groups": f"examples of one group count as dependent (summed in {n_blocks:,} blocks of whole groups)",
+        "windows": f"windows in their order, ten neighbours together (summed in {n_blocks:,} blocks)",
     }[predictions.blocks_are]
     if n_blocks < FEWEST_BLOCKS:
         blocks += f"; fewer than {FEWEST_BLOCKS}, so no SE over examples"
@@ -238,6 +251,8 @@ def _methods(variants):
         " different: p < 0.05 (Holm). Else inconclusive; the seeds needed give 80 % power for a true difference as large as"
         f" the margin, and for none. Margins: {margins.loss:g} (cross-entropy in nats, accuracy as a fraction), and"
         f" {margins.pairs:.2g} of {variants.reference.activation}'s value for measures of pairs.",
+        "Three variants or more together: sensitive if some difference is shown to exceed the margin (minimum-effect tests,"
+        " Holm over all pairs), insensitive if all are shown to lie within it (two one-sided tests), else inconclusive.",
         f"SE, examples: of at most {MOST_BLOCKS:,} blocks of examples (ratio estimator); the trials are held fixed, as the"
         " examples are in the intervals over trials.",
         "Where these rules break (rare outlying runs, above all): docs/statistics.md.",
@@ -264,6 +279,10 @@ def as_json(variants: Variants) -> dict:
         "margins": {"loss_and_accuracy": variants.margins.loss, "pairs": variants.margins.pairs},
         "blocks": {"of": predictions.blocks_are, "n": int(predictions.blocks.max()) + 1},
         "primary": primary,
+        "together": {
+            name: {"verdict": verdict, "minimum_effect_p": exceeds, "equivalence_p": within}
+            for name, (verdict, exceeds, within) in variants.together.items()
+        },
         "variants": {
             cell.activation: {
                 "trials": [_named(trial, variants) for trial in cell.result["trials"]],

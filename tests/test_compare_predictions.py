@@ -32,7 +32,13 @@ def status_of(*arguments):
 def test_one_command_gives_the_verdicts_the_tables_the_figure_and_the_numbers(folder, capsys):
     assert status_of(folder, "--reference", "relu") == 0
     printed = capsys.readouterr().out
-    for text in ("300 examples, 3 classes", "n = 4 trials each", "The family is 8 comparisons", "gelu against relu: "):
+    for text in (
+        "300 examples, 3 classes",
+        "n = 4 trials each",
+        "The family is 8 comparisons",
+        "All 3 variants together",
+        "gelu against relu: ",
+    ):
         assert text in printed
     assert "not paired: no trial name in common for tanh, others paired by trial name" in " ".join(printed.split())
     assert (folder / "forest.png").read_bytes().startswith(b"\x89PNG")

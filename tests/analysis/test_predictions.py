@@ -11,6 +11,7 @@ from scipy import spatial, stats
 from analysis import predictions, significance, windows
 from analysis.predictions import compare, error_over_examples
 from analysis.results import Margins
+from analysis.sensitivity import judge_sensitivity
 from common.errors import UserError
 from common.prediction_files import load
 
@@ -164,7 +165,7 @@ def test_a_true_class_of_probability_0_leaves_no_mean_over_a_selection(paired, t
     assert [trial["loss"] for trial in gelu["trials"]] == [None] * 4
     loss = found.comparisons["gelu", "loss"]
     assert loss.difference.mean is None and loss.verdict == "inconclusive"
-    assert loss.reason == "infinite in 1 of gelu, where a probability is 0"
+    assert loss.reason == "infinite in 1 trial of gelu, where a probability is 0"
     assert found.comparisons["gelu", "relative_pd"].p is not None
 
 
@@ -198,9 +199,38 @@ def test_the_verdicts_are_those_of_the_one_rule_in_the_family_of_the_primary_mea
     _, _, found = paired
     names = predictions.primary_of(found.predictions)
     assert names == ["loss", "relative_pd", "top1_disagreement", "js_divergence"]
-    compared = [predictions.difference(found.cells[1], found.cells[0], name, True) for name in names]
+    compared = [
+        predictions.difference(found.cells[1], found.cells[0], name, {("relu", "gelu"): True}) for name in names
+    ]
     margins = [0.01, *(0.05 * predictions.results.estimate(found.cells[0], name).mean for name in names[1:])]
     assert significance.verdicts(compared, margins) == [found.comparisons["gelu", name] for name in names]
+
+
+def test_three_variants_together_are_judged_over_all_their_pairs(tmp_path):
+    logits, labels = made_logits({"a": 0.5, "b": 0.1, "c": 0.5}, {name: list("12345") for name in "abc"})
+    found = compare(load(folder_of(tmp_path, logits, labels)))
+    share = dict.fromkeys(itertools.combinations("abc", 2), True)
+    for name, judged in found.together.items():
+        margin = predictions.results.margin_of(name, found.reference, Margins())
+        pairs = itertools.combinations(found.cells, 2)
+        differences = [predictions.difference(y, x, name, share).difference for x, y in pairs]
+        assert judged == judge_sensitivity(differences, margin)
+    assert found.together["relative_pd"][0] == "sensitive"
+    alike = compare(found.predictions, margins=Margins(loss=1.0, pairs=2.0))
+    assert {verdict for verdict, _, _ in alike.together.values()} == {"insensitive"}
+
+
+def test_choices_that_an_example_does_not_have_are_minus_infinity(tmp_path):
+    logits, labels = made_logits(NOISE, PAIRED, n_classes=4)
+    padded = {
+        v: {t: np.pad(x, ((0, 0), (0, 2)), constant_values=-np.inf) for t, x in ts.items()} for v, ts in logits.items()
+    }
+    found = [
+        compare(load(folder_of(tmp_path / kind, x, labels, np.asarray), logits=True))
+        for kind, x in (("plain", logits), ("padded", padded))
+    ]
+    for one, other in zip(*(f.cells[0].result["pairs"] for f in found)):
+        assert {name: other[name] for name in one} == pytest.approx(one, rel=1e-9)
 
 
 def test_wider_margins_make_variants_equivalent(paired):

@@ -145,9 +145,9 @@ GOOD = {"relu/1.npy": P, "relu/2.npy": P, "gelu/1.npy": P}
         ({"gelu/2.npy": P[:3]}, None, r"gelu/2.npy has shape \(3, 3\), but .*gelu/1.npy has \(4, 3\)"),
         ({"gelu/2.npy": P[:, :2]}, None, r"shape \(4, 2\), but .*\(4, 3\); all trials must have the same"),
         ({"gelu/2.npy": Y}, None, r"gelu/2.npy has shape \(4,\), but .*gelu/1.npy has \(4, 3\)"),
-        ({"gelu/2.npy": P + 0.1}, None, r"gelu/2.npy is no probabilities .* add --logits .* row, counted from 0, is 0: 0.8"),
-        ({"gelu/2.npy": P - [0, 0, 0.3]}, None, r"gelu/2.npy is no probabilities"),
-        ({"gelu/2.npy": np.log(P + 0.1)}, None, r"gelu/2.npy is no probabilities .* logits or log-probabilities"),
+        ({"gelu/2.npy": P + 0.1}, None, r"gelu/2.npy holds no probabilities .* add --logits .* row, counted from 0, is 0: 0.8"),
+        ({"gelu/2.npy": P - [0, 0, 0.3]}, None, r"gelu/2.npy holds no probabilities"),
+        ({"gelu/2.npy": np.log(P + 0.1)}, None, r"gelu/2.npy holds no probabilities .* logits or log-probabilities"),
         ({"gelu/2.npy": NAN}, None, r"gelu/2.npy holds NaN; .* is 1: 0.1, 0.1, nan"),
         ({"gelu/2.npy": OBJECTS.getvalue()}, None, r"gelu/2.npy holds Python objects, stored as a pickle"),
         ({"gelu/2.npy": pickle.dumps(P)}, None, r"gelu/2.npy holds Python objects, stored as a pickle"),
@@ -159,7 +159,7 @@ GOOD = {"relu/1.npy": P, "relu/2.npy": P, "gelu/1.npy": P}
         ({"gelu/2.npy": np.zeros((0, 3))}, None, r"gelu/2.npy is "),
         ({"gelu/2.npy": P.astype(complex)}, None, r"gelu/2.npy holds complex128 values"),
         ({"gelu/2.npy": P, "gelu/2.csv": csv_of(P)}, None, r"gelu/2.csv and 2.npy are both trial '2'"),
-        ({"gelu/2.npy": P, "gelu/notes.txt": "x"}, None, r"gelu/notes.txt is no predictions"),
+        ({"gelu/2.npy": P, "gelu/notes.txt": "x"}, None, r"gelu/notes.txt holds no predictions"),
         ({}, None, r"gelu holds 1 trial; how far models agree takes at least two"),
         ({"gelu/2.npy": P}, Y[:3], r"labels.npy holds labels of shape \(3,\), but the predictions of .* need \(4,\)"),
         ({"gelu/2.npy": P}, Y + 1, r"labels.npy holds the label 3, but there are 3 classes: 0 to 2"),
@@ -198,7 +198,7 @@ def test_logits_where_probabilities_are_and_the_reverse_are_refused(tmp_path):
     place(tmp_path, {"relu/1.npy": 3 * P, "relu/2.npy": P})
     with pytest.raises(UserError, match=r"2.npy holds probabilities, not logits: .* leave out --logits"):
         load(tmp_path, logits=True)
-    with pytest.raises(UserError, match=r"1.npy is no probabilities"):
+    with pytest.raises(UserError, match=r"1.npy holds no probabilities"):
         load(tmp_path)
     np.save(tmp_path / "relu/2.npy", np.where(P == 0.8, np.inf, P))
     with pytest.raises(UserError, match=r"2.npy holds an infinite logit"):
