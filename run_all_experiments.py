@@ -140,7 +140,7 @@ def default_architecture(task: str) -> str:
 def chosen_experiments(args) -> tuple[list[tuple[str, str]], list[str]]:
     """((architecture, activation) pairs in order, notes on pairs that `all` leaves out)."""
     from activations import ACTIVATIONS, ANSWER, REPORT, resolve
-    from architectures.registry import ARCHITECTURES, supports
+    from architectures.registry import ARCHITECTURES, VARIANTS, supports
     from tasks.registry import TASKS
 
     if args.task not in TASKS:
@@ -150,9 +150,9 @@ def chosen_experiments(args) -> tuple[list[tuple[str, str]], list[str]]:
     if architectures == ["all"]:
         architectures = trainable
     for name in architectures:
-        if name not in ARCHITECTURES:
+        if name not in ARCHITECTURES and name not in VARIANTS:
             raise unknown("architecture", name, trainable)
-        if name not in trainable:
+        if (ARCHITECTURES.get(name) or VARIANTS[name]).task != args.task:
             raise UserError(f"{name} is not trained on {args.task}; its architectures are {', '.join(trainable)}")
     activations = []
     for name in split_list(args.activations):

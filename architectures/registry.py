@@ -13,7 +13,7 @@ for every activation, so that activations are compared from the same initial wei
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 
 import numpy as np
@@ -25,7 +25,7 @@ from torch.overrides import TorchFunctionMode
 import activations
 import model as parts
 import randomness
-from architectures import networks
+from architectures import networks, variants
 from common.errors import UserError, unknown
 from config import Config
 
@@ -133,11 +133,31 @@ _add(
     _one,
     heads=True,
 )
-BUILT_IN = tuple(ARCHITECTURES)
+
+# Some of these with a part taken away (variants.py). A table of its own: they are known by name, and none of `all`.
+VARIANTS: dict[str, Architecture] = {}
+
+
+def _add_variant(base, part, make, description):
+    entry = ARCHITECTURES[base]
+    VARIANTS[f"{base}_{part}"] = replace(entry, name=f"{base}_{part}", make=make, description=description)
+
+
+_plain = variants.charlm_of(variants.BlockWithoutResidual)
+_add_variant("charlm", "no_norm", variants.without_norm(parts.CharLM), "CharLM without normalisation")
+_add_variant("charlm", "post_norm", variants.charlm_of(variants.PostNormBlock), "CharLM, normalised after the addition")
+_add_variant("charlm", "no_residual", variants.keeping_size(_plain), "CharLM without a way past the feed-forward")
+_add_variant("charlm", "plain", variants.without_norm(_plain), "CharLM without such a way and without normalisation")
+for _base in ("convlm", "mlp", "rnn"):
+    _make = ARCHITECTURES[_base].make
+    _add_variant(_base, "no_norm", variants.without_norm(_make), f"{_base} without normalisation")
+BUILT_IN = (*ARCHITECTURES, *VARIANTS)
 
 
 def architecture_record(name: str) -> Architecture:
     """The record of an architecture; a UserError for a name that is none."""
+    if name in VARIANTS:
+        return VARIANTS[name]
     if name not in ARCHITECTURES:
         raise unknown("architecture", name, ARCHITECTURES)
     return ARCHITECTURES[name]

@@ -20,7 +20,7 @@ MOST_TOP_LEVEL_FILES = 20
 LAYERS = {
     7: "run_all_experiments analyze_results audit audit_timing benchmark check_statistics test_cpu"
     " compare_predictions quick_sensitivity diagnose",
-    6: "study report claims benchmarks",
+    6: "study report claims benchmarks sensitivity",
     5: "train plot_utils",
     4: "training diagnostics figures",
     3: "architectures analysis tasks",

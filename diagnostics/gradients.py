@@ -1,0 +1,174 @@
+"""The loss's gradient at a trained model: its size, its noise, and how far one can go along AdamW's direction.
+
+    seen = gradient_statistics(model, batches, config)
+    noise_scale(seen.moments), critical_rate(loss_along(model, adamw_direction(seen, ...), batches, config), 1e-3)
+
+Everything is measured without dropout and changes neither weights nor gradients. P: the number of parameters.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from tasks.base import autocast, cross_entropy
+
+EPSILON = 1e-8  # AdamW's, PyTorch's default
+LARGEST_RATE = 1e6
+HALVINGS = 10  # of the factor of two between a rate that is too small and one that is too large
+
+
+@dataclass(frozen=True)
+class Moments:
+    """|mean gradient|^2 of a batch, the mean over its sequences of |gradient|^2, and how many sequences it has."""
+
+    of_mean: float
+    of_each: float
+    n: int
+
+
+@dataclass(frozen=True)
+class GradientStatistics:
+    """Of a few batches at the same weights. mean, mean_square: (P,) over batches, of a batch's gradient."""
+
+    mean: torch.Tensor
+    mean_square: torch.Tensor
+    moments: tuple[Moments, ...]
+
+    @property
+    def norm(self) -> float:
+        """The Euclidean norm of the mean gradient."""
+        return float(self.mean.norm())
+
+
+def gradient_statistics(model, batches: Sequence[tuple], config) -> GradientStatistics:
+    """Gradients of each sequence by itself, summed up.
+
+    Parameters
+    ----------
+    model : nn.Module
+        In evaluation mode.
+    batches : sequence of (x, y)
+        Inputs (B, ...) and targets (B, T); whole sequences are the independent units.
+
+    Returns
+    -------
+    GradientStatistics
+        It takes the memory of four models, however many sequences there are.
+    """
+    mean = mean_square = torch.zeros(())
+    moments = []
+    for x, y in batches:
+        total, squares = torch.zeros(()), 0.0
+        for k in range(len(x)):
+            gradient = flat_gradient(model, x[k : k + 1], y[k : k + 1], config)
+            total = total + gradient
+            squares += float(gradient.square().sum())
+        batch = total / len(x)
+        moments.append(Moments(float(batch.square().sum()), squares / len(x), len(x)))
+        mean, mean_square = mean + batch / len(batches), mean_square + batch.square() / len(batches)
+    return GradientStatistics(mean, mean_square, tuple(moments))
+
+
+def flat_gradient(model, x, y, config) -> torch.Tensor:
+    """(P,) float64: the gradient of the mean loss of a batch."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    with autocast(config, x.device):
+        logits = model(x)
+    found = torch.autograd.grad(cross_entropy(logits, y), parameters, allow_unused=True)
+    parts = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, found)]
+    return torch.cat([part.double().flatten() for part in parts])
+
+
+def noise_scale(moments: Sequence[Moments]) -> float | None:
+    """The simple gradient noise scale tr(S) / |G|^2, in sequences: the batch size beyond which averaging stops paying.
+
+    |G|^2 and tr(S) are estimated without bias from the norms of a batch's gradient and of its sequences' gradients, each is
+    averaged over the batches, and only then is one divided by the other: a ratio of noisy values is biased.
+
+    Returns
+    -------
+    float or None
+        None where the batches are too few to tell |G|^2 from 0.
+
+    References
+    ----------
+    McCandlish et al. 2018, An empirical model of large-batch training (arXiv 1812.06162), appendix A.1.
+    """
+    noise = [(m.of_each - m.of_mean) * m.n / (m.n - 1) for m in moments]
+    signal = [m.of_mean - trace / m.n for m, trace in zip(moments, noise)]
+    return sum(noise) / sum(signal) if sum(signal) > 0 else None
+
+
+def adamw_direction(seen: GradientStatistics, parameters: torch.Tensor, weight_decay: float) -> torch.Tensor:
+    """(P,): AdamW's step per unit of learning rate, had its averages been taken over these batches at these weights.
+
+    A checkpoint does not hold the optimizer's averages; these stand for them.
+    """
+    return seen.mean / (seen.mean_square.sqrt() + EPSILON) + weight_decay * parameters
+
+
+def loss_along(model, direction: torch.Tensor, batches: Sequence[tuple], config) -> Callable[[float], float]:
+    """rate -> the mean loss of the batches at weights - rate * direction; the model is left as it was after each call."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    steps = [part.view_as(p) for part, p in zip(direction.split([p.numel() for p in parameters]), parameters)]
+
+    @torch.no_grad()
+    def loss(rate: float) -> float:
+        before = [p.clone() for p in parameters]
+        try:
+            for p, step in zip(parameters, steps):
+                p.copy_(p.double() - rate * step)
+            losses = []
+            for x, y in batches:
+                with autocast(config, x.device):
+                    logits = model(x)
+                losses.append(float(cross_entropy(logits, y)))
+        finally:
+            for p, old in zip(parameters, before):
+                p.copy_(old)
+        return sum(losses) / len(losses)
+
+    return loss
+
+
+def critical_rate(loss: Callable[[float], float], first: float) -> float:
+    """The smallest step length at which a loss along a direction rises above its value at 0; by forward passes only.
+
+    Critical sharpness is 2 / this: for a quadratic loss and the gradient's direction g it is g'Hg / g'g.
+
+    Parameters
+    ----------
+    loss : function
+        Step length -> loss; a value that is not finite counts as above.
+    first : float
+        Where the search begins: the learning rate, say. It doubles or halves from there, then bisects to 0.1%.
+
+    Returns
+    -------
+    float
+        0 if the loss rises however short the step, inf if it does not rise up to LARGEST_RATE.
+
+    References
+    ----------
+    arXiv 2601.16979 (critical sharpness along the update direction).
+    """
+    start, low, high = loss(0.0), 0.0, first
+    while not _rises(loss(high), start):
+        low, high = high, 2 * high
+        if high > LARGEST_RATE:
+            return math.inf
+    while low == 0.0:
+        if high < 1e-12:
+            return 0.0
+        middle = high / 2
+        low, high = (0.0, middle) if _rises(loss(middle), start) else (middle, high)
+    for _ in range(HALVINGS):
+        middle = math.sqrt(low * high)
+        low, high = (low, middle) if _rises(loss(middle), start) else (middle, high)
+    return math.sqrt(low * high)
+
+
+def _rises(value, start):
+    return not value <= start  # NaN rises
