@@ -33,6 +33,7 @@ from training.options import (
     check_user_files,
     choose_compiled,
     choose_config,
+    given_fields,
     load_user_files,
     split_rates,
 )
@@ -132,21 +133,21 @@ def chosen_streams(values) -> tuple[str, ...]:
 
 def default_architecture(task: str) -> str:
     """The first architecture of a task."""
-    from architectures import ARCHITECTURES
+    from architectures.registry import architectures_of
 
-    return next((name for name, record in ARCHITECTURES.items() if record.task == task), "charlm")
+    return next(iter(architectures_of(task)), "charlm")
 
 
 def chosen_experiments(args) -> tuple[list[tuple[str, str]], list[str]]:
     """((architecture, activation) pairs in order, notes on pairs that `all` leaves out)."""
     from activations import ACTIVATIONS, ANSWER, REPORT, resolve
-    from architectures.registry import ARCHITECTURES, VARIANTS, supports
+    from architectures.registry import ARCHITECTURES, VARIANTS, architectures_of, supports
     from tasks.registry import TASKS
 
     if args.task not in TASKS:
         raise unknown("task", args.task, TASKS)
     architectures = split_list(args.architectures)
-    trainable = [name for name, record in ARCHITECTURES.items() if record.task == args.task]
+    trainable = architectures_of(args.task)
     if architectures == ["all"]:
         architectures = trainable
     for name in architectures:
@@ -278,6 +279,8 @@ def at_size(args, plan, size, vocabulary_size):
 
 def refuse_ignored_options(args):
     """An option that the published protocol would ignore is a mistake, not a wish."""
+    from training import published_protocol
+
     if args.pack is not None:
         raise UserError("--pack has no meaning under the published protocol, whose trials are trained one by one")
     if args.compile == "on":
@@ -286,16 +289,15 @@ def refuse_ignored_options(args):
         raise UserError("--probes has no effect under the published protocol; leave it out")
     if args.task != "text":
         raise UserError("the published protocol is the text task's alone; leave out --task")
-    if args.cooldown is not None or args.eval_spacing is not None:
-        raise UserError("--cooldown and --eval-spacing have no effect under the published protocol; leave them out")
     if args.vary is not None:
         raise UserError("--vary has no meaning under the published protocol, where one generator feeds everything")
-    if args.curve_windows is not None:
-        raise UserError("--curve-windows has no effect under the published protocol, whose curves are sampled")
     if args.config == "gpu" or args.device not in ("auto", "cpu"):
         raise UserError("the published protocol runs on the CPU only; leave out --config and --device")
     if args.dtype not in (None, "float32"):
         raise UserError(f"the published protocol computes in float32, but --dtype is {args.dtype}")
+    for name in given_fields(args):
+        if name not in (*published_protocol.FIELDS, "dtype"):
+            raise UserError(f"--{name.replace('_', '-')} has no effect under the published protocol; leave it out")
     if args.engine == "ray":
         raise UserError("the published protocol runs on this machine only; leave out --engine ray")
     others = [name for name in split_list(args.architectures) if name != "charlm"]
@@ -353,6 +355,7 @@ def check_and_carry_out(args, signals) -> int:
     from common.provenance import usable_cpus
     from diagnostics.probes import check_probes
     from tasks.registry import load_task
+    from training.memory import check_memory
 
     user_files, own = load_user_files(args)
     args.architectures = args.architectures or [own.get("architecture") or default_architecture(args.task)]
@@ -375,6 +378,8 @@ def check_and_carry_out(args, signals) -> int:
         workers = 1
     for note in notes:
         print(note)
+    for plan in plans:
+        check_memory(plan.config, plan.experiments, task.model_sizes, plan.device, plan.pack)
     studies = [(plan, model_facts(plan, task)) for plan in plans]
     for plan in plans:
         check_packs(plan, task)

@@ -327,6 +327,7 @@ def train_one(args, own) -> int:
 
     from activations import resolve
     from tasks.registry import load_task
+    from training.memory import check_memory
     from training.step import build
 
     config, device = choose_config(args)
@@ -337,6 +338,7 @@ def train_one(args, own) -> int:
     seeds = stream_seeds(args.seed, 1, ("init", "data", "dropout"))
     trial = Trial(architecture, activation, config, 1, args.seed, seeds, device, compiled=choose_compiled(args, device))
     check_user_files(own, [(architecture, activation)], config)
+    check_memory(config, [(architecture, activation)], task.model_sizes, device)
     build(trial, task.model_sizes)  # complains before any work begins
     if trial.compiled:
         from training import packed
@@ -381,6 +383,8 @@ def sample(args, own) -> int:
         raise UserError("--length must be at least 1, --temperature not negative, and --prompt not empty")
     model, content = load_model(args.sample)
     check_own_are_used(own, [(content["architecture"], content["activation"])])
+    if "corpus" not in content:
+        raise UserError(f"{args.sample} is a model of the task {content['task']['name']}, which writes no text")
     config = Config(**content["config"])
     prepare_torch(config)
     alphabet = text.Corpus(content["corpus"]["label"], "", content["vocabulary"], None, 0)
@@ -441,7 +445,12 @@ def verify(path: Path, number: int, corpus: str, own: dict[str, str]) -> int:
     task = load_recorded(result, corpus)
     print(f"training {trial.name}, trial {trial.number} again ({trial.config.max_iters} steps)", flush=True)
     found = train_again(trial, result["identity"], task)["record"]
-    expected = {**expected, "checkpoint": None}
+    history = [{name: point[name] for name in point if name != "probes"} for point in expected["history"]]
+    expected = {
+        **expected,
+        "checkpoint": None,
+        "history": history,
+    }  # probes change no trial, and are not measured again
     difference = storage.first_difference(storage.stable(expected), storage.stable(found))
     if difference is None:
         print(f"identical: weights_sha256 {found['weights_sha256']}, and every loss, accuracy and text")

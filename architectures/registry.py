@@ -163,6 +163,11 @@ def architecture_record(name: str) -> Architecture:
     return ARCHITECTURES[name]
 
 
+def architectures_of(task: str = "text") -> list[str]:
+    """The names of the architectures that a task trains, in their order."""
+    return [name for name, record in ARCHITECTURES.items() if record.task == task]
+
+
 def supports(architecture: str, activation: str) -> str | None:
     """Why this architecture cannot take this activation; None where it can."""
     entry, kind = architecture_record(architecture), activations.record(activation)

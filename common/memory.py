@@ -1,4 +1,8 @@
-"""Out-of-memory errors, and returning or keeping freed memory."""
+"""How much memory there is, out-of-memory errors, and returning or keeping freed memory."""
+
+import contextlib
+import os
+from pathlib import Path
 
 
 def is_out_of_memory(error) -> bool:
@@ -13,6 +17,18 @@ def is_out_of_memory(error) -> bool:
 def is_device_lost(error) -> bool:
     """Whether an error leaves this process without a GPU: after one, every later call of CUDA fails as well."""
     return "CUDA error" in str(error) and not is_out_of_memory(error)
+
+
+def machine_memory(device: str = "cpu") -> int:
+    """Bytes of memory that a process can have at the most: the machine's or its control group's, or a GPU's."""
+    if device == "cuda":
+        import torch
+
+        return torch.cuda.get_device_properties(0).total_memory
+    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    with contextlib.suppress(OSError, ValueError):  # no control group, or one without a limit ("max")
+        limits.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return min(limits)
 
 
 def release_gpu_memory():

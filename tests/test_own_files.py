@@ -183,6 +183,7 @@ def test_a_changed_file_goes_on_from_no_state_of_the_old_one(folder, tmp_path):
         ("--activation-file broken.py", "does not run: SyntaxError"),
         ("--architecture-file my_model.py --activations swiglu", "my_model cannot take swiglu: swiglu is gated"),
         ("--architecture-file missing.py", "cannot read the architecture file missing.py"),
+        ("--architecture-file my_model.py --n-embd 200000", "a trial of my_model at this size takes at least 4,"),
     ],
 )
 def test_a_model_or_activation_that_will_not_do_starts_nothing(folder, options, says):

@@ -13,6 +13,7 @@ from studies import ROOT
 
 from common import storage
 from config_cpu import ConfigCPU
+from training.published_protocol import FIELDS
 from training.step import build
 from training.trial import Trial, stream_seeds
 
@@ -89,6 +90,10 @@ MISTAKES = [
     (["--device=tpu"], "invalid choice: 'tpu'"),
     (["--activation-file=missing.py"], "missing.py"),
     (["--protocol=published"], "--curve-windows has no effect under the published protocol"),
+    (["--n-embd=200000"], "a trial of charlm at this size takes at least 7,153 GiB"),
+    (["--n-embd=99999996", "--dry-run"], "take a smaller n_embd, n_layer, block_size or batch_size"),
+    (["--n-layer=1000000000", "--architectures=convlm"], "a trial of convlm at this size takes at least"),
+    (["--batch-size=1000000000"], "a trial of charlm at this size takes at least"),
 ]  # fmt: skip
 
 # Of these, TINY's own options would be in the way.
@@ -100,7 +105,9 @@ PUBLISHED_MISTAKES = [
     (["--dtype=auto"], "the published protocol computes in float32, but --dtype is auto"),
     (["--engine=ray"], "the published protocol runs on this machine only"),
     (["--architectures=mlp"], "the published protocol is CharLM's alone, but --architectures names mlp"),
-]
+    *[([f"--{name.replace('_', '-')}={getattr(ConfigCPU, name)}"], f"--{name.replace('_', '-')} has no effect under")
+        for name in ConfigCPU().as_dict() if name not in (*FIELDS, "dtype")],
+]  # fmt: skip
 
 
 def check_mistake(folder, arguments, says):
@@ -125,9 +132,9 @@ def test_an_option_that_the_published_protocol_ignores_is_a_mistake(corpus, tmp_
 
 def test_an_unknown_name_is_answered_with_every_known_one(corpus, tmp_path):
     from activations import ACTIVATIONS
-    from architectures.registry import ARCHITECTURES
+    from architectures.registry import architectures_of
 
-    for option, known in (("--activations", ACTIVATIONS), ("--architectures", ARCHITECTURES)):
+    for option, known in (("--activations", ACTIVATIONS), ("--architectures", architectures_of("text"))):
         done = studies.run(SCRIPT, *studies.TINY, corpus, f"{option}=nonsense", folder=tmp_path)
         assert done.status == 2
         assert set(known) <= set(re.split(r"[\s,]+", done.err.split("known: ")[1]))

@@ -11,12 +11,12 @@ from torch.nn import functional as F
 
 import metrics
 from activations import get_activation
-from architectures.registry import ARCHITECTURES, build_model, initialize
+from architectures.registry import architectures_of, build_model, initialize
 from config_cpu import ConfigCPU
 
 THEORY = (Path(__file__).resolve().parent.parent / "docs" / "theory.md").read_text(encoding="utf-8")
 TINY = ConfigCPU(n_layer=2, n_head=2, n_embd=16, block_size=12, dropout=0.5)
-TEXT = [name for name, architecture in ARCHITECTURES.items() if getattr(architecture, "task", "text") == "text"]
+TEXT = architectures_of("text")
 ABSORBED = {"charlm", "charlm_single_head", "minigpt", "hybridlm", "convlm", "mlp"}
 GRID = torch.linspace(-4, 4, 8001, dtype=torch.float64)
 

@@ -78,6 +78,11 @@ def load_user_files(args) -> tuple[tuple, dict[str, str]]:
     """(what a worker process needs to load the same files, kind -> name of what the files define)."""
     if args.architecture_file is None and args.activation_file is None:
         return (), {}
+    if args.architecture_file is not None and getattr(args, "task", "text") != "text":
+        raise UserError(
+            f"--architecture-file is for the text task, not for {args.task}, whose architectures are added in"
+            " architectures/registry.py (see docs/extending.md)"
+        )
     from architectures import global_state, registry
 
     files = registry.read_user_files(args.architecture_file, args.activation_file)
@@ -103,12 +108,18 @@ def check_user_files(own, experiments, config) -> None:
     """A reader's own must pass the checks of architectures/checks.py before it trains: a UserError names the first problem."""
     if not own:
         return
+    from architectures import ARCHITECTURES
     from architectures.checks import check
     from training.trial import prepare_torch
 
     check_own_are_used(own, experiments)
     prepare_torch(config)  # the checks are made under the settings of a trial
-    for names in experiments:
+    of_text = [
+        (name if ARCHITECTURES[name].task == "text" else "charlm", activation) for name, activation in experiments
+    ]
+    for names in dict.fromkeys(
+        of_text
+    ):  # the checks are made on text: an activation of another task's model, in CharLM
         concerned = own.get("architecture") == names[0] or own.get("activation") == names[1]
         if concerned and (problems := check(*names, config)):
             more = f" (and {len(problems) - 1} more; test_cpu.py shows them all)" if len(problems) > 1 else ""

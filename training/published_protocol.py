@@ -29,6 +29,10 @@ from tasks.corpus import check_length
 
 N_CONTEXTS = 1000  # single contexts per accuracy, and per model of a pair
 INITIAL_SD = 0.02  # of the weights of every Linear and Embedding
+FIELDS = (  # of a configuration, those that this protocol reads; whatever was added since has no meaning here
+    *("n_layer", "n_head", "n_embd", "block_size", "dropout", "batch_size", "learning_rate", "weight_decay"),
+    *("max_iters", "eval_interval", "eval_iters", "threads_per_trial"),
+)
 CONTEXTS_AT_ONCE = 100  # where contexts are not evaluated one by one
 
 

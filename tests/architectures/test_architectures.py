@@ -17,6 +17,7 @@ from activations import ACTIVATIONS
 from architectures.checks import VOCABULARY, Case, check, tiny_config
 from architectures.registry import (
     ARCHITECTURES,
+    architectures_of,
     build_model,
     count_parameters,
     initialize,
@@ -31,7 +32,8 @@ from model import Dropout
 
 ROOT = Path(__file__).resolve().parents[2]
 V = 65
-GRID = [(one, other) for one in ARCHITECTURES for other in ACTIVATIONS if supports(one, other) is None]
+TEXT = architectures_of("text")
+GRID = [(one, other) for one in TEXT for other in ACTIVATIONS if supports(one, other) is None]
 SIZES = {"cpu": ConfigCPU(), "full": Config()}
 
 
@@ -45,14 +47,14 @@ def test_every_architecture_with_every_activation_is_what_its_name_says(architec
 
 
 def test_only_a_gated_activation_in_the_plain_recurrence_is_left_out_of_the_grid():
-    left_out = {(one, other) for one in ARCHITECTURES for other in ACTIVATIONS} - set(GRID)
+    left_out = {(one, other) for one in TEXT for other in ACTIVATIONS} - set(GRID)
     assert left_out == {("rnn", name) for name, kind in ACTIVATIONS.items() if kind.gated}
     assert len({name for _, name in left_out}) == 3
     with pytest.raises(UserError, match="rnn cannot take the activation swiglu: swiglu is gated, so it halves"):
         build_model("rnn", "swiglu", ConfigCPU(), V)
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", TEXT)
 def test_the_graph_holds_the_named_activation_as_often_as_the_architecture_says(architecture):
     expected = {"hybridlm": 2, "convlm": 9, "tinylstm": 1, "gru": 1, "lstm_attention": 1}.get(architecture, 3)
     config = ConfigCPU(n_layer=3, n_head=2, n_embd=8, block_size=8)
@@ -66,7 +68,7 @@ def test_the_graph_holds_the_named_activation_as_often_as_the_architecture_says(
 
 
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", TEXT)
 def test_architectures_are_as_large_as_charlm(architecture, size):
     config = SIZES[size]
     target = count_parameters("charlm", config, V)
@@ -93,7 +95,7 @@ def test_counting_parameters_makes_no_numbers_and_does_not_load_a_compiler():
     assert rest.split() == ["True", "False"]
 
 
-@pytest.mark.parametrize("architecture", [name for name, entry in ARCHITECTURES.items() if entry.takes_gated])
+@pytest.mark.parametrize("architecture", [name for name in TEXT if ARCHITECTURES[name].takes_gated])
 def test_a_gated_unit_costs_as_many_parameters_as_an_ungated_one(architecture):
     """Within rounding of the hidden width, to which the gate adds a bias for each of its channels."""
     config = ConfigCPU()

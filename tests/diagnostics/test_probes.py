@@ -51,6 +51,9 @@ def test_a_study_stores_its_probes_and_resumes_with_them(tmp_path, tiny_corpus_f
     history = storage.read_json(tmp_path / "results" / "charlm_gelu.json")["trials"][1]["history"]
     assert [point["step"] for point in history] == [0, 2, 4, 6]
     assert all(point["probes"]["gradient_norm"]["all"] > 0 for point in history)
+    verify = ("train.py", "--verify", "results/charlm_gelu.json", "--trial=2", "--corpus", tiny_corpus_file)
+    verified = studies.run(*verify, folder=tmp_path)
+    assert verified.status == 0 and "identical: weights_sha256" in verified.out, verified.out + verified.err
     again = studies.run(*study, "--trials=3", folder=tmp_path)
     assert again.status == 0, "probes are no part of the identity"
     last = studies.run(*study, "--trials=3", "--probes", "gradient_norm", folder=tmp_path)

@@ -99,6 +99,25 @@ def test_a_study_of_it_is_trained_resumed_and_analysed(name, tmp_path):
     )
     assert verified.status == 0 and "identical: weights_sha256" in verified.out, verified.out + verified.err
 
+    model = f"checkpoints/{name}/sectors_{name}_relu/trial_1.pt"
+    sampled = studies.run("train.py", "--sample", model, folder=tmp_path, prelude=prelude)
+    says = f"error: {model} is a model of the task {name}, which writes no text\n"
+    assert (sampled.status, sampled.err) == (2, says)
+
+
+OWN_ACTIVATION = "import torch\n\n\ndef soft(x):\n    return x * torch.sigmoid(4 * x)\n"
+
+
+def test_an_activation_of_ones_own_serves_every_task_and_an_architecture_file_text(tmp_path):
+    prelude = PRELUDE.format(folder=str(studies.ROOT / "tests" / "helpers"))
+    (tmp_path / "soft.py").write_text(OWN_ACTIVATION)
+    command = ("run_all_experiments.py", "--config", "cpu", "--task", "points", "--dry-run")
+    taken = studies.run(*command, "--activation-file", "soft.py", folder=tmp_path, prelude=prelude)
+    assert taken.status == 0 and "sectors_points with soft" in taken.out, taken.out + taken.err
+    refused = studies.run(*command, "--architecture-file", "soft.py", folder=tmp_path, prelude=prelude)
+    says = "error: --architecture-file is for the text task, not for points, whose architectures are added in"
+    assert refused.status == 2 and refused.err.startswith(says) and refused.err.count("\n") == 1
+
 
 def test_an_architecture_of_another_task_is_refused(tmp_path):
     run = studies.run(

@@ -32,7 +32,7 @@ REFERENCE = studies.ROOT / "results" / "reference" / "matched"
 # --- the same training ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("architecture", [name for name in registry.ARCHITECTURES if name not in RECURRENT])
+@pytest.mark.parametrize("architecture", [name for name in registry.architectures_of("text") if name not in RECURRENT])
 @pytest.mark.parametrize("activation", ["relu", "smelu_1", "prelu", "swiglu"])
 def test_the_trials_of_a_pack_are_those_trained_alone(architecture, activation, task, in_float64):
     if architecture == "rnn" and ACTIVATIONS[activation].gated:

@@ -2,6 +2,9 @@
 
 import io
 import math
+import re
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -30,6 +33,13 @@ def corpus():
         state = state * 48271 % (2**31 - 1)
         text += words[state % len(words)]
     return make_corpus("tiny", text[:3000])
+
+
+def test_the_fields_it_knows_are_those_that_it_reads():
+    """Whatever else a configuration has is refused under this protocol (tests/test_run_all_experiments.py)."""
+    sources = [Path(module.__file__).read_text() for module in (published_protocol, sys.modules[CharLM.__module__])]
+    read = {name for source in sources for name in re.findall(r"config\.(\w+)", source)}
+    assert read & ConfigCPU().as_dict().keys() == {*published_protocol.FIELDS, "dtype"}
 
 
 def train(corpus, trial=0, config=TINY, activation="relu", **options):
