@@ -18,9 +18,6 @@ if __name__ == "__main__":
 from collections.abc import Sequence
 from pathlib import Path
 
-import claims.facts  # noqa: F401 - its tests become known by being imported
-from claims.document import FIGURES, draw_figures, markdown, terminal_text
-from claims.evidence import DOCUMENT, answer, gather, read_claims, shipped
 from common import scripts, storage
 from common.errors import UserError
 
@@ -31,6 +28,9 @@ def run(studies: Sequence[Path], timing: Path | None = None, output: Path | None
     studies: folders of studies; a timing file may stand among them. output: a Markdown file to write, its figures go
     into a folder beside it; None: none.
     """
+    from claims.document import FIGURES, draw_figures, markdown, terminal_text
+    from claims.evidence import answer, gather, read_claims
+
     evidence, (claims, tables) = gather(studies, timing), read_claims()
     answers = [answer(claim, evidence) for claim in claims]
     scripts.say(terminal_text(evidence, claims, answers, tables))
@@ -55,6 +55,8 @@ def main(argv=None) -> int:
     args = parser().parse_args(argv)
     if args.write and (args.studies or args.timing or args.output):
         raise UserError("--write takes the studies shipped and writes docs/audit.md; leave out everything else")
+    from claims.evidence import DOCUMENT, shipped  # not before: --help needs no torch
+
     studies, timing = (args.studies, args.timing) if args.studies else shipped()
     if not studies:
         raise UserError("results/reference holds no study of the report's text; name the folders of studies")

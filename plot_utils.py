@@ -11,23 +11,24 @@ Of one activation: `training_curves`, `reproducibility`, `summary`, `disagreemen
 
 if __name__ == "__main__":
     import common.interrupts  # noqa: F401 - first, for Ctrl-C while the others are imported
+    from figures.options import parser as _parser
+
+    _parser().parse_args()  # --help and mistakes are answered before the libraries that draw are imported
 
 from pathlib import Path
 
 from analysis.labels import study_line  # noqa: F401 - for those who draw their own
-from common.scripts import Parser, run
+from common.scripts import run
 from figures.across_activations import *  # noqa: F403
 from figures.functions import activation_shapes, smelu_printed_formula
 from figures.of_analysis import *  # noqa: F403
 from figures.one_activation import *  # noqa: F403
+from figures.options import parser
 
 
 def main(argv=None) -> int:
     """`python plot_utils.py activations`"""
-    parser = Parser(description="Draws the activations, or the two formulas of SmeLU.")
-    parser.add_argument("figure", choices=("activations", "smelu_printed_formula"), help="what to draw")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="the PNG (default: plots/<figure>.png)")
-    args = parser.parse_args(argv)
+    args = parser().parse_args(argv)
     draw = {"activations": activation_shapes, "smelu_printed_formula": smelu_printed_formula}[args.figure]
     print(draw(args.output or Path("plots") / f"{args.figure}.png"))
     return 0

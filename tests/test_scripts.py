@@ -253,6 +253,16 @@ def test_a_bad_option_starts_nothing(study):
     assert not (study.folder / "experiment.pid").exists()
 
 
+@pytest.mark.parametrize("script", sorted(path.name for path in ROOT.glob("*.py") if "__main__" in path.read_text()))
+def test_help_imports_none_of_the_slow_libraries(script):
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", str(ROOT / script), "--help"], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0 and f"usage: {script}" in done.stdout
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "argparse" in imported and imported.isdisjoint({"torch", "scipy", "matplotlib", "ray"})
+
+
 @pytest.mark.parametrize("option", ["--help", "--dry-run"])
 def test_help_and_dry_run_stay_in_the_foreground(study, option):
     done = study.start(option)
