@@ -21,6 +21,7 @@ relative 1e-3 for two models that hardly differ. Means over positions and window
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -38,6 +39,7 @@ class Metric:
     """What a table or an axis says about a measure."""
 
     label: str
+    of_positions: bool  # whether it is a mean over positions, and so has a value per window
     unit: str  # "" for a pure number
     better: str | None  # "lower" or "higher": which way is more reproducible; None: a count, no measure
     low: float  # the range, ends included
@@ -54,29 +56,29 @@ _PD, _GAIN = "mean |p - q| / (mean p + mean q)", "mean cross-entropy of p, q - t
 _KL, _JS = "mean (KL(p, q) + KL(q, p)) / 2", "mean (KL(p, m) + KL(q, m)) / 2, m = (p + q) / 2"
 _R, _RHO = "Pearson's r over windows", "Spearman's rho over windows"
 _KAPPA, _RIGHT = "(agreement - chance) / (1 - chance) of the argmaxes", "Cohen's kappa of being right"
-_METRICS = (
-    # name, label, unit, better, low, high, formula, source
-    ("relative_pd", "Relative PD", "", "lower", 0, 1, _PD, "total variation distance"),
-    ("shamir_relative_pd", "Shamir PD", "", "lower", 0, 2, "mean 2 |p_y - q_y| / (p_y + q_y)", _SHAMIR),
-    ("top1_disagreement", "Top-1 disagreement", "", "lower", 0, 1, "mean [argmax p != argmax q]", _CHURN),
-    ("prediction_differences", "Differences", _COUNT, "lower", 0, _INF, "sum [argmax p != argmax q]", _CHURN),
-    ("total_predictions", "Predictions", _COUNT, None, 0, _INF, "windows x positions", "a count"),
-    ("top3_overlap", "Top-3 overlap", "", "higher", 0, 1, "mean |A and B| / 3, top-3 sets", _TOP_K),
-    ("top5_overlap", "Top-5 overlap", "", "higher", 0, 1, "mean |A and B| / 5, top-5 sets", _TOP_K),
-    ("symmetric_kl", "Symmetric KL", "nats", "lower", 0, _INF, _KL, "Kullback & Leibler 1951"),
-    ("js_divergence", "JS divergence", "nats", "lower", 0, LN2, _JS, "Lin 1991"),
-    ("perplexity_pearson", "Perplexity correlation", "", "higher", -1, 1, _R, "Pearson 1895"),
-    ("perplexity_spearman", "Perplexity rank corr.", "", "higher", -1, 1, _RHO, "Spearman 1904"),
-    ("ensemble_gain", "Ensemble gain", "nats", "lower", 0, _INF, _GAIN, _SUMMERS),
-    ("cohen_kappa", "Cohen's kappa", "", "higher", -1, 1, _KAPPA, "Cohen 1960"),
-    ("error_consistency", "Error consistency", "", "higher", -1, 1, _RIGHT, _GEIRHOS),
-    ("edit_distance", "Edit distance", "", "lower", 0, 1, "mean distance / longer length", _EDIT),
+_METRICS: tuple[tuple[Any, ...], ...] = (
+    # name, label, of_positions, unit, better, low, high, formula, source
+    ("relative_pd", "Relative PD", True, "", "lower", 0, 1, _PD, "total variation distance"),
+    ("shamir_relative_pd", "Shamir PD", True, "", "lower", 0, 2, "mean 2 |p_y - q_y| / (p_y + q_y)", _SHAMIR),
+    ("top1_disagreement", "Top-1 disagreement", True, "", "lower", 0, 1, "mean [argmax p != argmax q]", _CHURN),
+    ("prediction_differences", "Differences", False, _COUNT, "lower", 0, _INF, "sum [argmax p != argmax q]", _CHURN),
+    ("total_predictions", "Predictions", False, _COUNT, None, 0, _INF, "windows x positions", "a count"),
+    ("top3_overlap", "Top-3 overlap", True, "", "higher", 0, 1, "mean |A and B| / 3, top-3 sets", _TOP_K),
+    ("top5_overlap", "Top-5 overlap", True, "", "higher", 0, 1, "mean |A and B| / 5, top-5 sets", _TOP_K),
+    ("symmetric_kl", "Symmetric KL", True, "nats", "lower", 0, _INF, _KL, "Kullback & Leibler 1951"),
+    ("js_divergence", "JS divergence", True, "nats", "lower", 0, LN2, _JS, "Lin 1991"),
+    ("perplexity_pearson", "Perplexity correlation", False, "", "higher", -1, 1, _R, "Pearson 1895"),
+    ("perplexity_spearman", "Perplexity rank corr.", False, "", "higher", -1, 1, _RHO, "Spearman 1904"),
+    ("ensemble_gain", "Ensemble gain", True, "nats", "lower", 0, _INF, _GAIN, _SUMMERS),
+    ("cohen_kappa", "Cohen's kappa", False, "", "higher", -1, 1, _KAPPA, "Cohen 1960"),
+    ("error_consistency", "Error consistency", False, "", "higher", -1, 1, _RIGHT, _GEIRHOS),
+    ("edit_distance", "Edit distance", False, "", "lower", 0, 1, "mean distance / longer length", _EDIT),
 )
 METRICS = {name: Metric(*fields) for name, *fields in _METRICS}
 # The pair measures of the primary family; the fourth primary measure is the validation loss.
 PRIMARY = ("relative_pd", "top1_disagreement", "js_divergence")
-# The measures that are means over positions, and so have a value per window.
-MEANS = (*PRIMARY, "shamir_relative_pd", "top3_overlap", "top5_overlap", "symmetric_kl", "ensemble_gain")
+# The measures that are means over positions, and so have a value per window: those that `_measure` gives.
+MEANS = (*PRIMARY, *(name for name, metric in METRICS.items() if metric.of_positions and name not in PRIMARY))
 
 
 def truncated(name: str, low: float | None, high: float | None) -> tuple[float | None, float | None]:

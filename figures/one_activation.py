@@ -5,7 +5,7 @@ import numpy as np
 import metrics
 from analysis import results as results_module
 from analysis.labels import complete
-from analysis.results import MEASURES, Cell
+from analysis.results import MEASURES, PAIR_MEASURES, Cell
 from analysis.series import mean_curve, pair_curves, trained, trial_curves
 from analysis.words import with_interval
 from figures.style import (
@@ -163,13 +163,15 @@ def _draw_pair_curves(ax, result, name):
 
 # --- everything -----------------------------------------------------------------------------------------------------
 
-SUMMARY_METRICS = {  # bounded ones on one axis, those in nats on another
-    "Lower is more reproducible": ("relative_pd", "shamir_relative_pd", "top1_disagreement", "edit_distance"),
-    "Higher is more reproducible": (
-        *("top3_overlap", "top5_overlap", "cohen_kappa", "error_consistency"),
-        *("perplexity_pearson", "perplexity_spearman"),
-    ),
-    "Lower is more reproducible (nats)": ("symmetric_kl", "js_divergence", "ensemble_gain"),
+
+def _panel(metric):
+    """Heading of the panel in which a summary shows a metric: bounded ones on one axis, those in nats on another."""
+    return f"{metric.better.capitalize()} is more reproducible{' (nats)' if metric.unit else ''}"
+
+
+SUMMARY_METRICS = {
+    heading: [name for name in PAIR_MEASURES if _panel(metrics.METRICS[name]) == heading]
+    for heading in dict.fromkeys(_panel(metrics.METRICS[name]) for name in PAIR_MEASURES)
 }
 
 

@@ -11,6 +11,8 @@ from analysis.labels import activation_label, data_facts
 from analysis.results import Cell, Margins, Study
 from analysis.words import listing, plural
 from common.provenance import numeric_environment
+from config import Config
+from config_cpu import ConfigCPU
 from report.document import Section, Table
 from report.tables import GO_ON, counted
 
@@ -61,7 +63,7 @@ def study_facts(study: Study, missing: Sequence[str]) -> Section:
         ["Protocol", identity["protocol"]],
         ["Device", f"{identity['device']}, {config['dtype']}, {plural(config['threads_per_trial'], 'thread')} a trial"],
         ["Model", f"{sizes}, dropout {config['dropout']:g}; {_span(parameters)} parameters"],
-        ["Training", f"{training}, weight decay {config['weight_decay']:g}"],
+        ["Training", f"{training}, weight decay {config['weight_decay']:g}{_further_fields(config)}"],
         ["Trials", f"{counted(cells)}; trial k has seed {identity['seed_base']} + k - 1"],
         ["Differs between trials", varied],
         ["Machine", "; ".join(machines) or "not recorded"],
@@ -97,6 +99,17 @@ def machine(environment: dict, detailed: bool) -> str:
         words += [str(environment.get("cpu_capability")), f"NumPy {environment.get('numpy')}"]
         words += [f"{name}={value}" for name, value in environment.get("variables", {}).items()]
     return ", ".join(words)
+
+
+def _further_fields(config):
+    """What else of a configuration is not as both of the project's configurations have it: ', cooldown 0.2'."""
+    usual, cpu = Config().as_dict(), ConfigCPU().as_dict()
+    shown = ("batch_size", "dropout", "weight_decay", "learning_rate", "threads_per_trial")
+    return "".join(
+        f", {name.replace('_', ' ')} {value}"
+        for name, value in config.items()
+        if name not in shown and usual.get(name) == cpu.get(name) != value
+    )
 
 
 def _short(commit):

@@ -562,6 +562,22 @@ def test_the_registry_names_every_metric_of_the_design_in_its_order():
         assert metric.low < metric.high
 
 
+def test_what_is_measured_is_what_the_registry_names():
+    """A new metric is a row of `_METRICS`, and its value in `_measure` or, if it is no mean over positions, `_summed_up`."""
+    log_p, log_q, y = random_pair(13, 4, 5, 7, apart=1)
+    values, per_window = metrics.compare(log_p, log_q, y)
+    assert list(values) == [name for name in metrics.METRICS if name != "edit_distance"]  # that one is of texts
+    assert list(per_window) == list(metrics.MEANS)
+    both = [
+        metrics._predictions(x, y.ravel(), np.empty((20, 7), x.dtype), np.empty((20, 7), x.dtype))
+        for x in (log_p, log_q)
+    ]
+    measured = metrics._measure(*both, np.empty((metrics.N_WORK, 20, 7), log_p.dtype))
+    relative_pd_and_correlations = {"apart", "total", "loss_p", "loss_q"}
+    assert set(measured) - relative_pd_and_correlations == set(metrics.MEANS) - {"relative_pd"}
+    assert all(len(value) == 20 for value in measured.values())
+
+
 def test_the_better_direction_is_the_one_in_which_a_closer_pair_lies():
     log_p, far, y = random_pair(13, 20, 30, 20, apart=1)
     near = log_softmax(0.9 * log_p + 0.1 * far)

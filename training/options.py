@@ -108,18 +108,15 @@ def check_user_files(own, experiments, config) -> None:
     """A reader's own must pass the checks of architectures/checks.py before it trains: a UserError names the first problem."""
     if not own:
         return
-    from architectures import ARCHITECTURES
     from architectures.checks import check
+    from architectures.registry import architecture_record
     from training.trial import prepare_torch
 
     check_own_are_used(own, experiments)
     prepare_torch(config)  # the checks are made under the settings of a trial
-    of_text = [
-        (name if ARCHITECTURES[name].task == "text" else "charlm", activation) for name, activation in experiments
-    ]
-    for names in dict.fromkeys(
-        of_text
-    ):  # the checks are made on text: an activation of another task's model, in CharLM
+    # The checks are made on text: an activation for another task's architecture is checked in CharLM.
+    on_text = [(a if architecture_record(a).task == "text" else "charlm", b) for a, b in experiments]
+    for names in dict.fromkeys(on_text):
         concerned = own.get("architecture") == names[0] or own.get("activation") == names[1]
         if concerned and (problems := check(*names, config)):
             more = f" (and {len(problems) - 1} more; test_cpu.py shows them all)" if len(problems) > 1 else ""
