@@ -24,8 +24,10 @@ from tqdm import tqdm
 from analysis import simulated_studies as simulated
 from analysis.equal_loss import LOG_MARGIN, TOO_COARSE, log_ratio, value_at_loss
 from analysis.outlying import outlying_runs, outlying_runs_of_pairs
+from analysis.results import scaled
 from analysis.sensitivity import between_group_sd, equal_means_test, judge_sensitivity, pseudo_values
 from analysis.significance import (
+    compare_independent,
     compare_means,
     compare_pair_means,
     equivalence,
@@ -140,6 +142,17 @@ def false_positives_of_pairs(rng, studies, case, n, share, noise):
     x, y = pairs(rng, (2, studies), n, share, noise, noise) if noise else random_models(rng, (2, studies), n)
     hits = [compare_pair_means(a, b).p < 0.05 for a, b in zip(x, y)]
     yield line("false positives", case, n, share, hits, most=0.05)
+
+
+def false_positives_of_unpaired(rng, studies, n, share, ratio):
+    """n trials against n others, of which one standard deviation is `ratio` times the other; share None: means."""
+    if share is None:
+        x, y = ([mean_interval(values) for values in normal(rng, (studies, n))] for _ in range(2))
+    else:
+        x, y = ([pair_interval(matrix) for matrix in pairs(rng, (studies,), n, share)] for _ in range(2))
+    hits = [compare_independent(a, scaled(b, ratio)).p < 0.05 for a, b in zip(x, y)]
+    what = "means" if share is None else "pairs"
+    yield line("false positives", f"{what}, not paired, SD {ratio} to 1", n, share, hits, most=0.05)
 
 
 def power(rng, studies, n, share):
@@ -387,6 +400,8 @@ def cases():
         yield false_positives_of_pairs, (f"pairs, {noise.__name__}", n, share, noise)
     for n in SIZES:
         yield false_positives_of_pairs, ("pairs, random models", n, None, None)
+    for share, ratio, n in product((None, 0.5, 1.0), (1, 3), SIZES):
+        yield false_positives_of_unpaired, (n, share, ratio)
     for function in (power, sensitivity):
         for share, n in product((None, *SHARES), SIZES):
             yield function, (n, share)

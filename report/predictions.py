@@ -132,6 +132,7 @@ def _remarks(variants, primary):
             f"No trial of {listing(alone)} is named as one of {variants.reference.activation}, so these trials are not paired."
             " If they share their seeds, give those with the same seed the same name: differences are then known better."
         )
+    found += _copies(variants.predictions)
     for cell in variants.cells:
         for name, count in cell.result["infinite"].items():
             of = "trials" if name == "loss" else "pairs"
@@ -148,6 +149,18 @@ def _remarks(variants, primary):
             )
         found += [_outlying(variants, cell, name) for name in primary if results.outlying(cell, name)]
     return [found] if found else []
+
+
+def _copies(predictions):
+    """A sentence if trials of two variants are the same file."""
+    first: dict[str, str] = {}
+    copies = []
+    for name, digest in predictions.sha256.items():
+        original = first.setdefault(digest, name)
+        if original.partition("/")[0] != name.partition("/")[0]:
+            copies.append(f"{name} is the same file as {original}")
+    more = f" (and {len(copies) - 1} more)" if len(copies) > 1 else ""
+    return [f"**{copies[0]}**{more}. Was a folder copied?"] if copies else []
 
 
 def _outlying(variants, cell, name):

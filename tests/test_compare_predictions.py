@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -91,6 +92,13 @@ def test_one_variant_alone_is_described(tmp_path, capsys):
     place(tmp_path, {f"a/{t}.npy": softmax(x) for t, x in logits["a"].items()})
     assert status_of(tmp_path) == 0
     assert "There is one variant, a, and nothing to compare it with" in capsys.readouterr().out
+
+
+def test_a_folder_that_was_copied_is_said(folder, capsys):
+    shutil.rmtree(folder / "gelu")
+    shutil.copytree(folder / "relu", folder / "gelu")
+    assert status_of(folder, "--no-figures") == 0
+    assert "relu/1.npy is the same file as gelu/1.npy (and 3 more)" in " ".join(capsys.readouterr().out.split())
 
 
 def test_copies_infinite_losses_and_outlying_trials_are_said(tmp_path, capsys):

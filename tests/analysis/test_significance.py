@@ -511,11 +511,3 @@ def test_means_without_spread_differ_by_nothing_or_are_not_testable():
     same, other = sig.mean_interval([1.0, 1.0]), sig.mean_interval([2.0, 2.0])
     assert sig.compare_independent(same, same).p == 1.0
     assert sig.compare_independent(same, other).difference.reason == "not testable: all values are equal"
-
-
-@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
-def test_pairs_of_different_trials_are_called_different_by_chance_in_at_most_5_percent(share):
-    rng = np.random.default_rng(1)
-    one, other = (simulated_pairs(rng, (1000,), n, share) for n in (5, 7))
-    p = [sig.compare_independent(sig.pair_interval(x), sig.pair_interval(y)).p for x, y in zip(one, other)]
-    assert np.mean(np.array(p) < 0.05) < 0.05 + 2 * math.sqrt(0.05 * 0.95 / 1000)
