@@ -11,7 +11,7 @@ Then a few steps of the full-size model. Tokens are random: time does not depend
 """
 
 if __name__ == "__main__":
-    import common.interrupts  # noqa: F401 - first, for Ctrl-C while the others are imported
+    import common.startup  # noqa: F401 - before the others, which take long to import
 
 from pathlib import Path
 

@@ -21,7 +21,7 @@ embeddings. Medians over repeats; the spread is the range from the lower to the 
 """
 
 if __name__ == "__main__":
-    import common.interrupts  # noqa: F401 - first, for Ctrl-C while the others are imported
+    import common.startup  # noqa: F401 - before the others, which take long to import
 
 import json
 import multiprocessing

@@ -11,7 +11,7 @@ Exit status: 0 done, 1 a disk, 2 something wrong with the files or the command, 
 """
 
 if __name__ == "__main__":
-    import common.interrupts  # noqa: F401 - first, for Ctrl-C while the others are imported
+    import common.startup  # noqa: F401 - before the others, which take long to import
 
 import math
 from pathlib import Path

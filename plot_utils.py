@@ -10,7 +10,7 @@ Of one activation: `training_curves`, `reproducibility`, `summary`, `disagreemen
 """
 
 if __name__ == "__main__":
-    import common.interrupts  # noqa: F401 - first, for Ctrl-C while the others are imported
+    import common.startup  # noqa: F401 - before the others, which take long to import
     from figures.options import parser as _parser
 
     _parser().parse_args()  # --help and mistakes are answered before the libraries that draw are imported

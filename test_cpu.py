@@ -8,7 +8,7 @@ Exit status: 0 everything is well, 1 something is not, 2 a mistake in the comman
 """
 
 if __name__ == "__main__":
-    import common.interrupts  # noqa: F401 - first, for Ctrl-C while the others are imported
+    import common.startup  # noqa: F401 - before the others, which take long to import
 
 import subprocess
 import sys

@@ -9,7 +9,7 @@ resumed needs weights, optimizer state and step, and no generator's state.
 """
 
 if __name__ == "__main__":
-    import common.interrupts  # noqa: F401 - first, for Ctrl-C while the others are imported
+    import common.startup  # noqa: F401 - before the others, which take long to import
 
 import math
 import time

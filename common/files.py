@@ -5,15 +5,17 @@ written, reads anything but a regular file, or reads more than a reader is prepa
 """
 
 import contextlib
+import errno
 import fcntl
 import os
+import secrets
 import socket
 import stat
 import tempfile
 from pathlib import Path
 from typing import BinaryIO
 
-from common.errors import RunError, UserError
+from common.errors import RunError, UserError, cause
 
 UNFINISHED = ".tmp"  # how a file's name ends while it is being written; a hidden one
 
@@ -50,7 +52,7 @@ def read_regular(path: Path, most: int) -> bytes:
         try:
             return file.read(most)
         except OSError as error:
-            raise RunError(f"cannot read {path}: {error.strerror or error}") from error
+            raise RunError(f"cannot read {path}: {cause(error)}") from error
 
 
 # --- writing --------------------------------------------------------------------------------------------------------
@@ -61,14 +63,14 @@ def write_atomically(path: Path, *parts: bytes | memoryview) -> None:
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=UNFINISHED)
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{UNFINISHED}")
+        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)  # less the umask
         try:
             with os.fdopen(handle, "wb") as file:
                 for part in parts:
                     file.write(part)
                 file.flush()
                 os.fsync(file.fileno())
-            os.chmod(temporary, 0o644)
             os.replace(temporary, path)
         except BaseException:
             with contextlib.suppress(OSError):
@@ -76,13 +78,16 @@ def write_atomically(path: Path, *parts: bytes | memoryview) -> None:
             raise
         _flush_folder(path.parent)
     except OSError as error:
-        raise RunError(f"cannot write {path}: {error.strerror or error}; make room or choose another folder") from error
+        raise RunError(f"cannot write {path}: {cause(error)}") from error
 
 
 def _flush_folder(folder):
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # a file system that has no such thing
+            raise
     finally:
         os.close(descriptor)
 
@@ -126,7 +131,7 @@ def locked(folder: Path, option: str = "--results-dir"):
         folder.mkdir(parents=True, exist_ok=True)
         file = _open_lock(folder / ".lock")
     except OSError as error:
-        raise RunError(f"cannot write in {folder}: {error.strerror or error}") from error
+        raise RunError(f"cannot write in {folder}: {cause(error)}") from error
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -140,7 +145,7 @@ def locked(folder: Path, option: str = "--results-dir"):
             file.seek(0)
             file.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
         except OSError as error:
-            raise RunError(f"cannot write in {folder}: {error.strerror or error}") from error
+            raise RunError(f"cannot write in {folder}: {cause(error)}") from error
         yield
 
 

@@ -21,6 +21,7 @@ import traceback
 from collections import deque
 from multiprocessing import connection, resource_tracker
 
+from common.errors import RunError, in_words, with_type
 from common.memory import is_device_lost, is_out_of_memory, keep_freed_memory, release_gpu_memory
 from study.jobs import FUNCTIONS
 
@@ -31,16 +32,25 @@ MAX_ATTEMPTS = 3
 
 
 def _worker(channel, stop):
-    """The life of a worker process: receive a job, run it, send what came of it."""
+    """The life of a worker process: work until the study is over, or gone."""
     # The driver alone decides how a run ends; Ctrl-C in a terminal reaches every process of the group.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     keep_freed_memory()
     try:
-        context = channel.recv()
-    except EOFError:
-        return
+        _work(channel, stop)
+    except (
+        EOFError,
+        BrokenPipeError,
+        ConnectionResetError,
+    ):  # of the channel: nobody is there to give a job or take a result
+        os._exit(0)  # at once: a second of tidying up torch would delay the study's end
+
+
+def _work(channel, stop):
+    """Receives a job, runs it, and sends what came of it, again and again."""
+    context = channel.recv()
     context.prepare()
     from training.trial import Interrupted
 
@@ -49,10 +59,7 @@ def _worker(channel, stop):
         channel.send_bytes(pickle.dumps((kind, payload), pickle.HIGHEST_PROTOCOL))
 
     while True:
-        try:
-            function, arguments = channel.recv()
-        except EOFError:
-            os._exit(0)  # the study is over, and a second of tidying up torch would delay its end
+        function, arguments = channel.recv()
         try:
             result = FUNCTIONS[function](
                 context, lambda event: send("progress", event), lambda: bool(stop.value), **arguments
@@ -61,7 +68,7 @@ def _worker(channel, stop):
         except Interrupted:
             send("stopped", None)
         except (Exception, SystemExit) as error:  # a user-defined model may call sys.exit
-            text = f"{type(error).__name__}: {error}"
+            text = with_type(error)
             kind = "memory" if is_out_of_memory(error) else "lost" if is_device_lost(error) else "failed"
             send(kind, text if os.environ.get("CHARLM_TRACEBACK") is None else traceback.format_exc())
             if kind != "failed":
@@ -104,7 +111,8 @@ def _signals_blocked():
 class LocalEngine:
     """Worker processes on this machine, each running one job at a time.
 
-    When a job runs out of memory beside others, there is one worker less from then on, and it is tried again.
+    When a job runs out of memory beside others, there is one worker less from then on, and it is tried again. Where not
+    even that many processes can be started, those that could do the work.
 
     Args:
       workers: how many.
@@ -159,7 +167,13 @@ class LocalEngine:
             elif self._waiting:
                 self._give(worker, self._waiting.popleft())
         while self._waiting and len(self._workers) < self._limit:
-            worker = _Worker(self._spawn, self._stop, self._context)
+            try:
+                worker = _Worker(self._spawn, self._stop, self._context)
+            except OSError as error:
+                if not self._workers:
+                    raise RunError(f"no worker process can be started: {in_words(error)}") from error
+                self._limit = len(self._workers)  # the machine has no room for more processes, or files between them
+                return
             self._workers.append(worker)
             self._give(worker, self._waiting.popleft())
 

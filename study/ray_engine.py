@@ -7,7 +7,7 @@ import time
 from collections import deque
 from pathlib import Path
 
-from common.errors import RunError, UserError
+from common.errors import RunError, UserError, with_type
 from common.files import private_folder
 from common.memory import keep_freed_memory
 from common.provenance import usable_cpus
@@ -74,7 +74,7 @@ class RayEngine:
             try:
                 kind, payload = self._ray.get(reference)
             except self._ray.exceptions.RayTaskError as error:  # not tried again: it would fail again
-                kind, payload = "failed", f"{type(error.cause).__name__}: {error.cause}"
+                kind, payload = "failed", with_type(error.cause)
             except self._ray.exceptions.RayError as error:
                 kind, payload = "failed", f"Ray gave it up after {MAX_ATTEMPTS} attempts: {error}"
             found.append((kind, job, payload))
@@ -229,4 +229,4 @@ def _run_on_cluster(context, mailbox, name, trial):
     except Interrupted:
         return "stopped", None
     except (Exception, SystemExit) as error:  # a user-defined model may call sys.exit
-        return "failed", f"{type(error).__name__}: {error}"
+        return "failed", with_type(error)

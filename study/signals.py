@@ -5,7 +5,7 @@ import os
 import signal
 import threading
 
-from common.interrupts import is_importing
+from common.startup import is_importing
 from common.status import note_status
 
 

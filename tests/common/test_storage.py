@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import pickle
+import stat
 import subprocess
 import sys
 import tempfile
@@ -126,7 +127,7 @@ def test_equal_content_gives_equal_bytes(tmp_path):
         assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes(), path.name
 
 
-@pytest.mark.parametrize("call", ["fsync", "replace", "chmod", "fdopen"])
+@pytest.mark.parametrize("call", ["fsync", "replace", "fdopen"])
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO, errno.EROFS])
 def test_a_failure_in_the_middle_leaves_the_old_file(tmp_path, monkeypatch, call, code):
     written = write_each(tmp_path)
@@ -188,10 +189,38 @@ def test_a_number_that_json_does_not_have_is_refused(tmp_path, value):
     assert without_checksum(storage.read_json(path)) == CONTENT
 
 
-def test_a_file_written_here_is_readable_by_others(tmp_path):
-    """A temporary file is private; a result is not."""
+@pytest.fixture
+def umask():
+    """os.umask, which the test leaves as it was."""
+    before = os.umask(0)
+    yield os.umask
+    os.umask(before)
+
+
+@pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
+def test_the_umask_decides_who_may_read_a_file(tmp_path, umask, mask, mode):
+    umask(mask)
     for path, _ in write_each(tmp_path):
-        assert path.stat().st_mode & 0o777 == 0o644
+        assert path.stat().st_mode & 0o777 == mode
+
+
+def test_a_file_system_without_modes_and_without_flushing_of_folders_is_no_obstacle(tmp_path, monkeypatch):
+    """As vfat and CIFS are: what took long to train is saved there as well."""
+    real = os.fsync
+
+    def refuse(*arguments, **options):
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    def flush(descriptor):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        real(descriptor)
+
+    monkeypatch.setattr(os, "chmod", refuse)
+    monkeypatch.setattr(os, "fchmod", refuse)
+    monkeypatch.setattr(os, "fsync", flush)
+    for path, written in write_each(tmp_path):
+        assert path.exists(), written
 
 
 @pytest.mark.parametrize("name", ["result.json", "result.npz", "trial_1.pt"])
@@ -617,7 +646,11 @@ def test_a_lock_that_cannot_be_written_is_named(tmp_path):
     )
     command = [sys.executable, "-c", program, str(tmp_path)]
     found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert found.stdout == f"cannot write in {tmp_path}: File too large\n" and not found.stderr
+    assert (
+        found.stdout
+        == f"cannot write in {tmp_path}: File too large; raise the limit on the size of a file (ulimit -f)\n"
+    )
+    assert not found.stderr
 
 
 def test_a_study_is_read_back_whole(tmp_path):

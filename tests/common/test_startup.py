@@ -53,7 +53,7 @@ def test_an_interrupt_ends_a_script_at_work_and_a_second_one_does_not_wait_until
     tmp_path, tidying_up, times
 ):
     (tmp_path / "script.py").write_text(f"""
-import common.interrupts, time
+import common.startup, time
 from common.scripts import run
 def main(argv):
     try:
@@ -69,7 +69,7 @@ run(main)
 
 def test_an_interrupt_while_python_tidies_up_after_a_script_is_no_traceback(tmp_path):
     (tmp_path / "script.py").write_text("""
-import atexit, common.interrupts, time
+import atexit, common.startup, time
 from common.scripts import run
 @atexit.register
 def slow():
