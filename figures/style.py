@@ -29,7 +29,12 @@ DIVERGING = "PuOr_r"  # below and above a reference, for colour-blind readers to
 NATS = "nats per character"
 STEPS = "training steps"
 MOST_BANDS = 8  # with more activations than this in a panel, bands would hide each other
+# matplotlib's own style, whatever a user's matplotlibrc says, and then ours. savefig.format is an option of the scripts.
 STYLE = {
+    name: value
+    for name, value in matplotlib.rcParamsDefault.items()
+    if name != "savefig.format" and not name.startswith("backend")
+} | {
     "font.family": "DejaVu Sans",
     "font.size": 8,
     "axes.titlesize": 8.5,
@@ -150,14 +155,15 @@ def add_title(drawn, title, line):
 
 def save(drawn, path) -> Path:
     """Writes a figure to `path`, complete or not at all; beside it in rcParams["savefig.format"], if that is another."""
-    path, wanted = Path(path), matplotlib.rcParams["savefig.format"]
+    path, metadata = Path(path), {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
     make_drawable(drawn)
-    for kind in dict.fromkeys((path.suffix[1:], wanted)):
+    wanted = {matplotlib.rcParams["savefig.format"]} & metadata.keys()  # a matplotlibrc may name any other
+    for kind in dict.fromkeys((path.suffix[1:], *wanted)):
         buffer = io.BytesIO()
         if kind == "png":
             drawn.canvas.print_png(buffer)  # savefig would draw twice
         else:
-            drawn.savefig(buffer, format=kind, metadata={"svg": {"Date": None}, "pdf": {"CreationDate": None}}[kind])
+            drawn.savefig(buffer, format=kind, metadata=metadata[kind])
         write_atomically(path.with_suffix(f".{kind}"), buffer.getvalue())
     return path
 

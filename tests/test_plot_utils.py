@@ -322,6 +322,14 @@ def test_the_curves_of_pairs_have_the_interval_of_significance():
     assert estimates[2] == expected
 
 
+def test_a_users_own_style_changes_no_figure(tmp_path):
+    """Such as stands in a matplotlibrc; LaTeX may not even be installed."""
+    expected = plot_utils.summary(make_result(n=3), tmp_path).read_bytes()
+    own = {"text.usetex": True, "font.size": 30, "savefig.format": "jpg", "axes.grid": True, "lines.marker": "x"}
+    with matplotlib.rc_context(own):
+        assert plot_utils.summary(make_result(n=3), tmp_path).read_bytes() == expected
+
+
 def test_drawing_leaves_matplotlib_as_it_was(tmp_path):
     before = dict(matplotlib.rcParams)
     plot_utils.summary(make_result(n=3), tmp_path)
