@@ -299,6 +299,61 @@ jobs.FUNCTIONS["trial"] = few
     assert studies.difference(undisturbed, tmp_path) is None
 
 
+def test_a_worker_whose_study_is_killed_ends_without_a_word(study, undisturbed, tmp_path):
+    """Here it does not notice at once, but when nobody takes what it sends."""
+    unaware = SLOW + "\nfrom study import local_engine\nlocal_engine._end_with_parent = lambda: None"
+    started = studies.start(*study, "--workers=2", folder=tmp_path, prelude=unaware)
+    wait_for(started, lambda: len(started.workers()) == 2 and "  step " in started.out)
+    started.signal(signal.SIGKILL)
+    assert started.wait() == -signal.SIGKILL
+    assert started.wait_until_alone() == []
+    assert started.err == "" and "Traceback" not in started.out
+    assert studies.run(*study, folder=tmp_path).status == 0
+    assert studies.difference(undisturbed, tmp_path) is None
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full")
+def test_a_full_disk_under_the_log_does_not_stop_a_study(study, undisturbed, tmp_path):
+    done = studies.run(*study, folder=tmp_path, prelude="import sys\nsys.stdout = open('/dev/full', 'w')")
+    assert done.err == (
+        "error: not all output could be written: No space left on device; make room, or choose another folder\n"
+    )
+    assert done.status == 1
+    assert studies.difference(undisturbed, tmp_path) is None
+
+
+# No more than {most} worker processes can be started.
+FEW_PROCESSES = """
+import os
+from study import local_engine
+class Worker(local_engine._Worker):
+    count = 0
+    def __init__(self, *arguments):
+        if Worker.count == {most}:
+            raise BlockingIOError(11, os.strerror(11))
+        super().__init__(*arguments)
+        Worker.count += 1
+local_engine._Worker = Worker
+"""
+
+
+def test_a_study_makes_do_with_the_processes_that_it_can_start(study, undisturbed, tmp_path):
+    done = studies.run(*study, "--workers=3", folder=tmp_path, prelude=FEW_PROCESSES.format(most=1))
+    assert done.status == 0, done.err
+    assert studies.difference(undisturbed, tmp_path) is None
+
+
+def test_a_study_that_can_start_no_process_says_what_helps(study, undisturbed, tmp_path):
+    done = studies.run(*study, folder=tmp_path, prelude=FEW_PROCESSES.format(most=0))
+    assert (done.status, done.err) == (
+        1,
+        "error: no worker process can be started: Resource temporarily unavailable; raise the limit on processes"
+        " (ulimit -u), or use fewer --workers\n",
+    )
+    assert studies.run(*study, folder=tmp_path).status == 0
+    assert studies.difference(undisturbed, tmp_path) is None
+
+
 @pytest.mark.parametrize("function", ["compare", "predict"])
 def test_a_comparison_that_fails_is_said_and_done_by_the_next_run(study, undisturbed, tmp_path, function):
     if function == "predict":  # needed by a study that is extended
