@@ -13,7 +13,7 @@ the verdicts, 2 a mistake in the command.
 """
 
 if __name__ == "__main__":
-    import common.interrupts  # noqa: F401 - first, for Ctrl-C while the others are imported
+    import common.startup  # noqa: F401 - before the others, which take long to import
 
 from collections.abc import Sequence
 from pathlib import Path
