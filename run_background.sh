@@ -6,6 +6,7 @@
 # Paths in options are relative to this folder. One run at a time: experiment.pid names it. The program notes its state in
 # the file that CHARLM_STATUS_FILE names, in lines name=value (common/status.py): here experiment.status.
 set -eu
+from=$PWD
 CDPATH="" cd -- "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")" # also when called through a symbolic link
 
 # What the program has noted under a name, in a status file; nothing if it has not.
@@ -99,6 +100,7 @@ if [ -z "$(command_of "$pid")" ]; then
 fi
 echo
 echo "The run has started (process $pid)."
+[ "$from" -ef "$PWD" ] || printf '  these commands need:  cd %q\n' "$PWD"
 echo "  follow it:    tail -f $log"
 echo "  stop it:      kill \$(cat experiment.pid)    (run the same command again to resume)"
 printf '  its results:  venv/bin/%s    (also halfway)\n' "$(noted "$checked" analyze)"

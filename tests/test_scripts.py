@@ -233,6 +233,22 @@ def test_a_study_is_started_through_a_symbolic_link(study, tmp_path_factory):
     assert {path.name for path in elsewhere.iterdir()} == {"start it", "again"}
 
 
+def test_the_commands_that_a_start_prints_work_where_it_was_called(tmp_path):
+    """As they are, or after the one that goes to the program's folder."""
+    (tmp_path / "it's a $HOME").mkdir()
+    there = Study(tmp_path / "it's a $HOME")
+    try:
+        done = run(str(there.folder / "run_background.sh"), cwd=tmp_path)
+        (go,) = re.findall("cd .*", done.stdout)
+        (stop,) = re.findall(r"kill \$[(].*?[)]", done.stdout)
+        assert run("bash", "-c", f"{go} && {stop}", cwd=tmp_path).returncode == 0
+        assert wait_until(lambda: not there.alive())
+        assert " cd " not in there.start().stdout
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(there.pid, signal.SIGKILL)
+
+
 @pytest.mark.parametrize("name", ["a study", "-dash", "it's $HOME"])
 def test_the_scripts_may_lie_in_any_folder(tmp_path, name):
     folder = tmp_path / name
