@@ -124,7 +124,8 @@ def analyze(args) -> int:
     checkpoints = args.checkpoints_dir or sibling(folder, "checkpoints")
     if not args.no_figures:
         from claims.document import published_rows
-        from report.figures import add_figures, begin
+        from figures.drawing import begin
+        from report.figures import add_figures
 
         begin()
     identical = True

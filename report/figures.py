@@ -5,28 +5,23 @@ because neither of these should know about sections. Apart from the figure of a 
 everything comes from result files; what a study does not support is left out, or said in words.
 """
 
-import multiprocessing
 import sys
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
-from multiprocessing import forkserver
 from pathlib import Path
-
-import matplotlib
 
 import plot_utils
 from analysis import curves
 from analysis import results as results_module
 from analysis.results import MEASURES, Cell, Margins, Study
 from analysis.words import plural
-from common.errors import RunError, UserError
+from common.errors import RunError, UserError, with_type
+from figures.drawing import draw_all
 from figures.fonts import undrawable
 from report.document import Document, Section
 from report.tables import counted, sampled, without_pairs
 
 MOST_CELLS_IN_FULL = 8  # with more, appendix A shows one figure per activation instead of three
-PROCESSES = 2  # at the most: drawing is what takes the time, and starting a process takes as long as two figures
 T_BAND = "95 % t intervals over trials"
 U_BAND = "95 % intervals over trials (variance of a U-statistic)"
 
@@ -81,33 +76,15 @@ def add_figures(
 # --- drawing them and putting them in their places -------------------------------------------------------------------
 
 
-def begin() -> None:
-    """Starts the server that the drawing processes are forked from: it imports what they need while the analysis runs."""
-    if _processes() > 1:
-        multiprocessing.set_forkserver_preload(["plot_utils", "activations"])
-        forkserver.ensure_running()
-
-
-def _processes():
-    from common.provenance import usable_cpus
-
-    return min(PROCESSES, usable_cpus())
-
-
 def _drawn(plans):
-    """The files of all plans, drawn by a few processes where that is worth it."""
+    """The files of all plans; None for one that cannot be drawn, which is named in a line."""
     print(f"drawing {plural(len(plans), 'figure')}", file=sys.stderr, flush=True)
-    if _processes() == 1 or len(plans) < 8:
-        return [plan.draw(*plan.arguments) for plan in plans]
-    with ProcessPoolExecutor(_processes(), multiprocessing.get_context("forkserver")) as pool:
-        kind = matplotlib.rcParams["savefig.format"]
-        return list(pool.map(_draw, [kind] * len(plans), plans))
-
-
-def _draw(kind, plan):
-    """Draws in a process of its own, which knows nothing of the options."""
-    with matplotlib.rc_context({"savefig.format": kind}):
-        return plan.draw(*plan.arguments)
+    outcomes = draw_all([(plan.draw, plan.arguments) for plan in plans])
+    for plan, outcome in zip(plans, outcomes):
+        if isinstance(outcome, Exception):
+            reason = with_type(outcome).splitlines()[0]
+            print(f"the figure {plan.draw.__name__} was not drawn: {reason}", file=sys.stderr, flush=True)
+    return [None if isinstance(outcome, Exception) else outcome for outcome in outcomes]
 
 
 def _inserted(sections, section, after=None, before=None):
@@ -120,7 +97,8 @@ def _filled(sections, plans, paths):
     """The sections with the figures that belong to them."""
     figures = {}
     for plan, path in zip(plans, paths):
-        figures.setdefault((plan.part, plan.key), []).append((path, plan.caption))
+        if path is not None:
+            figures.setdefault((plan.part, plan.key), []).append((path, plan.caption))
     return [replace(s, figures=[*s.figures, *figures.get((s.part, s.key), [])]) for s in sections]
 
 

@@ -15,7 +15,6 @@ import multiprocessing
 import os
 import pickle
 import signal
-import threading
 import time
 import traceback
 from collections import deque
@@ -23,6 +22,7 @@ from multiprocessing import connection, resource_tracker
 
 from common.errors import RunError, in_words, with_type
 from common.memory import is_device_lost, is_out_of_memory, keep_freed_memory, release_gpu_memory
+from common.processes import end_with_parent, signals_blocked
 from study.jobs import FUNCTIONS
 
 MAX_ATTEMPTS = 3
@@ -36,7 +36,7 @@ def _worker(channel, stop):
     # The driver alone decides how a run ends; Ctrl-C in a terminal reaches every process of the group.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     keep_freed_memory()
     try:
         _work(channel, stop)
@@ -76,36 +76,17 @@ def _work(channel, stop):
         release_gpu_memory()
 
 
-def _end_with_parent():
-    """Ends this process when its parent is gone, so that a killed study leaves no orphans."""
-    connection.wait([multiprocessing.parent_process().sentinel])
-    os._exit(1)
-
-
 class _Worker:
     def __init__(self, spawn, stop, context):
         self.channel, theirs = spawn.Pipe()
         self.process = spawn.Process(target=_worker, args=(theirs, stop), daemon=True)
-        with _signals_blocked():
+        with signals_blocked():
             self.process.start()
         theirs.close()
         # Not among the arguments: start() would wait for ever to hand them to a process that has died before it took them.
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # its sentinel will tell
             self.channel.send(context)
         self.job = None
-
-
-@contextlib.contextmanager
-def _signals_blocked():
-    """Ctrl-C and SIGTERM reach this process a little later, and never a worker that does not ignore them yet.
-
-    A process inherits what its parent holds back, so a worker is safe from its first instruction on.
-    """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class LocalEngine:
@@ -122,7 +103,7 @@ class LocalEngine:
     def __init__(self, workers, context):
         self._spawn = multiprocessing.get_context("spawn")  # fork and threads of a numeric library do not mix
         self._stop = self._spawn.RawValue("b", 0)  # no Event: a worker that is killed could take its lock along
-        resource_tracker.ensure_running()  # or the first worker starts it, which ends _signals_blocked too early
+        resource_tracker.ensure_running()  # or the first worker starts it, which ends signals_blocked too early
         self._context = context
         self._limit = workers
         self._workers = []

@@ -17,6 +17,7 @@ from analysis.labels import activation_label
 from analysis.results import Cell, Margins, Study
 from common import scripts, storage
 from common.errors import UserError
+from figures import drawing
 from report import figures
 from study.experiment import summarize
 from tasks.corpus import load_corpus, yardsticks
@@ -59,7 +60,7 @@ def folder(made, tmp_path, monkeypatch):
     """A copy of the tiny study's folder, and the folder that the test works in."""
     shutil.copytree(made, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(figures, "PROCESSES", 1)
+    monkeypatch.setattr(drawing, "PROCESSES", 1)
     return tmp_path
 
 

@@ -301,7 +301,7 @@ jobs.FUNCTIONS["trial"] = few
 
 def test_a_worker_whose_study_is_killed_ends_without_a_word(study, undisturbed, tmp_path):
     """Here it does not notice at once, but when nobody takes what it sends."""
-    unaware = SLOW + "\nfrom study import local_engine\nlocal_engine._end_with_parent = lambda: None"
+    unaware = SLOW + "\nfrom study import local_engine\nlocal_engine.end_with_parent = lambda: None"
     started = studies.start(*study, "--workers=2", folder=tmp_path, prelude=unaware)
     wait_for(started, lambda: len(started.workers()) == 2 and "  step " in started.out)
     started.signal(signal.SIGKILL)
