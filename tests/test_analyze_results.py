@@ -2,6 +2,7 @@
 
 import base64
 import html.parser
+import os
 import re
 import shutil
 from pathlib import Path
@@ -541,3 +542,14 @@ def test_an_outlying_run_has_its_section(tmp_path, analyze):
     study = shutil.copytree(REFERENCE / "matched", tmp_path / "matched")
     _, out, _ = analyze(study, "--no-figures")
     assert "Flagged runs, and the means with and without them" in " ".join(out.split())
+
+
+def test_the_report_is_written_though_the_reader_of_the_output_has_gone(few, monkeypatch):
+    """As of `| head -3`."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    monkeypatch.setattr("sys.stdout", os.fdopen(writing, "w"))
+    with pytest.raises(SystemExit) as stop:
+        scripts.run(analyze_results.main, ["--no-figures"])
+    assert stop.value.code == 0
+    assert all((few / "results" / name).stat().st_size > 1000 for name in analyze_results.REPORT_FILES)
