@@ -19,7 +19,8 @@ from config_cpu import ConfigCPU
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENT = (ROOT / "docs" / "results-format.md").read_text(encoding="utf-8")
 SHAPES = {name: kind for name, kind in vars(results_format).items() if is_typeddict(kind)}
-SHIPPED = sorted((ROOT / "results" / "reference").glob("*/*.json"))
+REFERENCE = ROOT / "results" / "reference"
+SHIPPED = sorted(path for path in REFERENCE.glob("*/*.json") if (path.parent / storage.STUDY_FILE).exists())
 FILE_SHAPES = {storage.STUDY_FILE: StudyFile, storage.SUMMARY_FILE: SummaryFile}
 
 
