@@ -266,6 +266,14 @@ def resolve(name: str) -> str:
     return ACTIVATIONS[ALIASES.get(name, name)].name
 
 
+def is_known(name: str) -> bool:
+    """Whether an activation has this very name in results."""
+    try:
+        return ACTIVATIONS[name].name == name
+    except UserError:
+        return False
+
+
 def record(name: str) -> Activation:
     """The record of an activation, by any of its names."""
     return ACTIVATIONS[resolve(name)]

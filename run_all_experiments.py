@@ -523,10 +523,11 @@ def note_missing_probes(plan, experiments) -> None:
 def carry_out(args, plan, task, facts, workers, user_files, signals) -> int:
     from common import files
     from common.provenance import program
+    from study.aside import set_study_aside
     from study.experiment import Experiment, other_results
     from study.jobs import Context
     from study.progress import Progress
-    from study.run import remove_leftovers, run, set_study_aside, trials_of
+    from study.run import remove_leftovers, run, trials_of
     from training.identity import holds_study, open_study
 
     folders = {plan.results_dir: "--results-dir"}

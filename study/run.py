@@ -1,11 +1,10 @@
 """Brings a study to completion: hands missing jobs to an engine and stores what comes back."""
 
 import itertools
-import time
 from collections import deque
 from pathlib import Path
 
-from common import files, storage
+from common import files
 from study.experiment import write_summary
 from study.jobs import Job
 
@@ -159,22 +158,3 @@ def _submit_published(experiment, submit):
     experiment.published_submitted = True
     paths = [str(experiment.checkpoint_path(k)) if k in complete else None for k in numbers]
     submit(experiment, Job(f"{experiment.name} published pairs", "published_pairs", {"checkpoints": paths}))
-
-
-def set_study_aside(plan) -> list[Path]:
-    """Moves an old study's results, checkpoints and figures aside, into folders beside the new one's; returns these."""
-    folders = (plan.results_dir, plan.checkpoints_dir, plan.plots_dir)
-    stamp = time.strftime("aside_%Y%m%d_%H%M%S")
-    while any((folder / stamp).exists() for folder in folders):
-        stamp += "_again"
-    old = [
-        path for pattern in ("*.json", "*.npz", "REPORT.md", "report.html") for path in plan.results_dir.glob(pattern)
-    ]
-    old += sorted({path.parent for path in plan.checkpoints_dir.glob("*/trial_*")})
-    old += {*plan.checkpoints_dir.glob(storage.STUDY_FILE)} - {*old}
-    old += plan.plots_dir.glob("*.png")
-    old.sort(key=lambda path: path.name == storage.STUDY_FILE)  # last: without it the rest would belong to nobody
-    for path in old:
-        (path.parent / stamp).mkdir(parents=True, exist_ok=True)
-        path.rename(path.parent / stamp / path.name)
-    return [folder / stamp for folder in folders if (folder / stamp).exists()]

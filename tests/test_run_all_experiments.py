@@ -285,8 +285,22 @@ def test_fresh_leaves_the_old_study_where_the_new_one_cannot_begin(study, three,
 def test_fresh_moves_the_old_study_aside_says_where_and_loses_nothing(study, three, tmp_path):
     assert studies.run(*study, "--trials=2", "--dropout=0", folder=tmp_path).status == 0
     (tmp_path / "plots").mkdir()
-    (tmp_path / "plots" / "charlm_relu_cpu_summary.png").write_bytes(b"a figure of the old study")
+    for name in ("charlm_relu_cpu_summary.png", "charlm_cpu_forest.png", "all_cpu_sensitivity.pdf"):
+        (tmp_path / "plots" / name).write_bytes(b"a figure of the old study")
+    (tmp_path / "results" / "charlm_swish.json").write_bytes(b"a damaged result")
     old = files(tmp_path)
+    foreign = {
+        f"{kind}/{name}": b"of somebody else"
+        for kind, names in {
+            "results": ("table.npz", "charlm_relu (copy).npz", "x.png"),
+            "plots": ("photo.png", "my_photo.png", "charlm.png"),
+            "checkpoints": ("trial_1.pt", "other/trial_1.pt"),
+        }.items()
+        for name in names
+    }
+    for name, data in foreign.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(data)
     done = studies.run(*study, "--trials=3", "--fresh", folder=tmp_path)
     assert done.status == 0
     new = files(tmp_path)
@@ -296,6 +310,10 @@ def test_fresh_moves_the_old_study_aside_says_where_and_loses_nothing(study, thr
         kind, rest = name.split("/", 1)
         assert new.pop(f"{kind}/{stamp}/{rest}") == data
     assert not any("aside_" in name for name in new)
+    for name, data in foreign.items():
+        assert new[name] == data
+        (tmp_path / name).unlink()
+    (tmp_path / "checkpoints" / "other").rmdir()
     for kind in ("results", "checkpoints"):
         (tmp_path / kind / stamp).rename(tmp_path / f"{kind}_{stamp}")
     assert studies.difference(three, tmp_path) is None

@@ -4,10 +4,11 @@ A stored identity may lack configuration fields that were added since; their def
 counts as having them (see config.py).
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from common import storage
-from common.errors import UserError
+from common.errors import RunError, UserError
 from common.storage import first_difference
 from config import Config
 
@@ -68,9 +69,37 @@ def holds_study(folder: Path, identity: dict, option: str = "--results-dir") -> 
     path = Path(folder) / storage.STUDY_FILE
     advice = f"choose another {option}, or set the old study aside with --fresh"
     if not path.exists():
-        if any(Path(folder).glob("*_*.json")):
+        if next(results_in(folder), None):
             raise UserError(f"{folder} holds results but no {storage.STUDY_FILE}; {advice}")
         return False
     if difference := difference_of_studies(storage.read_json(path)["identity"], identity):
         raise UserError(f"{folder} holds a study of another identity ({difference}); {advice}")
     return True
+
+
+def results_in(folder: Path) -> Iterator[Path]:
+    """The result files in a folder, those that are damaged too if the project's own names tell what they were."""
+    for path in sorted(Path(folder).glob("*_*.json")):
+        if path.name != storage.SUMMARY_FILE and (_has_known_name(path.stem) or _is_result(path)):
+            yield path
+
+
+def _has_known_name(name):
+    """Whether a name is one of the project's architectures, followed by one of its activations."""
+    import activations
+    from architectures.registry import BUILT_IN
+
+    return any(
+        activations.is_known(name.removeprefix(f"{architecture}_"))
+        for architecture in BUILT_IN
+        if name.startswith(f"{architecture}_")
+    )
+
+
+def _is_result(path):
+    """Whether a file holds the result that its name says."""
+    try:
+        content = storage.read_json(path)
+    except RunError:
+        return False
+    return path.stem == f"{content.get('architecture')}_{content.get('activation')}"
