@@ -1,7 +1,7 @@
 """The analysis of a study: the answer first, then every table, with intervals; also as REPORT.md and report.html.
 
     python analyze_results.py                          # the study in results/
-    python analyze_results.py results/published        # the report's protocol, and the way from it to a matched one
+    python analyze_results.py results/published        # another study
     python analyze_results.py --compare results/vary_init results/vary_data results/vary_dropout
     python analyze_results.py --scales results/scale_1M results/scale_2M results/scale_5M
     python analyze_results.py --export tables          # trials.csv, pairs.csv, curves.csv and tables.tex, for other tools
@@ -10,7 +10,7 @@
     python analyze_results.py --audit results/reference/published results/reference/matched
 
 It reads result files, which hold every metric, and needs no checkpoints but for --recompute and for the figure of a
-passage. Exit status: 0 done, 1 a damaged file or recomputed numbers that differ, 2 a mistake in the command.
+passage. Exit status: 0 done, 1 a damaged file, a figure that failed, or recomputed numbers that differ, 2 a mistake in the command.
 """
 
 if __name__ == "__main__":
@@ -112,48 +112,44 @@ def analyze(args) -> int:
         return publish_scales([read_study(path) for path in args.scales], args.plots_dir, not args.no_figures)
     if args.contrasts:
         return publish_contrasts(args)
+    from report.contents import build
     from report.document import publish
+    from report.view import RESUME
     from study import recompute
 
     user_files, own = load_user_files(args)
-    margins = margins_given(args)
+    margins, common = margins_given(args), common_loss_given(args)
     folder = study_folder(args)
     study = read_study(folder)
     others = [read_study(path) for path in args.compare or [] if path.resolve() != folder.resolve()]
     check_own_are_used(own, [(cell.architecture, cell.activation) for cell in study.cells])
     checkpoints = args.checkpoints_dir or sibling(folder, "checkpoints")
-    if not args.no_figures:
-        from claims.document import published_rows
+    plots = None if args.no_figures else args.plots_dir or sibling(folder, "plots")
+    if plots is not None:
         from figures.drawing import begin
-        from report.figures import add_figures
 
         begin()
     identical = True
     if args.recompute:
-        from report.tables import GO_ON
-
         cells = [cell for cell in study.cells if cell.pairs]
         if not cells:
-            waiting = f": {GO_ON}" if any(cell.n_missing_pairs for cell in study.cells) else ""
+            waiting = f": {RESUME}" if any(cell.n_missing_pairs for cell in study.cells) else ""
             raise UserError(f"{folder} holds no measured pair of trials that could be measured again{waiting}")
         identical = recompute.recompute(
             cells, checkpoints, user_files, lambda text: print(text, flush=True), args.corpus
         )
-    document = build(study, others, margins, recompute.yardsticks(study, args.corpus), common_loss_given(args))
+
+    def passage_of(cells):
+        return recompute.passage(cells, checkpoints, args.corpus)
+
+    baselines = recompute.yardsticks(study, args.corpus)
+    document = build(study, others, margins, baselines, common, passage_of if plots is not None else None)
     if args.export:
         from report.export import export
 
         print("written: " + ", ".join(map(str, export([study, *others], document, args.export))))
-    if not args.no_figures:
-        plots = args.plots_dir or sibling(folder, "plots")
-        published = published_rows(study.identity, study.architectures)
-
-        def passage_of(cells):
-            return recompute.passage(cells, checkpoints, args.corpus)
-
-        document = add_figures(document, study, others, margins, plots, passage_of, published)
-    publish(document, folder, REPORT_FILES)
-    return 0 if identical else 1
+    drawn = publish(document, folder, REPORT_FILES, plots)
+    return 0 if identical and drawn else 1
 
 
 def publish_contrasts(args) -> int:
@@ -228,40 +224,6 @@ def read_study(folder: Path):
         arrays = Path(result["path"]).with_suffix(".npz")
         cells.append(Cell(result, storage.read_arrays(arrays) if arrays.exists() else None))
     return Study(str(folder), study["identity"], cells, planned)
-
-
-def build(study, others, margins, yardsticks, common=None):
-    """The report.Document of a study, and of others that it is compared with. No files are read or written.
-
-    yardsticks: from `recompute.yardsticks`. common: an analysis.curves.CommonLoss, or None.
-    """
-    from analysis.results import Study, activation_sensitivity
-    from report import facts as facts_module
-    from report import findings
-    from report.document import Document, Section
-    from report.several_studies import architectures, arithmetics, check_comparable, sources
-
-    check_comparable([study, *others])
-    missing = facts_module.what_is_missing(study.cells, study.planned)
-    facts = facts_module.study_facts(study, missing)
-    trained = Study(study.folder, study.identity, [cell for cell in study.cells if cell.trials], study.planned)
-    if not trained.cells:
-        nothing = Section("answer", "The answer", ["**No trial is complete**, so there is nothing to compare yet."])
-        return Document(facts_module.title(study), facts_module.subtitle(study), [nothing, facts])
-    sensitivities = {name: activation_sensitivity(cells, margins) for name, cells in trained.architectures.items()}
-    several = len(trained.architectures) > 1
-    sections = [architectures(trained, sensitivities), facts] if several else []
-    for name, cells in trained.architectures.items():
-        unfinished = facts_module.unfinished(study, cells)
-        found = findings.sections(cells, margins, sensitivities[name], missing, unfinished, yardsticks, common)
-        found += [make([trained, *others], name) for make in (sources, arithmetics)]
-        found = [section for section in found if section is not None]
-        if several:
-            sections += [section.under(cells[0].architecture_label) for section in found]
-        else:
-            sections += [found[0], *found[1:2], facts, *found[2:]]
-    sections.append(facts_module.methods(margins))
-    return Document(facts_module.title(study), facts_module.subtitle(study), [s for s in sections if s is not None])
 
 
 if __name__ == "__main__":

@@ -116,13 +116,7 @@ def report(variants, folder, figures=True):
 
     folder = Path(folder)
     storage.write_json(folder / contents.FILE_OF_NUMBERS, contents.as_json(variants))
-    document = contents.document(variants)
-    if figures:
-        from figures.predictions import forest
-
-        figure = forest(contents.panels(variants), contents.FIGURE_TITLE, document.subtitle, folder / "forest.png")
-        document = contents.with_figure(document, figure)
-    publish(document, folder, REPORT_FILES)
+    publish(contents.document(variants), folder, REPORT_FILES, folder if figures else None)
 
 
 if __name__ == "__main__":

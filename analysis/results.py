@@ -425,18 +425,21 @@ def group_difference(group: Sequence[Cell], reference: Cell, name: str) -> Compa
 # --- several studies ------------------------------------------------------------------------------------------------
 
 
+SOURCES = {
+    "init": "initial weights",
+    "data": "order of the data",
+    "dropout": "dropout",
+    "bit": "one bit of one weight",
+}
+ALL_SOURCES = "all together"
+
+
 def source_label(identity: dict) -> str:
     """What differs between the trials of a study, in words."""
-    names = {
-        "init": "initial weights",
-        "data": "order of the data",
-        "dropout": "dropout",
-        "bit": "one bit of one weight",
-    }
     vary = identity["vary"]
     if identity["protocol"] == "published" or set(vary) == {"init", "data", "dropout"}:
-        return "all together"
-    return " and ".join(names[name] for name in vary) or "nothing"
+        return ALL_SOURCES
+    return " and ".join(SOURCES[name] for name in vary) or "nothing"
 
 
 @dataclass(frozen=True)

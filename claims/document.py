@@ -12,7 +12,7 @@ from pathlib import Path
 from activations import REPORT
 from analysis import curves, words
 from analysis.labels import activation_label, study_line
-from analysis.results import Cell, compare_cells, estimate, in_percent
+from analysis.results import compare_cells, estimate, in_percent
 from claims.comparisons import (
     MARGINS,
     VERDICTS,
@@ -25,8 +25,6 @@ from claims.comparisons import (
     steps_to_matched,
     with_interval,
 )
-from claims.evidence import read_claims, roles_of
-from tasks.corpus import SHAKESPEARE_SHA256
 
 FIGURES = "figures"  # the folder beside the document
 PUBLIC_CODE = Path(__file__).with_name("public_code.md")  # facts that no study here can produce, with their commits
@@ -47,19 +45,6 @@ def summary_rows(evidence: Evidence, tables: dict) -> list[dict]:
             row |= {"mean": found.mean, "low": found.low, "high": found.high, "n": found.n}
         rows.append(row)
     return rows
-
-
-def published_rows(identity: dict, architectures: dict[str, list[Cell]]) -> dict[str, list[dict]]:
-    """Architecture -> rows of `summary_rows`, for a study that repeats the report's protocol on the report's text."""
-    if identity["corpus_sha256"] != SHAKESPEARE_SHA256 or identity["protocol"] != "published":
-        return {}
-    found = {}
-    for name, cells in architectures.items():
-        evidence = Evidence(roles_of(identity, [cell.result for cell in cells if cell.trials])[0])
-        members = evidence.cells.get("published", {})
-        rows = [row for row in summary_rows(evidence, read_claims()[1]) if row["activation"] in members]
-        found[name] = [row for row in rows if row["same_models"] is not None]
-    return found
 
 
 def markdown_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

@@ -11,7 +11,7 @@ from figures.style import panels as new_panels
 
 
 @matplotlib.rc_context(STYLE)
-def forest(panels: list[dict], title: str, info: str, path: Path) -> Path:
+def forest(panels: list[dict], folder, title: str, info: str) -> Path:
     """One row of panels per measure: each variant's mean on the left, its difference from the reference on the right.
 
     panels: {label, better, reference, margin (or None), rows}; rows: {name, value, difference (Estimates; None for the
@@ -37,7 +37,7 @@ def forest(panels: list[dict], title: str, info: str, path: Path) -> Path:
             ax.tick_params(axis="y", length=0)
             ax.locator_params(axis="x", nbins=5)
     add_title(drawn, title, info)
-    return save(drawn, path)
+    return save(drawn, Path(folder) / "forest.png")
 
 
 def _draw(ax, estimate, place, look):

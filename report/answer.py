@@ -1,275 +1,194 @@
-"""The answer in plain sentences: does the activation matter, how sure is that, and how much have the models learnt?
-
-Each comparison with the reference in words, then in a table. Apart from report/findings.py, which takes up what the answer
-leaves open.
-"""
+"""The answer: three to five sentences, the forest plot and one table; then every comparison with its tests."""
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
 
+import plot_utils
 from analysis import curves, significance
-from analysis.results import (
-    MEASURES,
-    PRIMARY,
-    REFERENCE,
-    Cell,
-    Margins,
-    estimate,
-    in_percent,
-    is_pair_measure,
-    margin_of,
-    reference_of,
-    union,
-    values,
-)
-from analysis.words import brief_p, decimals_for, listing, number, p_value, plural, with_interval
-from report.document import Section, Table
-from report.tables import PAIRS_METHOD, counted, sampled, shown, without_pairs
-from tasks.corpus import Yardstick
+from analysis import results as results_module
+from analysis.results import MEASURES, PRIMARY, REFERENCE, in_percent, union, values
+from analysis.words import brief_p, interval, listing, number, plural, with_interval
+from report.document import Figure, Section, Table
+from report.view import PAIRS_METHOD, View, counted, difference, headed, sampled, shown, without_pairs
 
-IN_TEXT = {
-    "val_loss": "validation loss",
-    "relative_pd": "relative PD",
-    "top1_disagreement": "top-1 disagreement",
-    "js_divergence": "JS divergence",
-}
+TITLE = "The answer"
+MEANS = ("val_loss", "relative_pd", "top1_disagreement")
 
 
-def answer(
-    cells: Sequence[Cell],
-    margins: Margins,
-    comparisons,
-    sensitivity,
-    missing: Sequence[str],
-    unfinished: Sequence[str],
-    yardsticks: Sequence[Yardstick] | str,
-    common: curves.CommonLoss | None = None,
-) -> Section:
-    """One sentence per comparison and measure, after a summary of them all.
-
-    missing: sentences on what is not there. unfinished: the study's activations without a complete trial.
-    yardsticks: from `recompute.yardsticks`. common: where activations are compared at equal loss, if anywhere.
-    """
-    reference = reference_of(cells)
-    title = "The answer"
-    n = max(len(cell.trials) for cell in cells)
-    paragraphs = [_too_few(n)] if n < 3 else []
-    if missing:
-        paragraphs.append(f"**{plural(len(missing), 'thing')} missing or left out**: see What was run.")
-    if len(cells) < 2:
-        only = cells[0]
-        facts = f"validation loss {shown(only, 'val_loss')} nats, relative PD {shown(only, 'relative_pd')}"
-        alone = f"There is one activation, {only.label}, and nothing to compare it with"
-        if unfinished:
-            alone = f"Only {only.label} has complete trials **so far**; still to come: {listing(unfinished)}"
-        paragraphs += [f"{alone}: {facts}.", *filter(None, [without_pairs(cells), _little_learnt(cells, yardsticks)])]
-        return Section("answer", title, paragraphs)
-    paragraphs.append(_summary(cells, reference, comparisons))
-    paragraphs += filter(None, [_little_learnt(cells, yardsticks)])
-    paragraphs += filter(None, [_at_equal_loss(cells, reference, comparisons, margins, common)])
-    if sensitivity and n >= 2:
-        paragraphs.append(_does_it_matter(cells, sensitivity))
-    if reference.activation != REFERENCE:
-        paragraphs.append(f"ReLU is not in this study; {reference.label}, its first activation, takes ReLU's place.")
-    if any(all(pair["relative_pd"] == 0 for pair in cell.pairs) for cell in cells if cell.pairs):
-        same = [cell.label for cell in cells if cell.pairs and all(pair["relative_pd"] == 0 for pair in cell.pairs)]
-        paragraphs.append(f"The trials of {listing(same)} predict exactly the same: every relative PD is 0.")
-    for name in PRIMARY:
-        sentences = [
-            sentence(cell, reference, name, comparisons[cell.activation, name])
-            for cell in cells
-            if cell is not reference
+def answer(view: View) -> Section:
+    """What was found about relative PD and validation loss, how sure that is, and what limits it."""
+    sentences = _too_few(max(len(cell.trials) for cell in view.cells))
+    if len(view.cells) > 1:
+        sentences += [
+            _verdicts(view, "relative_pd"),
+            _verdicts(view, "val_loss"),
+            *_at_equal_loss(view),
+            *_overall(view),
         ]
-        paragraphs += [f"**{MEASURES[name].label}**{_meaning(name, reference, margins)}", sentences]
-    paragraphs.append(
-        "Differences are paired (trial k against trial k, pair against pair) and have uncorrected 95 % intervals; p is"
-        f" corrected over the {plural(len(comparisons), 'comparison')} above. Equivalent: two one-sided tests place the"
-        " difference within the margin (p below 0.05, Bonferroni). Else different: p below 0.05 (Holm). Else inconclusive;"
-        " the seeds needed give 80 % power for a true difference as large as the margin, and for none."
-    )
-    return Section("answer", title, paragraphs)
+    else:
+        sentences.append(_alone(view))
+        sentences += without_pairs(view.cells)
+    sentences += _early(view)
+    if view.missing:
+        sentences.append(f"**{plural(len(view.missing), 'thing')} missing or left out**: see What was run.")
+    figures = [_forest(view)] if view.compared else []
+    return Section(TITLE, [*sentences, *figures, _means(view)], brief=True)
 
 
 def _too_few(n):
-    if n == 0:
-        return "**No trial is complete**, so there is nothing to compare yet."
+    again = "The same command with `--trials 10` extends the study."
     if n == 1:
-        return (
-            "**One trial is not enough**: reproducibility needs at least two trials to compare, and an interval three."
-            " The same command with `--trials 10` extends the study."
-        )
-    return (
-        "**Two trials make one pair**: a disagreement can be computed, but no interval and no test of it, which need"
-        " three trials. The same command with `--trials 10` extends the study."
-    )
+        return [f"**One trial is not enough**: disagreement takes two trials, and an interval three. {again}"]
+    return [f"**Two trials make one pair**: there is no interval and no test below three. {again}"] if n == 2 else []
 
 
-def _meaning(name, reference, margins):
-    margin = margin_of(name, reference, margins)
-    if margin is None:
-        return " (lower is better; no margin, since the reference has no value or 0):"
-    if not is_pair_measure(name):
-        return f" (lower is better; margin of interest {margin:g} nats):"
-    unit = f" {MEASURES[name].unit}".rstrip()
-    return (
-        f" (lower is more reproducible; margin of interest {margins.pairs:.2g} x {reference.label}'s value"
-        f" = {margin:.3g}{unit}):"
-    )
+def _alone(view):
+    if view.unfinished:
+        return f"Only {view.cells[0].label} has complete trials **so far**; still to come: {listing(view.unfinished)}."
+    return f"There is one activation, {view.cells[0].label}, and nothing to compare it with."
 
 
-def _summary(cells, reference, comparisons):
-    kinds = [comparison.verdict for comparison in comparisons.values()]
-    parts = [f"{kinds.count(kind)} {kind}" for kind in ("different", "equivalent", "inconclusive")]
-    lower, higher = (
-        [
-            cell.label
-            for cell in cells
-            if cell is not reference
-            and (c := comparisons[cell.activation, "relative_pd"]).verdict == "different"
-            and c.sign == sign
-        ]
+def _verdicts(view, name):
+    """The activations by their verdict in one measure, those that differ with the size of the difference."""
+    found, reference = {cell: view.comparisons[cell.activation, name] for cell in view.compared}, view.reference
+
+    def having(verdict, sign=None):
+        return [cell for cell, c in found.items() if c.verdict == verdict and (sign is None or c.sign == sign)]
+
+    def sized(cell):
+        if name == "val_loss":
+            return f"**{cell.label}** ({difference(found[cell].difference, name)} nats)"
+        percent = in_percent(found[cell], reference, name)
+        return f"**{cell.label}** ({number(percent.mean, 1, signed=True)}% {interval(percent, 1, signed=True)})"
+
+    parts = [
+        f"{sign} than {reference.label}'s for {listing(map(sized, cells))}"
         for sign in ("lower", "higher")
-    )
-    return (
-        f"Of {plural(len(kinds), 'comparison')} with {reference.label} ({counted(cells)}), {', '.join(parts)}."
-        f" Shown to be more reproducible than {reference.label} (lower relative PD): **{listing(lower)}**;"
-        f" less reproducible: **{listing(higher)}**."
-    )
+        if (cells := having("different", sign))
+    ]
+    if cells := having("equivalent"):
+        limit = f"{view.margins.loss:g} nats" if name == "val_loss" else f"{view.margins.pairs:.0%}"
+        parts.append(f"equivalent to {reference.label}'s within {limit} for **{listing(c.label for c in cells)}**")
+    if cells := having("inconclusive"):
+        needed = [found[cell].trials_needed for cell in cells if found[cell].trials_needed]
+        most = f" (up to {max(needed)} seeds needed)" if needed else ""
+        parts.append(f"inconclusive for {listing(cell.label for cell in cells)}{most}")
+    what = "Relative PD (how far two trained models disagree)" if name == "relative_pd" else "Validation loss"
+    return f"{what}: {'; '.join(parts)}."
 
 
-def _little_learnt(cells, yardsticks):
-    """Whether tables of counts predict as well as the models; None where they do not, or nothing is known of it."""
-    losses = {cell: estimate(cell, "val_loss").mean for cell in cells}
-    losses = {cell: loss for cell, loss in losses.items() if loss is not None}
-    if isinstance(yardsticks, str) or not losses:
-        return None
-    frequencies, following = yardsticks
-    behind = [cell.label for cell, loss in losses.items() if loss >= frequencies.loss]
-    if behind:
-        return (
-            f"**Nothing is learnt yet that the {frequencies.name} do not tell** (they give {frequencies.loss:.3f} nats) by"
-            f" the models of {listing(behind)}. How far such models agree says little about activations."
-        )
-    behind = [cell.label for cell, loss in losses.items() if loss >= following.loss]
-    if not behind:
-        return None
-    of = "all activations" if len(behind) == len(losses) > 1 else listing(behind)
-    return (
-        f"**Little is learnt yet**: a table of {following.name}, counted on the training split, has a validation loss of"
-        f" {following.loss:.3f} nats, lower than the models of {of}. How far models agree may change as they learn more."
-    )
-
-
-def _at_equal_loss(cells, reference, comparisons, margins, common):
-    """What is left of the differences in relative PD at equal loss, on which PD depends; None without any difference."""
-    others = [cell for cell in cells if cell is not reference]
-    different = [cell for cell in others if comparisons[cell.activation, "relative_pd"].verdict == "different"]
+def _at_equal_loss(view):
+    """What is left of differences in relative PD at equal loss, on which PD depends."""
+    different = [c for c in view.compared if view.comparisons[c.activation, "relative_pd"].verdict == "different"]
     if not different:
-        return None
-    losses = listing(
-        f"{cell.label}'s {'is ' + c.sign if c.verdict == 'different' else c.verdict_text}"
-        for cell in different
-        if (c := comparisons[cell.activation, "val_loss"])
-    )
-    text = f"Trained less, or more reproducible? Validation loss: {losses}."
-    if common is None:
-        return f"{text} At equal loss nothing was compared: no loss was fixed beforehand (option `--at-loss`)."
-    margin = math.log1p(margins.pairs)
-    found = dict(zip(others, curves.compare_at_equal_loss(others, reference, "relative_pd", common, margin)))
-    verdicts = listing(f"{cell.label} **{found[cell].verdict_text}**" for cell in different)
-    return f"{text} Relative PD at {common.loss:g} nats: {verdicts}."
+        return []
+    if view.common is None:
+        return [
+            "Relative PD depends on training progress, and no common loss was fixed beforehand to compare at (`--at-loss`)."
+        ]
+    margin = math.log1p(view.margins.pairs)
+    found = curves.compare_at_equal_loss(view.compared, view.reference, "relative_pd", view.common, margin)
+    verdicts = {cell: comparison.verdict_text for cell, comparison in zip(view.compared, found)}
+    texts = listing(f"{cell.label} **{verdicts[cell]}**" for cell in different)
+    return [f"Relative PD at equal loss, {view.common.loss:g} nats: {texts}."]
 
 
-def _does_it_matter(cells, sensitivity):
-    texts = []
-    for name in ("val_loss", "relative_pd"):
-        found = sensitivity[name]
-        why = found.reason
-        if found.between_sd.mean is not None:
-            spread = with_interval(found.between_sd, decimals_for(found.between_sd, MEASURES[name].decimals))
-            why = f"between-activation SD {spread}; {why}"
-        texts.append(f"{IN_TEXT[name]} **{found.verdict_text}** ({why})")
-    return f"All {len(cells)} activations together: {'; '.join(texts)}."
+def _overall(view):
+    """Whether the activation matters at all."""
+    found = results_module.activation_sensitivity(view.cells, view.margins)
+    if max(len(cell.trials) for cell in view.cells) < 2:
+        return []
+    texts = [f"{MEASURES[name].label}: **{result.verdict_text}**" for name, result in found.items()]
+    return [f"Does the choice among these {len(view.cells)} activations matter? {'; '.join(texts)}."]
 
 
-def sentence(cell: Cell, reference: Cell, name: str, comparison) -> str:
-    """One comparison in words, its verdict in bold."""
-    difference, measure = comparison.difference, IN_TEXT[name]
-    if difference.mean is None:
-        return f"{cell.label}: **inconclusive**; there is no {measure} to compare ({difference.reason})."
-    unit = f" {MEASURES[name].unit}".rstrip()
-    decimals = decimals_for(difference, MEASURES[name].decimals)
-    base = estimate(reference, name).mean
-    percent = f", {100 * difference.mean / abs(base):+.1f} %" if base else ""
-    values = f"{with_interval(difference, decimals, signed=True)}{unit}{percent}, n = {difference.n}"
-    if comparison.verdict == "different":
-        p = p_value(comparison.p_adjusted)
-        return (
-            f"{cell.label}: **different**; its {measure} is {comparison.sign} than {reference.label}'s ({values}, {p})."
-        )
-    if comparison.verdict == "equivalent":
-        tested = f"two one-sided tests: {p_value(comparison.equivalence_p)}"
-        also = f"; {comparison.sign}, {p_value(comparison.p_adjusted)}" if comparison.sign else ""
-        return f"{cell.label}: **equivalent** to {reference.label} in {measure}, within the margin ({values}; {tested}{also})."
-    alone = "" if comparison.trials_needed else f"; {comparison.reason}"
-    if comparison.p is not None and comparison.p < 0.05:
-        alone += f"; {p_value(comparison.p)} alone, but {p_value(comparison.p_adjusted)} after correction"
-    return f"{cell.label}: **{comparison.verdict_text}** ({values}{alone})."
-
-
-def comparison_table(cells: Sequence[Cell], comparisons) -> Section | None:
-    """Every activation against the reference: the numbers behind the sentences."""
-    reference = reference_of(cells)
-    if len(cells) < 2:
-        return None
-    rows = []
-    for name in PRIMARY:
-        for cell in cells:
-            if cell is reference:
-                continue
-            c = comparisons[cell.activation, name]
-            decimals = decimals_for(c.difference, MEASURES[name].decimals)
-            percent = in_percent(c, reference, name)
-            row = [MEASURES[name].label, cell.label, str(c.difference.n)]
-            row += [with_interval(c.difference, decimals, signed=True), with_interval(percent, 2, signed=True)]
-            row += [
-                number(c.effect_size, 2, signed=True),
-                brief_p(c.p),
-                brief_p(c.p_adjusted),
-                brief_p(c.equivalence_p),
+def _early(view):
+    """Whether unigram or bigram counts predict as well as the models; [] where they do not, or it is not known."""
+    losses = {cell: results_module.estimate(cell, "val_loss").mean for cell in view.cells}
+    losses = {cell: loss for cell, loss in losses.items() if loss is not None}
+    if isinstance(view.baselines, str) or not losses:
+        return []
+    for baseline, what in zip(view.baselines, ("**Nothing is learned yet**", "**This is early training**")):
+        behind = [cell.label for cell, loss in losses.items() if loss >= baseline.loss]
+        if behind:
+            of = "all activations" if len(behind) == len(losses) > 1 else listing(behind)
+            return [
+                f"{what}: the {baseline.name} has a lower validation loss ({baseline.loss:.3f} nats) than the models of {of}."
             ]
-            rows.append([*row, c.verdict_text])
-    headers = ["Measure", "Activation", "n", f"Difference from {reference.label}", "in %", "Effect", "p"]
-    headers += ["p (Holm)", "p (equiv.)", "Verdict"]
-    caption = f"Each activation minus {reference.label}, paired. {PAIRS_METHOD} They are not corrected; p (Holm) is."
+    return []
+
+
+def _forest(view):
+    caption = (
+        f"Each activation minus {view.reference.label}, paired by trial ({counted(view.cells)}). Bars: 95% intervals, not"
+        f" corrected; grey: the margin of interest ({view.margins.loss:g} nats, {view.margins.pairs:.0%} of"
+        f" {view.reference.label}'s value)."
+    )
+    return Figure(caption, plot_utils.forest, view.results, (view.margins,))
+
+
+def _means(view):
+    """One row per activation: means with intervals, and the two verdicts."""
+    rows = []
+    for cell in view.cells:
+        row = [cell.label, str(len(cell.trials)), *(shown(cell, name) for name in MEANS)]
+        if cell is view.reference:
+            rows.append([*row, *(["reference"] * 2 if view.compared else [])])
+        else:
+            rows.append([*row, *(view.comparisons[cell.activation, name].verdict_text for name in MEANS[:2])])
+    against = view.reference.label
+    headers = [
+        "Activation",
+        "n",
+        *map(headed, MEANS),
+        *([f"Loss against {against}", f"PD against {against}"] if view.compared else []),
+    ]
+    of = (
+        ""
+        if view.reference.activation == REFERENCE or not view.compared
+        else f" {view.reference.label} is the reference."
+    )
+    return Table(
+        headers, rows, f"Means with 95% intervals over trials; lower is better.{of} {sampled(view.cells)}".strip()
+    )
+
+
+# --- every comparison -----------------------------------------------------------------------------------------------
+
+
+def comparisons(view: View) -> Section | None:
+    """Every activation against the reference in every primary measure, with all of its tests."""
+    if not view.compared:
+        return None
+    rows, reference = [], view.reference
+    for name in PRIMARY:
+        for cell in view.compared:
+            c = view.comparisons[cell.activation, name]
+            percent = with_interval(in_percent(c, reference, name), 1, signed=True)
+            row = [MEASURES[name].label, cell.label, str(c.difference.n), difference(c.difference, name), percent]
+            tests = [brief_p(p) for p in (c.p, c.p_adjusted, c.equivalence_p)]
+            rows.append([*row, number(c.effect_size, 2, signed=True), *tests, c.verdict_text])
+    headers = ["Measure", "Activation", "n", "Difference", "in %", "Effect", "p", "p (Holm)", "p (equiv.)", "Verdict"]
+    caption = f"Each activation minus {reference.label}, paired by trial. {PAIRS_METHOD}"
     note = (
         "Effect: Hedges' g of paired differences. p (equiv.): two one-sided tests against the margin, Bonferroni-corrected."
-        f" {_exact_p(cells, reference)} Means of all activations are in section 3.1. {sampled(cells)}"
+        f" {_exact_p(view)} {sampled(view.cells)}"
     )
-    return Section(
-        "comparisons",
-        f"Every activation against {reference.label}",
-        tables=[Table(headers, rows, caption, note.strip())],
-    )
+    title = f"Every activation against {reference.label}"
+    return Section(title, [Table(headers, rows, caption, note.strip())], brief=True)
 
 
-def _exact_p(cells, reference):
-    """The paired differences in loss by a test that takes no values for normal."""
+def _exact_p(view):
+    """The paired differences in loss by a test that assumes no normal values."""
     texts, least = [], None
-    for cell in cells:
-        if cell is reference:
-            continue
-        numbers = union([cell, reference])
-        one, other = (np.array(values(c, "val_loss", numbers), float) for c in (cell, reference))
+    for cell in view.compared:
+        numbers = union([cell, view.reference])
+        one, other = (np.array(values(c, "val_loss", numbers), float) for c in (cell, view.reference))
         found = significance.sign_flip_test(one - other)
         if found.p is not None:
             texts.append(f"{cell.label} {brief_p(found.p)}")
             least = found
     if not texts:
         return ""
-    return (
-        f"Exact p of the loss differences by sign flips, which needs no normal values: {', '.join(texts)} (uncorrected;"
-        f" the smallest that {plural(least.n, 'trial')} can give is {least.smallest_p:.2g})."
-    )
+    return f"Exact sign-flip p of the loss differences: {', '.join(texts)} (uncorrected; smallest possible {least.smallest_p:.2g})."

@@ -14,7 +14,7 @@ from tabulate import LATEX_ESCAPE_RULES, tabulate
 import metrics
 from analysis.results import Cell, Study
 from common import storage
-from report.document import Document, Table, columns_aligned, plain
+from report.document import Document, Table, plain
 
 CELL = ("study", "architecture", "activation")
 TRIAL = (
@@ -88,24 +88,19 @@ SYMBOLS = {"β": r"$\beta$", "±": r"$\pm$", "−": "$-$", "∞": r"$\infty$", "
 
 
 def latex(document: Document) -> str:
-    """Every table of a document, in the style of the package booktabs; an (empty) table without rows is left out."""
+    """The tables of a document but for those of folded sections, in the style of the package booktabs."""
     tables = [
-        _latex_table(table, _label(section.part, section.title, number))
+        _latex_table(table, f"tab:{section.slug}-{number}")
         for section in document.sections
-        for number, table in enumerate(section.tables, 1)
-        if table.rows
+        for number, table in enumerate(section.all(Table), 1)
+        if table.rows and not section.folded
     ]
     return "\n".join(["% \\usepackage{booktabs}", *tables])
 
 
-def _label(*parts):
-    return "tab:" + re.sub(r"[^a-z0-9]+", "-", " ".join(map(str, parts)).strip().lower())
-
-
 def _latex_table(table: Table, label: str) -> str:
-    rows = [[plain(cell).replace("\n", " ") for cell in row] for row in table.rows]
-    aligned = columns_aligned(table)
-    body = tabulate(rows, table.headers, "latex_booktabs", disable_numparse=True, colalign=aligned)  # escapes texts
+    rows = [[plain(cell) for cell in row] for row in table.rows]
+    body = tabulate(rows, table.headers, "latex_booktabs", disable_numparse=True, colalign=table.aligned)  # it escapes
     caption = "".join(LATEX_ESCAPE_RULES.get(character, character) for character in plain(table.caption))
     text = f"\\caption{{{caption}}}\n\\label{{{label}}}\n{body}"
     text = re.sub(r"(^|[\s(\[])-(?=\d)", r"\1$-$", text)

@@ -1,20 +1,17 @@
-"""What was run, what is missing, and what every number means: the sections that answer no question.
-
-Apart from report/findings.py, which answers them, so that each can be read at a sitting.
-"""
+"""What was run, what is missing, and what every number means."""
 
 import itertools
 from collections.abc import Sequence
 
 import metrics
 from analysis.labels import activation_label, data_facts
-from analysis.results import Cell, Margins, Study
-from analysis.words import listing, plural
+from analysis.results import SOURCES, Cell, Study
+from analysis.words import listing, number, plural
 from common.provenance import numeric_environment
 from config import Config
 from config_cpu import ConfigCPU
 from report.document import Section, Table
-from report.tables import GO_ON, counted
+from report.view import RESUME, View, counted
 
 # --- what was run ---------------------------------------------------------------------------------------------------
 
@@ -36,51 +33,58 @@ def subtitle(study: Study) -> str:
     )
 
 
-def study_facts(study: Study, missing: Sequence[str]) -> Section:
+def study_facts(view: View) -> Section:
     """What was run, with what, and what is missing."""
-    identity, config, cells = study.identity, study.identity["config"], study.cells
+    study, identity = view.study, view.study.identity
+    config, cells = identity["config"], study.cells
     data, is_text = data_facts(cells[0].result), "corpus" in cells[0].result
     environments = environments_of(cells)
     machines = sorted({machine(environment, detailed=len(environments) > 1) for environment in environments})
     commits = sorted({_short(cell.result.get("provenance", {}).get("git_commit")) for cell in cells})
     sizes = f"{config['n_layer']} layers, width {config['n_embd']}, {config['n_head']} heads, context {config['block_size']}"
-    training = (
-        f"{config['max_iters']:,} steps of {config['batch_size']} sequences, learning rate {config['learning_rate']:g}"
-    )
+    steps = f"{config['max_iters']:,} steps of {config['batch_size']} sequences"
+    rates = f"learning rate {config['learning_rate']:g}, weight decay {config['weight_decay']:g}"
     parameters = sorted({cell.result["n_parameters"] for cell in cells})
-    names = {
-        "init": "initial weights",
-        "data": "order of the data",
-        "dropout": "dropout",
-        "bit": "one bit of one weight",
-    }
-    varied = listing(names[name] for name in identity["vary"]) if identity["vary"] else "nothing"
-    if identity["protocol"] == "published":
-        varied = "everything (one generator feeds all)"
+    varied = "everything (one generator feeds all)"
+    if identity["protocol"] != "published":
+        varied = listing(SOURCES[name] for name in identity["vary"]) if identity["vary"] else "nothing"
     size = f", {data['characters']:,} characters" if is_text else ""
     rows = [
         ["Corpus" if is_text else "Data", f"{data['label']}{size}, SHA-256 {data['sha256'][:16]}"],
         ["Protocol", identity["protocol"]],
         ["Device", f"{identity['device']}, {config['dtype']}, {plural(config['threads_per_trial'], 'thread')} a trial"],
         ["Model", f"{sizes}, dropout {config['dropout']:g}; {_span(parameters)} parameters"],
-        ["Training", f"{training}, weight decay {config['weight_decay']:g}{_further_fields(config)}"],
+        ["Training", f"{steps}, {rates}{_further_fields(config)}"],
         ["Trials", f"{counted(cells)}; trial k has seed {identity['seed_base']} + k - 1"],
         ["Differs between trials", varied],
+        ["Computing time", _time(cells)],
         ["Machine", "; ".join(machines) or "not recorded"],
         ["Program", f"commit {listing(commits)}, numerics version {identity['numerics_version']}"],
     ]
-    table = Table(["", "What was run"], rows, "The study's identity and provenance, from its result files.")
-    paragraphs = []
-    if missing:
-        paragraphs += ["**Missing or left out:**", list(missing)]
+    if isinstance(view.baselines, str):
+        rows.append(["Baselines", f"left out: {view.baselines}"])
+    else:
+        rows += [
+            [b.name.capitalize(), f"validation loss {b.loss:.4f} nats, accuracy {b.accuracy:.2%}"]
+            for b in view.baselines
+        ]
+    content: list = [["**Missing or left out:**", *view.missing]] if view.missing else []
     if len(environments) > 1:
-        paragraphs.append(
+        content.append(
             f"**Mixed environments**: the trials ran in {len(environments)} different ones (below). Bits are promised within"
             " one only; differences between activations may hold differences between machines."
         )
     if is_text and data["label"] != "shakespeare":
-        paragraphs.append(f"The corpus is {data['label']}, not Shakespeare: no figure here compares with the report's.")
-    return Section("study", "What was run", paragraphs, [table])
+        content.append(f"The corpus is {data['label']}, not Shakespeare: values are comparable within this text only.")
+    table = Table(["", "What was run"], rows, "The study's identity and provenance, from its result files.")
+    return Section("What was run", [*content, table])
+
+
+def _time(cells):
+    """The sums over all trials, those that diverged included."""
+    records = [record for cell in cells for record in cell.result["trials"]]
+    training, evaluation = (sum(r.get(f"{kind}_time_s") or 0 for r in records) for kind in ("training", "evaluation"))
+    return f"training {number(training, 0)} s, evaluation {number(evaluation, 0)} s (sums over {plural(len(records), 'trial')})"
 
 
 def environments_of(cells: Sequence[Cell]) -> list[dict]:
@@ -142,12 +146,12 @@ def what_is_missing(cells: Sequence[Cell], planned: Sequence[tuple[str, str]]) -
                 found.append(f"{where}: trial {number_} {record['status']}{reason}; left out of all means and pairs.")
         if cell.n_missing_pairs:
             n_pairs = len(cell.pairs) + cell.n_missing_pairs
-            found.append(f"{where}: {cell.n_missing_pairs} of {plural(n_pairs, 'pair')} not compared yet. {GO_ON}")
+            found.append(f"{where}: {cell.n_missing_pairs} of {plural(n_pairs, 'pair')} not compared yet. {RESUME}")
     return found
 
 
 def unfinished(study: Study, cells: Sequence[Cell]) -> list[str]:
-    """The labels of an architecture's activations that the study plans, or has begun, beside `cells`, its trained ones."""
+    """The labels of an architecture's activations that the study plans, or has begun, besides `cells`, its trained ones."""
     trained, architecture = {cell.activation for cell in cells}, cells[0].architecture
     begun = [(cell.architecture, cell.activation) for cell in study.cells]
     names = dict.fromkeys(activation for name, activation in (*study.planned, *begun) if name == architecture)
@@ -157,8 +161,9 @@ def unfinished(study: Study, cells: Sequence[Cell]) -> list[str]:
 # --- methods --------------------------------------------------------------------------------------------------------
 
 
-def methods(margins: Margins) -> Section:
+def methods(view: View) -> Section:
     """What every number means, so that nobody has to read the program."""
+    margins = view.margins
     rows = [
         [metric.label, metric.formula, metric.unit or "-", metric.better or "-", metric.source]
         for metric in metrics.METRICS.values()
@@ -172,21 +177,20 @@ def methods(margins: Margins) -> Section:
         "A trial is one training run with one seed; a pair is two trials of the same architecture and activation. n counts"
         " trials everywhere, since pairs share models and are not independent.",
         "Intervals of losses, accuracies and times: Student's t over trials. Intervals of pair measures: the mean over pairs"
-        " is a U-statistic of order two; its variance comes from both components (what a model has of its own, what only a"
-        " pair has), with a t quantile at Satterthwaite's degrees of freedom. Below three trials there is none.",
-        "An interval that would reach beyond what its measure can be (a loss below 0, a share above 1) is printed and drawn"
+        " is a U-statistic of order two; its variance has a per-model and a per-pair component, with a t quantile at Satterthwaite's degrees of freedom. Below three trials there is none.",
+        "An interval that would reach beyond the measure's range (a loss below 0, a share above 1) is printed and drawn"
         " truncated there. Its coverage stays the same, since the true value is among the possible ones. Result files keep"
         " the interval as computed.",
         "Comparisons are paired: trial k of one activation has the same seed as trial k of the other. A trial that either"
         " lacks is left out.",
         "Verdicts of a comparison: equivalent if two one-sided tests place the difference within the margin (Bonferroni over"
-        " the family), else different if p is below 0.05 (Holm), else inconclusive, with the seeds needed for 80 % power. The"
+        " the family), else different if p is below 0.05 (Holm), else inconclusive, with the seeds needed for 80% power. The"
         " family: every activation against the reference times the four primary measures (validation loss, relative PD,"
         " top-1 disagreement, JS divergence), for each architecture. All other pairs of activations are a family per measure.",
         f"Margins of interest: {margins.loss:g} nats for the loss, {margins.pairs:.2g} of the reference's value for pair"
         " measures (options `--margin-loss`, `--margin-pairs`). Power is computed at these margins, never at the observed"
         " difference.",
-        "Changes in per cent take the reference's mean as known. Simulation study of these methods, with the cases in which"
+        "Changes in percent take the reference's mean as known. Simulation study of these methods, with the cases in which"
         " they break: `python check_statistics.py`, docs/statistics.md.",
     ]
-    return Section("methods", "Methods", [items], [table])
+    return Section("Methods", [items, table], folded=True)

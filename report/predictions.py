@@ -3,7 +3,6 @@
 import csv
 import io
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import metrics
@@ -14,7 +13,7 @@ from analysis.words import brief_p, decimals_for, listing, number, plural, with_
 from common import provenance, storage
 from common.files import write_atomically
 from common.prediction_files import MOST_BLOCKS
-from report.document import Document, Section, Table
+from report.document import Document, Figure, Section, Table
 
 OWN_LABELS = {"loss": "Cross-entropy", "accuracy": "Accuracy"}
 OWN_UNITS = {"loss": "nats"}
@@ -47,7 +46,7 @@ def document(variants: Variants) -> Document:
         measures = [name for name in measures_of(variants.predictions) if name not in primary_of(variants.predictions)]
         note = f"Each measure is a family of its own: {plural(_pairs_of(variants.cells), 'pair')} of variants."
         tables = [_comparison_table(variants, measures, note)]
-        sections.append(Section("other", f"Every other measure against {reference.activation}", tables=tables))
+        sections.append(Section(f"Every other measure against {reference.activation}", tables, brief=True))
     return Document(title, subtitle(variants), [*sections, _data(variants), _methods(variants)])
 
 
@@ -103,12 +102,12 @@ def _answer(variants):
     paragraphs += _remarks(variants, primary)
     count = len(others) * len(primary)
     note = (
-        f"Intervals are 95 % over trials, not corrected. The family is {plural(count, 'comparison')}: p (Holm) and p"
+        f"Intervals are 95% over trials, not corrected. The family is {plural(count, 'comparison')}: p (Holm) and p"
         " (equiv.), of two one-sided tests against the margin (Bonferroni), are corrected over it. SE, examples: what"
         " another set of examples like these would change, with the same models."
     )
     tables = [_comparison_table(variants, primary, note)] if others else []
-    return Section("answer", "The answer", paragraphs, tables)
+    return Section("The answer", [*paragraphs, _figure(variants), *tables], brief=True)
 
 
 def _in_words(variants, cell, primary):
@@ -221,10 +220,10 @@ def _values(variants):
             )
     caption = (
         "Means over trials (cross-entropy, accuracy: Student's t) or over pairs of trials (all others: U-statistic, its"
-        " interval over trials), with 95 % intervals; SD over trials or pairs."
+        " interval over trials), with 95% intervals; SD over trials or pairs."
     )
     headers = ["Measure", "Variant", "n", "Mean", "SD", "SE, examples", "Better"]
-    return Section("values", "Every measure of every variant", tables=[Table(headers, rows, caption)])
+    return Section("Every measure of every variant", [Table(headers, rows, caption)], brief=True)
 
 
 # --- what was read, what it means -----------------------------------------------------------------------------------
@@ -248,7 +247,7 @@ def _data(variants):
     ]
     items += [f"{_extent(predictions)}, {predictions.kind}; truth: {truth}.", f"SE, examples: {blocks}."]
     items.append(f"Every file's SHA-256 is in {FILE_OF_NUMBERS}.")
-    return Section("data", "What was read", [items])
+    return Section("What was read", [items], brief=True)
 
 
 def _methods(variants):
@@ -261,7 +260,7 @@ def _methods(variants):
         "Variants whose trials have the same names are compared trial by trial and pair by pair. Without a common name:"
         " Welch's t test, whose variance is the sum of both.",
         "Equivalent: two one-sided tests place the difference within the margin (p < 0.05, Bonferroni over the family). Else"
-        " different: p < 0.05 (Holm). Else inconclusive; the seeds needed give 80 % power for a true difference as large as"
+        " different: p < 0.05 (Holm). Else inconclusive; the seeds needed give 80% power for a true difference as large as"
         f" the margin, and for none. Margins: {margins.loss:g} (cross-entropy in nats, accuracy as a fraction), and"
         f" {margins.pairs:.2g} of {variants.reference.activation}'s value for measures of pairs.",
         "Three variants or more together: sensitive if some difference is shown to exceed the margin (minimum-effect tests,"
@@ -271,7 +270,7 @@ def _methods(variants):
         "Where these rules break (rare outlying runs, above all): docs/statistics.md.",
     ]
     caption = "Measures of a pair: p and q are two models' probabilities for one example, y its true class."
-    return Section("methods", "Methods", [items], [Table(["Measure", "Formula", "Source"], rows, caption)])
+    return Section("Methods", [items, Table(["Measure", "Formula", "Source"], rows, caption)])
 
 
 # --- numbers for other programs -------------------------------------------------------------------------------------
@@ -383,14 +382,14 @@ def panels(variants: Variants) -> list[dict]:
     return found
 
 
-def with_figure(document: Document, path: Path) -> Document:
-    """The document with the forest plot under its answer."""
+def _figure(variants: Variants) -> Figure:
+    from figures.predictions import forest
+
     caption = (
-        "Left: means with 95 % intervals over trials. Right: differences from the reference with 95 % intervals, not"
+        "Left: means with 95% intervals over trials. Right: differences from the reference with 95% intervals, not"
         " corrected; grey: the margin of interest. Filled circles: different; squares: equivalent; diamonds: inconclusive."
     )
-    answer = replace(document.sections[0], figures=[(path, caption)])
-    return replace(document, sections=[answer, *document.sections[1:]])
+    return Figure(caption, forest, panels(variants), (FIGURE_TITLE, subtitle(variants)))
 
 
 def _figure_row(variants: Variants, cell: Cell, name: str) -> dict:

@@ -2,13 +2,11 @@
 
     python analyze_results.py --scales results/scale_1M results/scale_2M results/scale_5M
 
-A module of its own because it reads several studies that differ in size alone, and answers one question of all of them
-(the report's section 7.3). At each size and for each architecture, sensitivity is the standard deviation between the
-activations' true means (sensitivity.between_group_sd), of validation loss and of relative PD. The trend is the slope of
-this SD against log10 of the number of parameters: ordinary least squares, with Student's t interval from the scatter of
-the sizes around the line. That scatter holds both the noise of each estimate and what no line describes, so the
-intervals of the single sizes are not used twice. The SD itself is fitted and not its logarithm, because an estimate of
-zero is a possible, and an honest, one.
+At each size and for each architecture, sensitivity is the standard deviation between the activations' true means
+(sensitivity.between_group_sd), of validation loss and of relative PD. The trend is the slope of this SD against log10 of
+the number of parameters: ordinary least squares, with Student's t interval from the scatter of the sizes around the
+line. That scatter holds both the noise of each estimate and what no line describes, so the intervals of the single sizes
+are not used twice. The SD itself is fitted and not its logarithm, because an estimate of zero is a possible one.
 """
 
 import math
@@ -25,8 +23,9 @@ from architectures.sizes import FIELDS
 from common import storage
 from common.errors import UserError
 from figures.of_analysis import sensitivity_against_size
-from report.document import Document, Section, Table, publish
+from report.document import Document, Figure, Section, Table, publish
 from report.several_studies import check_alike
+from report.view import difference
 
 FILES = ("SCALES.md", "scales.html")
 NAMES = ("val_loss", "relative_pd")
@@ -104,18 +103,14 @@ def rows_of(studies: Sequence[Study], architecture: str) -> list[dict]:
 # --- the document ---------------------------------------------------------------------------------------------------
 
 
-def build(studies: Sequence[Study], plots_dir: Path | None) -> Document:
-    """The document of a sweep; its figures are drawn into `plots_dir`, or left out where that is None."""
+def build(studies: Sequence[Study]) -> Document:
+    """The document of a sweep."""
     check_one_sweep(studies)
     names = list(dict.fromkeys(name for study in studies for name in study.architectures))
     tables = {name: rows_of(studies, name) for name in names}
     if not any(tables.values()):
         raise UserError("sensitivity needs two activations that every size has; these studies have no such two")
-    sections = [_answer(tables)]
-    for name, rows in tables.items():
-        if rows:
-            sections.append(_section(studies, name, rows, plots_dir))
-    sections.append(_methods())
+    sections = [_answer(tables), *(_section(studies, name, rows) for name, rows in tables.items() if rows), _methods()]
     identity = studies[0].identity
     subtitle = (
         f"Corpus: {studies[0].corpus_label} · {identity['protocol']} protocol · {plural(len(studies), 'size')} ·"
@@ -133,7 +128,7 @@ def _answer(tables):
         for name in NAMES:
             trend = slope([row["n_parameters"] for row in rows], [row[name].mean for row in rows])
             items.append(f"{architecture_label(architecture)}, {MEASURES[name].label}: {_in_words(name, trend, rows)}")
-    return Section("answer", "Does sensitivity fall with size?", [items])
+    return Section("Does sensitivity fall with size?", [items], brief=True)
 
 
 def _in_words(name, trend, rows):
@@ -145,15 +140,13 @@ def _in_words(name, trend, rows):
     found = trend_verdict(trend)
     how = {"falls": "**falls with size**", "rises": "**rises with size**", "inconclusive": "**inconclusive**"}[found]
     text = f"{how}: {number(trend.mean, decimals, True)} {interval(trend, decimals, True)}{unit} per tenfold size"
-    return f"{text} (95 % interval; {counted})" + (", which includes no change." if found == "inconclusive" else ".")
+    return f"{text} (95% interval; {counted})" + (", which includes no change." if found == "inconclusive" else ".")
 
 
-def _section(studies, architecture, rows, plots_dir):
-    activations = common_activations(studies, architecture)
-    headers = ["Parameters", "n"]
-    for name in NAMES:
-        unit = f", {MEASURES[name].unit}" if MEASURES[name].unit else ""
-        headers.append(f"SD of {MEASURES[name].in_text}{unit}")
+def _section(studies, architecture, rows):
+    label = architecture_label(architecture)
+    names = listing([activation_label(name) for name in common_activations(studies, architecture)])
+    headers = ["Parameters", "n", *(f"SD of {MEASURES[name].in_text}" for name in NAMES)]
     cells = [
         [
             f"{row['n_parameters']:,}",
@@ -163,49 +156,35 @@ def _section(studies, architecture, rows, plots_dir):
         for row in rows
     ]
     caption = (
-        f"Between-activation SD of {listing([activation_label(name) for name in activations])}, sampling variance"
-        " subtracted, with its 95 % interval (noncentral chi-square, trials as blocks); n: trials that all of them have."
+        f"Between-activation SD of {names}, sampling variance subtracted, with its 95% interval (noncentral chi-square, trials"
+        " as blocks); n: trials that all of them have."
     )
-    figures = []
-    if plots_dir is not None:
-        path = _draw(studies, architecture, rows, plots_dir)
-        figures = [(path, f"{architecture_label(architecture)}: sensitivity against size. {caption}")]
-    return Section(architecture, architecture_label(architecture), [], [Table(headers, cells, caption)], figures)
-
-
-def _draw(studies, architecture, rows, plots_dir):
     claims = {}
     for name in NAMES:
         trend = slope([row["n_parameters"] for row in rows], [row[name].mean for row in rows])
-        decimals = decimals_for(trend, 5)
-        change = f" ({number(trend.mean, decimals, True)} {interval(trend, decimals, True)} per tenfold size)"
-        claims[name] = f"{MEASURES[name].label}: {trend_verdict(trend)}" + (change if trend.mean is not None else "")
-    cells = [cell for study in studies for cell in study.architectures.get(architecture, ())]
-    return sensitivity_against_size([cell.result for cell in cells], plots_dir, rows, claims)
+        change = f" ({difference(trend, name)} per tenfold size)" if trend.mean is not None else ""
+        claims[name] = f"{MEASURES[name].label}: {trend_verdict(trend)}{change}"
+    results = [cell.result for study in studies for cell in study.architectures.get(architecture, ())]
+    figure = Figure(f"{label}: sensitivity against size. {caption}", sensitivity_against_size, results, (rows, claims))
+    return Section(label, [Table(headers, cells, caption), figure], brief=True)
 
 
 def _methods():
-    return Section(
-        "methods",
-        "Methods",
-        [
-            [
-                "Sensitivity is the standard deviation between the activations' true means; what chance adds to it is"
-                " subtracted, so it can be zero.",
-                "Trend: slope of this SD on log10 of the number of parameters, least squares, Student's t interval from"
-                " the scatter of the sizes around the line (sizes - 2 degrees of freedom). It falls or rises where the"
-                " interval excludes zero, else it is inconclusive.",
-                "Width, depth and learning rate change with the size by the rules in architectures/sizes.py; steps, batch and data do"
-                " not, so models of different sizes may end at different distances from convergence. A trend is that of"
-                " this recipe, not of size alone.",
-            ]
-        ],
-    )
+    items = [
+        "Sensitivity is the standard deviation between the activations' true means; sampling variance is subtracted, so it"
+        " can be zero.",
+        "Trend: slope of this SD on log10 of the number of parameters, least squares, Student's t interval from the scatter of"
+        " the sizes around the line (sizes - 2 degrees of freedom). It falls or rises where the interval excludes zero, else"
+        " it is inconclusive.",
+        "Width, depth and learning rate change with the size by the rules in architectures/sizes.py; steps, batch and data do"
+        " not, so models of different sizes may end at different distances from convergence. A trend is that of this recipe,"
+        " not of size alone.",
+    ]
+    return Section("Methods", [items], brief=True)
 
 
 def publish_scales(studies: Sequence[Study], plots_dir: Path | None, draw: bool) -> int:
     """Prints the document of a sweep, and writes it beside the studies' folders; figures go to their plots/."""
     folder = Path(studies[0].folder).parent
-    document = build(studies, (plots_dir or storage.sibling(folder, "plots")) if draw else None)
-    publish(document, folder, FILES)
-    return 0
+    plots = (plots_dir or storage.sibling(folder, "plots")) if draw else None
+    return 0 if publish(build(studies), folder, FILES, plots) else 1

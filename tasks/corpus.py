@@ -368,7 +368,7 @@ class Yardstick:
 
 
 def yardsticks(corpus: Corpus, block_size: int) -> tuple[Yardstick, Yardstick]:
-    """What characters' frequencies alone tell (a unigram model), and which character follows which (a bigram model).
+    """The unigram and the bigram baseline of a corpus.
 
     Counted on the training split, one added to every count (Laplace), and measured like a model: on all windows of the
     validation split. Ties go to the lower index.
@@ -377,7 +377,7 @@ def yardsticks(corpus: Corpus, block_size: int) -> tuple[Yardstick, Yardstick]:
     x, y = (part.ravel() for part in evaluation_windows(corpus, "validation", block_size))
     single = np.bincount(train, minlength=size)
     frequencies = Yardstick(
-        "frequencies of the characters",
+        "unigram baseline",
         float(-np.log((single[y] + 1) / (len(train) + size)).mean()),
         float((y == single.argmax()).mean()),
     )
@@ -390,7 +390,7 @@ def yardsticks(corpus: Corpus, block_size: int) -> tuple[Yardstick, Yardstick]:
     likeliest = np.zeros(size, np.int64)
     likeliest[seen] = often_first[first] % size
     following = Yardstick(
-        "which character follows which",
+        "bigram baseline",
         float(-np.log((found + 1) / (before[x] + size)).mean()),
         float((y == likeliest[x]).mean()),
     )

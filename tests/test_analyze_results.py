@@ -19,24 +19,20 @@ from analysis.results import Cell, Margins, Study
 from common import scripts, storage
 from common.errors import UserError
 from figures import drawing
-from report import figures
+from report import contents, document
+from report.details import MOST_IN_FULL
+from report.document import Figure
 from study.experiment import summarize
 from tasks.corpus import load_corpus, yardsticks
 
 REFERENCE = Path(__file__).resolve().parent.parent / "results" / "reference"
 REPORT = ("smelu_05", "smelu_1", "relu", "gelu", "swish")
 KINDS = ("training_curves", "reproducibility", "summary")
+BRIEF = ("The answer", "Every activation against ReLU")
 SECTIONS = (
-    *("The answer", "Every activation against ReLU", "What was run"),
-    *("3.1 Overview", "3.2 Reproducibility", "3.3 Accuracy", "3.4 Every trial", "3.5 Training dynamics"),
-    *("4.2 Accuracy against reproducibility", "4.3 GELU as the compromise", "4.4 Effect of SmeLU's beta"),
-    *(
-        "4.5 Variance of the loss",
-        "How much have the models learnt?",
-        "Trained less, or more reproducible?",
-        "Every measure of reproducibility",
-    ),
-    *("Appendix B: differing predictions", "Appendix C: computing time", "Methods"),
+    *(*BRIEF, "Along training, and at equal loss", "Loss against reproducibility", "Every measure"),
+    *("Smooth, monotone, gated: groups of activations", "Spread of the loss over seeds", "Outlying runs"),
+    *("Would another text change this?", "Every trial", "Each activation in figures", "What was run", "Methods"),
 )
 
 
@@ -71,11 +67,11 @@ def plans(monkeypatch, tmp_path):
     found, picture = [], tmp_path / "figure.png"
     picture.write_bytes(b"a picture")
 
-    def record(wanted):
+    def record(wanted, folder):
         found.extend(wanted)
-        return [picture] * len(wanted)
+        return dict.fromkeys(wanted, picture)
 
-    monkeypatch.setattr(figures, "_drawn", record)
+    monkeypatch.setattr(document, "_draw", record)
     return found
 
 
@@ -99,6 +95,11 @@ def analyze(capsys):
         return stop.value.code, printed.out, printed.err
 
     return call
+
+
+def report_of(folder):
+    """The whole report, in one line: the terminal shows its first sections only."""
+    return " ".join((folder / "REPORT.md").read_text(encoding="utf-8").split())
 
 
 def change(path, edit):
@@ -154,8 +155,9 @@ class Page(html.parser.HTMLParser):
 def test_one_command_makes_the_report_with_all_its_figures(folder, run_script):
     done = run_script("analyze_results.py", cwd=folder)
     assert done.returncode == 0, done.stderr
-    for title in (*SECTIONS, "Where models disagree", "Appendix A: every activation in figures"):
+    for title in BRIEF:
         assert f"\n{title}\n{'-' * len(title)}\n" in done.stdout
+    assert done.stdout.rstrip().endswith("All sections: results/REPORT.md and results/report.html; 24 figures in plots")
     markdown, page = (folder / "results" / name for name in analyze_results.REPORT_FILES)
 
     drawn = {path.name for path in (folder / "plots").iterdir()}
@@ -180,12 +182,20 @@ def test_every_section_of_the_report_is_there_for_the_reference_studies(name, tm
     study = shutil.copytree(REFERENCE / name, tmp_path / "results" / name)
     status, out, _ = analyze(study, "--no-figures")
     assert status == 0
-    titles = [*SECTIONS, *(["From the report's relative PD to a matched one"] if name == "published" else [])]
-    for title in titles:
-        assert f"\n{title}\n" in out
-        assert f"\n## {title}\n" in (study / "REPORT.md").read_text()
+    markdown = (study / "REPORT.md").read_text()
+    titles = re.findall("^## (.*)$", markdown, re.MULTILINE)
+    few = ("Outlying runs", "Would another text change this?")
+    assert titles == [title for title in SECTIONS if name == "matched" or title not in few or title in titles]
     assert "corpus shakespeare" in " ".join(out.split()) and f"{name} protocol" in " ".join(out.split())
     assert not list(tmp_path.rglob("*.png"))
+
+
+def test_the_answer_fits_a_terminal_and_says_where_the_rest_is(tmp_path, analyze):
+    study = shutil.copytree(REFERENCE / "matched", tmp_path / "matched")
+    _, out, _ = analyze(study, "--no-figures")
+    assert len(out.splitlines()) < 70 and out.rstrip().endswith("report.html")
+    answer = out[out.index("The answer") : out.index("Means with 95%")]
+    assert 3 <= len(re.findall(r"[.?]\s", answer)) <= 6
 
 
 def test_the_report_of_the_reference_study_says_what_its_files_say(tmp_path, analyze):
@@ -195,8 +205,8 @@ def test_the_report_of_the_reference_study_says_what_its_files_say(tmp_path, ana
         result = storage.read_json(study / f"charlm_{name}.json")
         mean = np.mean([pair["relative_pd"] for pair in result["pairs"]])
         low, high = result["summary"]["relative_pd"]["ci95"]
-        row = rf"{re.escape(activation_label(name))} +10 +{mean:.4f} \[{low:.4f}, {high:.4f}\]"
-        assert re.search(rf"\d +{row}", out), row
+        row = rf"{re.escape(activation_label(name))} +10 +2\.6.*{mean:.4f} \[{low:.4f}, {high:.4f}\]"
+        assert re.search(row, out), row
 
 
 # --- few trials, missing and lost ones ------------------------------------------------------------------------------
@@ -212,7 +222,7 @@ def test_one_trial_is_analysed_and_said_to_be_too_few(few, analyze):
     keep_trials(few / "results", 1)
     status, out, err = analyze()
     assert status == 0 and "Traceback" not in err
-    assert "One trial is not enough: reproducibility needs at least two trials" in out
+    assert "One trial is not enough: disagreement takes two trials, and an interval three." in " ".join(out.split())
     assert "n = 1 trial each" in out and (few / "results" / "report.html").exists()
     expected = {f"charlm_{name}_cpu_{kind}.png" for name in ("relu", "gelu") for kind in KINDS}
     expected |= {"charlm_cpu_forest.png", "charlm_cpu_all_validation_curves.png"}
@@ -222,7 +232,7 @@ def test_one_trial_is_analysed_and_said_to_be_too_few(few, analyze):
 def test_two_trials_have_means_of_pairs_but_no_intervals(folder, analyze):
     keep_trials(folder / "results", 2)
     status, out, _ = analyze("--no-figures")
-    assert status == 0 and "Two trials make one pair" in out
+    assert status == 0 and "Two trials make one pair" in out and "n = 2 trials each" in out
     pair = storage.read_json(folder / "results" / "charlm_relu.json")["pairs"][0]
     assert f"{pair['relative_pd']:.4f} (no interval)" in out
 
@@ -232,17 +242,15 @@ def test_one_activation_has_nothing_to_be_compared_with(few, analyze, plans):
         path.unlink()
     status, out, _ = analyze()
     assert status == 0 and "There is one activation, ReLU, and nothing to compare it with" in out
-    assert "A Pareto frontier needs two activations" in out
+    assert "Loss against reproducibility" not in report_of(few / "results")
     kinds = [plan.draw.__name__ for plan in plans]
-    assert set(kinds) >= set(KINDS) and not set(kinds) & {"forest", "pareto", "pd_at_equal_loss"}
+    assert set(kinds) >= set(KINDS) and not set(kinds) & {"forest", "pareto"}
 
 
-def test_models_that_tables_of_counts_equal_are_said_to_have_learnt_little(folder, analyze):
+def test_models_that_a_baseline_equals_are_said_to_be_in_early_training(folder, analyze):
     """Six steps of training teach less than the frequencies of the characters; a loss of 0 would be more than both."""
-    frequencies = "Nothing is learnt yet that the frequencies of the characters do not tell"
-    following = "a table of which character follows which, counted on the training split, has a validation loss of"
 
-    def set_losses(loss):
+    def answer_at(loss):
         def change_losses(result):
             for record in result["trials"]:
                 record["val_loss"] = loss + record["trial"] / 1e4
@@ -252,23 +260,21 @@ def test_models_that_tables_of_counts_equal_are_said_to_have_learnt_little(folde
         _, out, _ = analyze("--no-figures")
         return " ".join(out.split())
 
-    corpus = load_corpus(str(folder / "tiny.txt"))
-    single, double = (stick.loss for stick in yardsticks(corpus, 8))
+    single, double = (baseline.loss for baseline in yardsticks(load_corpus(str(folder / "tiny.txt")), 8))
     assert double < single
-    out = set_losses(single)
-    assert frequencies in out and following not in out
-    assert f"Frequencies of the characters - {single:.4f}" in out
-    out = set_losses(double)
-    assert frequencies not in out and f"{following} {double:.3f} nats, lower than the models of all activations" in out
-    out = set_losses(double - 0.01)
-    assert frequencies not in out and following not in out
+    out = answer_at(single)
+    assert "Nothing is learned yet: the unigram baseline has a lower validation loss" in out
+    assert f"| Unigram baseline | validation loss {single:.4f} nats" in report_of(folder / "results")
+    out = answer_at(double)
+    assert "This is early training: the bigram baseline has a lower validation loss" in out
+    assert f"({double:.3f} nats) than the models of all activations" in out
+    assert "baseline has" not in answer_at(double - 0.01)
 
 
-def test_without_the_corpus_it_is_said_that_no_table_of_counts_stands_beside_the_models(folder, analyze):
+def test_without_the_corpus_the_baselines_are_left_out_with_the_reason(folder, analyze):
     (folder / "tiny.txt").unlink()
-    status, out, _ = analyze("--no-figures")
-    text = " ".join(out.split())
-    assert status == 0 and "The comparison needs the corpus, and was left out: the result was made on tiny.txt" in text
+    status, _, _ = analyze("--no-figures")
+    assert status == 0 and "| Baselines | left out: the result was made on tiny.txt" in report_of(folder / "results")
 
 
 def test_an_interrupted_study_is_analysed_and_what_is_missing_is_said(folder, analyze):
@@ -280,8 +286,8 @@ def test_an_interrupted_study_is_analysed_and_what_is_missing_is_said(folder, an
     (folder / "results" / "charlm_swish.json").unlink()
     status, out, _ = analyze("--no-figures")
     assert status == 0
-    assert "charlm with swish: no result file yet." in out
-    assert "charlm with gelu: 2 of 3 trials; not done: 3." in out
+    assert "charlm with swish: no result file yet." in report_of(folder / "results")
+    assert "charlm with gelu: 2 of 3 trials; not done: 3." in report_of(folder / "results")
     assert "2 things missing or left out" in out and "n = 2 to 3 trials" in out
 
 
@@ -293,23 +299,18 @@ def forget_pairs(result):
 def test_pairs_that_wait_to_be_compared_are_said_to_wait_and_how_they_come(few, analyze, plans):
     for path in (few / "results").glob("charlm_*.json"):
         change(path, forget_pairs)
-    status, out, _ = analyze()
-    words = " ".join(out.split())
-    assert status == 0 and "charlm with gelu: 3 of 3 pairs not compared yet." in words
-    body = out[out.index("3.2 Reproducibility") :]
-    for heading in ("3.2 Reproducibility", "Every measure of reproducibility", "Appendix A: every activation"):
-        section = " ".join(body[body.index(heading) :][:500].split())
-        assert "trials are complete, but their pairs are not compared yet." in section, heading
-        assert "the same run_all_experiments.py command goes on and compares them" in section, heading
-    assert "takes two complete trials" not in words and "No pair" not in words
-    assert "those that have both: none" in words
+    assert analyze()[0] == 0
+    words = report_of(few / "results")
+    assert "charlm with gelu: 3 of 3 pairs not compared yet." in words
+    assert "trials are complete, but **their pairs are not compared yet**." in words
+    assert "rerun the same `run_all_experiments.py` command to compare them" in words
+    assert "takes two complete trials" not in words
 
 
 def test_pairs_of_one_activation_that_wait_leave_the_other_one_no_loser(few, analyze):
     change(few / "results" / "charlm_gelu.json", forget_pairs)
-    status, out, _ = analyze("--no-figures")
-    assert status == 0 and "those that have both: ReLU." in " ".join(out.split())
-    assert "On the frontier" not in out
+    status, _, _ = analyze("--no-figures")
+    assert status == 0 and "Loss against reproducibility" not in report_of(few / "results")
 
 
 def test_an_activation_is_not_called_the_only_one_while_another_is_unfinished(few, analyze):
@@ -327,8 +328,9 @@ def test_trials_that_diverged_are_counted_and_left_out(few, analyze):
     status, out, _ = analyze()
     assert status == 0
     expected = "charlm with gelu: trial 2 diverged (the loss was infinite at step 3); left out of all means and pairs."
-    assert expected in " ".join(out.split())
-    assert "GELU, n = 2 complete trials" in out and re.search(r"^2 \(diverged\) +43 +- +-", out, re.MULTILINE)
+    words = report_of(few / "results")
+    assert expected in words and "n = 2 to 3 trials" in out
+    assert "| GELU | 2 (diverged) | 43 | - | - |" in re.sub(" +", " ", words)
     drawn = {path.name for path in (few / "plots").iterdir()}
     assert {"charlm_gelu_cpu_training_curves.png", "charlm_cpu_forest.png", "charlm_cpu_pd_at_equal_loss.png"} <= drawn
 
@@ -417,9 +419,9 @@ def test_recomputing_finds_the_same_bits_and_notices_a_changed_value(few, run_sc
 
 def test_a_damaged_checkpoint_costs_the_figure_of_a_passage_and_nothing_else(few, analyze):
     (few / "checkpoints" / "charlm_relu" / "trial_1.pt").write_bytes(b"damaged")
-    status, out, _ = analyze()
+    status, _, _ = analyze()
     assert status == 0
-    assert "was left out: the checkpoint checkpoints/charlm_relu/trial_1.pt is damaged" in " ".join(out.split())
+    assert "was left out: the checkpoint checkpoints/charlm_relu/trial_1.pt is damaged" in report_of(few / "results")
 
 
 def test_sources_of_randomness_stand_beside_all_of_them(few, analyze, plans):
@@ -431,8 +433,8 @@ def test_sources_of_randomness_stand_beside_all_of_them(few, analyze, plans):
             pair["relative_pd"] /= 2
         storage.write_json(path, content)
     status, out, _ = analyze("results", "--compare", "vary_data")
-    assert status == 0 and "order of the data alone 50 [50, 50] % (n = 3)" in " ".join(out.split())
-    (labels,) = (plan.arguments[2] for plan in plans if plan.draw.__name__ == "sources")
+    assert status == 0 and "50.0 [50.0, 50.0]" in out
+    ((labels,),) = (plan.data for plan in plans if plan.draw.__name__ == "sources")
     assert labels == ["all together"] * 2 + ["order of the data"] * 2
 
 
@@ -440,67 +442,70 @@ def test_sources_of_randomness_stand_beside_all_of_them(few, analyze, plans):
 
 
 def study_of(*results):
-    config = {**results[0]["identity"]["config"], "dtype": "float32", "threads_per_trial": 1}
-    identity = {**results[0]["identity"], "corpus_sha256": "0" * 64, "config": config}
+    identity = {**results[0]["identity"], "corpus_sha256": "0" * 64}
     return Study("made", identity, [Cell(result) for result in results], [])
 
 
-def add_figures(study, margins=Margins()):  # noqa: B008 - it is frozen
-    from report.document import Document, Section
+def built(*results, **options):
+    return contents.build(study_of(*results), **options)
 
-    keys = ("comparisons", "trade_off", "dynamics", "training_path", "measures", "distributions")
-    names = [cells[0].architecture_label for cells in study.architectures.values()]
-    parts = names if len(names) > 1 else [""]
-    sections = [Section("architectures", "")] + [Section(key, key, part=part) for part in parts for key in keys]
 
+def test_the_margins_that_were_asked_for_reach_the_figure():
+    margins = Margins(0.5, 0.25)
+    figures = built(make_result("relu", 4), make_result("gelu", 4), margins=margins).figures
+    assert [figure.data for figure in figures if figure.draw.__name__ == "forest"] == [(margins,)]
+
+
+def test_many_activations_have_one_figure_each():
+    for n, kinds in ((MOST_IN_FULL, 3), (MOST_IN_FULL + 1, 1)):
+        results = [make_result(name, 3) for name in activations.BUILT_IN[:n]]
+        (section,) = (s for s in built(*results).sections if s.title == "Each activation in figures")
+        assert len(section.all(Figure)) == kinds * n
+
+
+def test_every_figure_of_several_architectures_stands_in_the_part_of_its_own():
+    results = [{**make_result(name, 3), "architecture": a} for a in ("charlm", "mlp") for name in ("relu", "gelu")]
+    document = built(*results)
+    assert next(section.part for section in document.sections if section.all(Figure)) == ""
+    assert {section.part for section in document.sections} == {"", "CharLM", "MLP"}
+    for section in document.sections:
+        for figure in section.all(Figure):
+            about = figure.results if isinstance(figure.results, list) else [figure.results]
+            labels = {{"charlm": "CharLM", "mlp": "MLP"}[result["architecture"]] for result in about}
+            assert labels == {section.part} or not section.part
+    assert len({section.slug for section in document.sections}) == len(document.sections)
+
+
+def test_without_checkpoints_the_passage_is_left_out_with_the_reason():
     def passage_of(cells):
         raise UserError("there is no checkpoint")
 
-    return figures.add_figures(Document("", "", sections), study, [], margins, Path("p"), passage_of, {})
+    document = built(make_result("relu", 3), make_result("gelu", 3), passage_of=passage_of)
+    (section,) = (section for section in document.sections if section.title == "Each activation in figures")
+    assert "disagreement_passage" not in [figure.draw.__name__ for figure in document.figures]
+    assert any("there is no checkpoint" in item for item in section.content if isinstance(item, str))
 
 
-def test_the_margins_that_were_asked_for_reach_the_figure(plans):
-    add_figures(study_of(make_result("relu", 4), make_result("gelu", 4)), Margins(0.5, 0.25))
-    (margins,) = (plan.arguments[2] for plan in plans if plan.draw.__name__ == "forest")
-    assert margins == Margins(0.5, 0.25)
+def test_every_caption_says_n_and_what_its_bands_are():
+    figures = built(make_result("relu", 3), make_result("gelu", 3)).figures
+    assert figures and all("n = 3 trials" in figure.caption for figure in figures)
+    for figure in figures:
+        if figure.draw.__name__ != "training_curves":  # which has no band
+            assert "95%" in figure.caption
 
 
-def test_many_activations_have_one_figure_each_in_the_appendix(plans):
-    few = [make_result(name, 3) for name in activations.BUILT_IN[: figures.MOST_CELLS_IN_FULL]]
-    add_figures(study_of(*few))
-    assert sum(plan.key == "figures" for plan in plans) == 3 * len(few)
-    plans.clear()
-    many = [make_result(name, 3) for name in activations.BUILT_IN[: figures.MOST_CELLS_IN_FULL + 1]]
-    add_figures(study_of(*many))
-    assert [plan.draw.__name__ for plan in plans if plan.key == "figures"] == ["summary"] * len(many)
+def test_a_figure_that_fails_is_named_and_costs_nothing_else(few, analyze, monkeypatch):
+    """The text is written before the first figure is begun."""
 
+    def fail(*_):
+        raise ValueError("no colour is left")
 
-def test_every_figure_of_several_architectures_stands_in_the_part_of_its_own(plans):
-    results = [{**make_result(name, 3), "architecture": a} for a in ("charlm", "mlp") for name in ("relu", "gelu")]
-    document = add_figures(study_of(*results))
-    assert {plan.part for plan in plans} == {"", "CharLM", "MLP"}
-    heat_maps = [plan for plan in plans if plan.draw.__name__ == "architecture_heatmap"]
-    assert len(heat_maps) == 2 and heat_maps == [plan for plan in plans if not plan.part]
-    shown = sum(len(section.figures) for section in document.sections)
-    assert shown == len(plans)
-    for plan in plans:
-        about = plan.arguments[0] if isinstance(plan.arguments[0], list) else [plan.arguments[0]]
-        labels = {{"charlm": "CharLM", "mlp": "MLP"}[result["architecture"]] for result in about}
-        assert labels == {plan.part} or not plan.part
-
-
-def test_without_checkpoints_the_passage_is_left_out_with_the_reason(plans):
-    document = add_figures(study_of(make_result("relu", 3), make_result("gelu", 3)))
-    (section,) = (section for section in document.sections if section.key == "passage")
-    assert "there is no checkpoint" in section.paragraphs[0] and section.figures == []
-
-
-def test_every_caption_says_n_and_what_its_bands_are(plans):
-    add_figures(study_of(make_result("relu", 3), make_result("gelu", 3)))
-    assert plans and all("n = 3 trials" in plan.caption for plan in plans)
-    for plan in plans:
-        if plan.draw.__name__ != "training_curves":  # which has no band
-            assert "95 %" in plan.caption or "95%" in plan.caption
+    fail.__name__ = fail.__qualname__ = "summary"
+    monkeypatch.setattr("plot_utils.summary", fail)
+    status, out, err = analyze()
+    assert status == 1 and "the figure summary was not drawn: ValueError: no colour is left" in err
+    assert "All sections" in out and (few / "plots" / "charlm_cpu_forest.png").exists()
+    assert "charlm_cpu_forest.png" in report_of(few / "results")
 
 
 def test_activations_are_compared_at_the_loss_that_was_named(tmp_path, analyze):
@@ -508,13 +513,13 @@ def test_activations_are_compared_at_the_loss_that_was_named(tmp_path, analyze):
     study = shutil.copytree(REFERENCE / "longer", tmp_path / "longer")
     status, out, _ = analyze(study, "--no-figures", "--at-loss", "2.5")
     text = " ".join(out.split())
-    assert status == 0 and "Relative PD at 2.5 nats: SmeLU β=1 inconclusive" in text
+    assert status == 0 and "Relative PD at equal loss, 2.5 nats: SmeLU β=1 inconclusive" in text
     _, out, _ = analyze(study, "--no-figures", "--at-loss", "2.5", "--last-step", "150")
-    assert "Relative PD at 2.5 nats: SmeLU β=1 loss not reached" in " ".join(out.split())
+    assert "Relative PD at equal loss, 2.5 nats: SmeLU β=1 loss not reached" in " ".join(out.split())
     _, out, _ = analyze(study, "--no-figures", "--at-loss", "3.5")
-    assert "Relative PD at 3.5 nats: SmeLU β=1 curve too coarse" in " ".join(out.split())
+    assert "Relative PD at equal loss, 3.5 nats: SmeLU β=1 curve too coarse" in " ".join(out.split())
     _, out, _ = analyze(study, "--no-figures")
-    assert "no loss was fixed beforehand" in " ".join(out.split())
+    assert "no common loss was fixed beforehand" in " ".join(out.split())
 
 
 @pytest.mark.parametrize("options", [("--at-loss", "0"), ("--last-step", "100")])
@@ -540,8 +545,8 @@ def test_a_contrast_that_the_study_cannot_answer_is_refused(contrast, analyze):
 
 def test_an_outlying_run_has_its_section(tmp_path, analyze):
     study = shutil.copytree(REFERENCE / "matched", tmp_path / "matched")
-    _, out, _ = analyze(study, "--no-figures")
-    assert "Flagged runs, and the means with and without them" in " ".join(out.split())
+    analyze(study, "--no-figures")
+    assert "Flagged runs, and the means with and without them" in report_of(study)
 
 
 def test_the_report_is_written_though_the_reader_of_the_output_has_gone(few, monkeypatch):

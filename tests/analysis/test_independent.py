@@ -232,12 +232,14 @@ def test_shamirs_pd_is_the_published_symmetric_prediction_difference():
 
 def test_the_audit_and_the_table_give_one_verdict():
     from claims.comparisons import Evidence, judged
-    from report.answer import comparison_table
+    from report.answer import comparisons as section
+    from report.document import Table
+    from report.view import View
 
     members = list(cells().values())
     found = primary_comparisons(members, Margins())
     evidence = Evidence({"matched": cells()})
-    table = {(row[0], row[1]): row[-1] for row in comparison_table(members, found).tables[0].rows}
+    table = {(row[0], row[1]): row[-1] for row in section(View(None, members, Margins())).all(Table)[0].rows}
     for (activation, name), comparison in found.items():
         label = metrics.METRICS[name].label if name in metrics.METRICS else "Validation loss"
         audit = judged(evidence, "matched", activation, "relu", name)

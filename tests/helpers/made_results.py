@@ -6,6 +6,7 @@ import itertools
 import numpy as np
 
 import metrics
+from config_cpu import ConfigCPU
 from study.experiment import summarize
 
 STEPS = (0, 50, 100)
@@ -22,14 +23,19 @@ def make_result(activation="relu", n=10, protocol="matched", seed=0):
         losses = {0: 4.17 + 0.01 * rng.normal(), 50: 3.0 + 0.01 * rng.normal(), 100: end}
         history = [{"step": s, "train_loss": x - 0.005, "val_loss": x} for s, x in losses.items()]
         record = {"trial": k, "seed": 41 + k, "status": "complete", "train_loss": end - 0.005, "val_loss": end}
-        record |= {"train_accuracy": 0.27 + 0.002 * rng.normal(), "val_accuracy": 0.265 + 0.002 * rng.normal()}
+        record |= {
+            "training_time_s": 10.0,
+            "evaluation_time_s": 1.0,
+            "train_accuracy": 0.27 + 0.002 * rng.normal(),
+            "val_accuracy": 0.265 + 0.002 * rng.normal(),
+        }
         trials.append(record | {"history": history})
     far = 0.09 + 0.004 * rng.normal()
     pairs = [make_pair(a, b, far, rng, protocol) for a, b in itertools.combinations(range(1, n + 1), 2)]
     result = {"architecture": "charlm", "activation": activation, "trials": trials, "pairs": pairs}
-    result["corpus"] = {"label": "shakespeare", "sha256": "0" * 64}
+    result |= {"corpus": {"label": "shakespeare", "sha256": "0" * 64, "characters": 1_115_394}, "n_parameters": 429_824}
     identity = {"protocol": protocol, "device": "cpu", "vary": ["init", "data", "dropout"]}
-    result["identity"] = identity | {"seed_base": 42, "config": {"max_iters": 100}}
+    result["identity"] = identity | {"seed_base": 42, "numerics_version": 1, "config": ConfigCPU().as_dict()}
     return summarized(result)
 
 

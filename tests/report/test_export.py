@@ -69,7 +69,7 @@ def test_every_column_is_documented(tmp_path):
 
 def test_names_of_users_are_text_in_latex(tmp_path):
     table = Table(["Activation", "Loss"], [["my_50%_$act$ β", "-0.1 [-0.2, 0.0]"]], "A & B, **n = 3**")
-    exported(tmp_path, document=Document("", "", [Section("key", "A title", tables=[table])]))
+    exported(tmp_path, document=Document("", "", [Section("A title", [table])]))
     text = (tmp_path / "tables.tex").read_text(encoding="utf-8")
     assert r"my\_50\%\_\$act\$ $\beta$" in text and "$-$0.1 [$-$0.2, 0.0]" in text
     assert r"\caption{A \& B, n = 3}" in text and r"\label{tab:a-title-1}" in text

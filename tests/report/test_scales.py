@@ -9,6 +9,7 @@ import metrics
 from analysis.results import Cell, Study
 from analysis.sensitivity import between_group_sd
 from common.errors import UserError
+from figures.drawing import draw_all
 from report.document import render_text
 from report.scales import build, rows_of, slope, trend_verdict
 
@@ -83,7 +84,7 @@ def test_noise_is_seldom_called_a_trend():
 
 def test_a_sensitivity_that_falls_is_found_and_one_that_stays_is_not(tmp_path):
     for effects, found in ((FALLING, "falls with size"), ([0.03] * 7, "inconclusive")):
-        text = render_text(build(make_sweep(effects), None))
+        text = render_text(build(make_sweep(effects)))
         assert f"CharLM, Validation loss: {found}" in text and "n = 3 trials at each" in text
         assert text.count("1,000,000") and "100,000,000" in text
 
@@ -96,10 +97,11 @@ def test_only_activations_that_every_size_has_are_compared():
 
 
 def test_each_architecture_has_its_own_answer_and_figure(tmp_path):
-    studies = make_sweep(FALLING, architectures=("charlm", "minigpt"))
-    document = build(studies, tmp_path)
-    assert [section.key for section in document.sections] == ["answer", "charlm", "minigpt", "methods"]
-    assert {path.name for path in tmp_path.iterdir()} == {
+    document = build(make_sweep(FALLING, architectures=("charlm", "minigpt")))
+    titles = [section.title for section in document.sections]
+    assert titles == ["Does sensitivity fall with size?", "CharLM", "MiniGPT", "Methods"]
+    drawn = draw_all([(figure.draw, (figure.results, tmp_path, *figure.data)) for figure in document.figures])
+    assert {path.name for path in drawn} == {
         "charlm_cpu_sensitivity_against_size.png",
         "minigpt_cpu_sensitivity_against_size.png",
     }
@@ -110,15 +112,15 @@ def test_studies_that_differ_in_more_than_size_are_refused_by_name():
     config = {**studies[1].identity["config"], "max_iters": 50}
     studies[1] = Study(studies[1].folder, {**studies[1].identity, "config": config}, studies[1].cells, [])
     with pytest.raises(UserError, match=r"are not of one sweep: .*max_iters"):
-        build(studies, None)
+        build(studies)
 
 
 def test_the_same_size_twice_is_refused():
     studies = make_sweep(FALLING)
     with pytest.raises(UserError, match="studies of the same identity; give one of them"):
-        build([studies[0], studies[0]], None)
+        build([studies[0], studies[0]])
 
 
 def test_one_activation_has_no_sensitivity():
     with pytest.raises(UserError, match="sensitivity needs two activations that every size has"):
-        build(make_sweep(FALLING, activations=("relu",)), None)
+        build(make_sweep(FALLING, activations=("relu",)))
