@@ -17,6 +17,7 @@ if __name__ == "__main__":
     import common.startup  # noqa: F401 - before the others, which take long to import
 
 import math
+import sys
 from pathlib import Path
 
 from common.errors import RunError, UserError
@@ -201,11 +202,11 @@ def study_folder(args) -> Path:
 
 def read_study(folder: Path):
     """The analysis.Study in a folder, in the order of its summary."""
-    from analysis.results import Cell, Study
+    from analysis.results import PRIMARY, Cell, Study
     from common import storage
     from training.identity import difference_of_identities, identity_of
 
-    study, results = storage.read_study(folder)
+    study, results = storage.read_study(folder, say=lambda text: print(f"note: {text}", file=sys.stderr))
     for result in results:
         expected = identity_of(study["identity"], result["architecture"], result["activation"])
         difference = difference_of_identities(expected, result["identity"])
@@ -215,14 +216,12 @@ def read_study(folder: Path):
         raise UserError(f"{folder} holds a study, but no result yet; run run_all_experiments.py again")
     planned = []
     if (folder / storage.SUMMARY_FILE).exists():
-        experiments = storage.read_json(folder / storage.SUMMARY_FILE)["experiments"].values()
+        experiments = storage.read_json(folder / storage.SUMMARY_FILE, storage.SUMMARY)["experiments"].values()
         planned = [(entry["architecture"], entry["activation"]) for entry in experiments]
     rank = {key: position for position, key in enumerate(planned)}
     results.sort(key=lambda r: rank.get((r["architecture"], r["activation"]), len(rank)))
-    cells = []
-    for result in results:
-        arrays = Path(result["path"]).with_suffix(".npz")
-        cells.append(Cell(result, storage.read_arrays(arrays) if arrays.exists() else None))
+    needed = ("loss", *PRIMARY)  # of the values per window: most of them, nothing here looks at
+    cells = [Cell(result, storage.read_values(result, needed)) for result in results]
     return Study(str(folder), study["identity"], cells, planned)
 
 

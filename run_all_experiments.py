@@ -549,7 +549,9 @@ def carry_out(args, plan, task, facts, workers, user_files, signals) -> int:
         experiments = [Experiment(plan, task, *key, facts[key]) for key in plan.experiments]
         for experiment in experiments:
             experiment.check_checkpoints(say=lambda text: print(text, flush=True))
-        others = other_results(plan, experiments)
+            for text in experiment.left_alone:
+                print(f"note: {text}", flush=True)
+        others = other_results(plan, experiments, say=lambda text: print(f"note: {text}", flush=True))
         jobs = [(experiment, job) for experiment in experiments for job in experiment.jobs()]
         remove_leftovers(plan, experiments, jobs)
         n_to_train = sum(len(trials_of(job)) for _, job in jobs)

@@ -52,7 +52,8 @@ def run_trial(trial: Trial, task, partial_path=None, report=None, should_stop=No
     Args:
       trial: what to train.
       task: a tasks.base.Task.
-      partial_path: where the running trial saves itself, and from where it goes on; None saves nothing.
+      partial_path: where the running trial saves itself, and from where it goes on; None saves nothing. The predictions
+        at the points of its curves are then written beside it, see training/curve_files.py.
       report: called as report({trial, step, loss}) now and then, report({trial, resumed}) with the step from which
         a trial goes on, report({warning}).
       should_stop: called after each step; when it returns true, the trial saves itself and raises Interrupted.
@@ -60,7 +61,8 @@ def run_trial(trial: Trial, task, partial_path=None, report=None, should_stop=No
 
     Returns:
       {record: the trial's entry in a result, weights: name -> tensor (CPU), curve: list of (step, (Wc, T, V)
-      log-probabilities), log_probabilities (W, T, V), window_loss (W,)}; all but the record are None when it diverged.
+      log-probabilities) of those points that are in no file, log_probabilities (W, T, V), window_loss (W,)}; all but the
+      record are None when it diverged.
     """
     from training.step import SingleTrial
 
@@ -96,8 +98,8 @@ def run_together(
     """
     prepare_torch(trials[0].config)
     learner = make_learner(trials, task)
-    state = _load_partial(partial_path, trials, task, learner, report)
-    _train(trials, task, learner, state, partial_path, report, should_stop, probes)
+    state = _load_partial(partial_path, trials, wanted, task, learner, report)
+    _train(trials, wanted, task, learner, state, partial_path, report, should_stop, probes)
     return [
         _outcome(trial, task, learner.model_of(slot), state, state["members"][slot])
         for slot, trial in enumerate(trials)
@@ -107,8 +109,6 @@ def run_together(
 
 def _outcome(trial, task, model, state, member):
     """What `run_trial` returns, of a trial whose training has ended."""
-    import torch
-
     from training import evaluate
 
     together = len(state["members"])
@@ -150,13 +150,13 @@ def _outcome(trial, task, model, state, member):
         return outcome
     return outcome | {
         "weights": weights,
-        "curve": [(step, torch.from_numpy(log_p)) for step, log_p in member["curve"]],
+        "curve": member["curve"],
         "log_probabilities": final["log_probabilities"],
         "window_loss": final["window_loss"],
     }
 
 
-def _train(trials, task, learner, state, partial_path, report, should_stop, probes):
+def _train(trials, wanted, task, learner, state, partial_path, report, should_stop, probes):
     """The training loop: from state["step"] to max_iters, or until no trial has a finite loss."""
     config, device, members = trials[0].config, trials[0].device, state["members"]
     # Reading a loss makes the program wait for a GPU; there, the points of the curves notice and report.
@@ -165,7 +165,7 @@ def _train(trials, task, learner, state, partial_path, report, should_stop, prob
     curve_steps = set(config.curve_steps())
     for step in range(state["step"], config.max_iters + 1):
         if step in curve_steps:
-            _add_points(step, trials, task, learner, state, probes)
+            _add_points(step, trials, wanted, task, learner, state, probes, partial_path, report)
             if step == config.max_iters or not _still_training(members):
                 return
         started = time.perf_counter()
@@ -203,7 +203,7 @@ def _note_loss(member, loss, step):
         member["loss"] = loss
 
 
-def _add_points(step, trials, task, learner, state, probes):
+def _add_points(step, trials, wanted, task, learner, state, probes, partial_path, report):
     """Measures the point of each curve that has none at this step yet."""
     from diagnostics.probes import measure_probes
     from training import evaluate
@@ -227,8 +227,23 @@ def _add_points(step, trials, task, learner, state, probes):
             if probes:
                 point["probes"] = measure_probes(probes, model, task, trials[slot], step)
             member["history"].append(point)
-            member["curve"].append((step, log_p))
+            if trials[slot] in wanted:
+                _keep_point(member, log_p, step, trials[slot], task, partial_path, report)
     state["evaluation_time_s"] += time.perf_counter() - started
+
+
+def _keep_point(member, log_p, step, trial, task, partial_path, report):
+    """Writes a point's predictions into a file beside the running state; without either, or room for it, they stay here."""
+    from training.curve_files import about_curve, curve_folder, write_point
+
+    if partial_path is not None:
+        folder = curve_folder(Path(partial_path).parent, trial.number)
+        try:
+            return write_point(folder, about_curve(trial, task, environment_of(trial)), step, log_p)
+        except RunError as error:
+            if report:
+                report({"warning": f"{error}; the trial goes on, but could not resume from here"})
+    member["curve"].append((step, log_p))
 
 
 def learned_activation_parameters(model) -> dict | None:
@@ -243,31 +258,39 @@ def learned_activation_parameters(model) -> dict | None:
 
 
 def _save_partial(path, trials, task, learner, state, report):
-    import torch
-
-    members = [
-        {**member, "curve": [(step, torch.from_numpy(log_p)) for step, log_p in member["curve"]]}
-        for member in state["members"]
-    ]
+    members = [{**member, "curve": []} for member in state["members"]]  # its points lie in files of their own
     content = {**state, "learner": learner.state(), "members": members}
     identities = [partial_identity(trial, task) for trial in trials]
     storage.save_state(path, identities, numeric_environment(environment_of(trials[0])), content, report)
 
 
-def _load_partial(path, trials, task, learner, report):
+def _load_partial(path, trials, wanted, task, learner, report):
     """The state from which trials go on: that of these trials at `path`, or the beginning."""
     members = [{"history": [], "curve": [], "diverged_at": None, "loss": None} for _ in trials]
     state = {"step": 0, "training_time_s": 0.0, "evaluation_time_s": 0.0, "members": members}
     identities = [partial_identity(trial, task) for trial in trials]
     content = storage.load_state(path, identities, numeric_environment(environment_of(trials[0])), report)
-    if content is None:
+    if content is None or not _has_its_curves(path, trials, wanted, task, content["members"], report):
         return state
     learner.load(content["learner"])
     for trial in trials if report else ():
         report({"trial": trial.number, "resumed": content["step"]})
-    for member in content["members"]:
-        member["curve"] = [(step, log_p.numpy()) for step, log_p in member["curve"]]
     return {name: content[name] for name in state}
+
+
+def _has_its_curves(path, trials, wanted, task, members, report):
+    """Whether the points that a saved state has passed are all in their files: no trial can measure them later."""
+    from training.curve_files import about_curve, curve_folder, what_is_wrong
+
+    for trial, member in zip(trials, members):
+        if trial in wanted:
+            about = about_curve(trial, task, environment_of(trial))
+            steps = [point["step"] for point in member["history"]]
+            if wrong := what_is_wrong(curve_folder(Path(path).parent, trial.number), about, steps):
+                if report:
+                    report({"warning": f"{wrong}; the trial starts from its beginning"})
+                return False
+    return True
 
 
 # --- the script -----------------------------------------------------------------------------------------------------

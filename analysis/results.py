@@ -77,7 +77,7 @@ PAIR_MEASURES = tuple(name for name in metrics.METRICS if name not in ("predicti
 class Cell:
     """One architecture with one activation; it must not change, for what is computed of it is remembered.
 
-    result: the content of its result file. arrays: name -> per-window values of its .npz, or None without one.
+    result: the content of its result file. arrays: name -> values per window, from `storage.read_values`, or None.
     """
 
     result: dict

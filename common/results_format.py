@@ -8,6 +8,7 @@
 without a value is null (None). Losses are in nats, accuracies fractions, times seconds.
 """
 
+import functools
 from types import NoneType, UnionType
 from typing import Any, Literal, NotRequired, TypedDict, Union, get_args, get_origin, get_type_hints, is_typeddict
 
@@ -223,9 +224,17 @@ class Sizes(TypedDict):
     n_parameters_charlm: int
 
 
+class ValuesFile(TypedDict):
+    """A file with values per window, in the folder of the result."""
+
+    file: str
+    sha256: str
+
+
 class Result(TypedDict):
     """<architecture>_<activation>.json: the trials and pairs of one architecture with one activation."""
 
+    kind: NotRequired[str]
     schema_version: int
     numerics_version: int
     architecture: str
@@ -239,6 +248,7 @@ class Result(TypedDict):
     trials: list[TrialRecord]
     pairs: list[Pair]
     published_pairs: NotRequired[list[PublishedPair] | None]
+    values: NotRequired[list[ValuesFile]]
     summary: dict[str, Estimate]
     provenance: Provenance
 
@@ -246,6 +256,7 @@ class Result(TypedDict):
 class StudyFile(TypedDict):
     """study.json: which study a folder holds."""
 
+    kind: NotRequired[str]
     schema_version: int
     identity: Identity
     provenance: Provenance
@@ -254,6 +265,7 @@ class StudyFile(TypedDict):
 class SummaryFile(TypedDict):
     """all_experiments_summary.json: every experiment of a folder; its order is that of all tables."""
 
+    kind: NotRequired[str]
     schema_version: int
     identity: Identity
     corpus: NotRequired[CorpusFacts]
@@ -268,7 +280,7 @@ PYTHON_TYPES: dict[Any, Any] = {int: int, float: (int, float), str: str, bool: b
 WORDS = {int: "integer", float: "number", str: "text", bool: "boolean", NoneType: "null", Any: "any value"}
 
 
-def mismatches(value: Any, kind: Any, where: str = "") -> list[str]:
+def mismatches(value: Any, kind: Any, where: str = "", unknown_fields: bool = False) -> list[str]:
     """Where a JSON value departs from an annotation: missing and unknown fields, values of another type.
 
     Parameters
@@ -276,6 +288,7 @@ def mismatches(value: Any, kind: Any, where: str = "") -> list[str]:
     value : what json.loads gives
     kind : a TypedDict, or another annotation of this module
     where : the value's place in the file, for the sentences
+    unknown_fields : whether a field that the shape does not have is passed over, as readers do
 
     Returns
     -------
@@ -287,16 +300,20 @@ def mismatches(value: Any, kind: Any, where: str = "") -> list[str]:
     """
     origin, options = get_origin(kind), get_args(kind)
     if origin in (Union, UnionType):
-        if any(not mismatches(value, option, where) for option in options):
+        if any(not mismatches(value, option, where, unknown_fields) for option in options):
             return []
         without_null = [option for option in options if option is not NoneType]
-        return mismatches(value, without_null[0], where) if len(without_null) == 1 else [_sentence(value, kind, where)]
+        if len(without_null) == 1:
+            return mismatches(value, without_null[0], where, unknown_fields)
+        return [_sentence(value, kind, where)]
     if is_typeddict(kind) and isinstance(value, dict):
-        return _mismatches_of_fields(value, kind, f"{where}." if where else "")
+        return _mismatches_of_fields(value, kind, f"{where}." if where else "", unknown_fields)
     if origin is list and isinstance(value, list):
-        return [text for i, item in enumerate(value) for text in mismatches(item, options[0], f"{where}[{i}]")]
+        parts = [(f"{where}[{i}]", item, options[0]) for i, item in enumerate(value)]
+        return [text for place, item, part in parts for text in mismatches(item, part, place, unknown_fields)]
     if origin is dict and isinstance(value, dict):
-        return [text for name, item in value.items() for text in mismatches(item, options[1], f"{where}.{name}")]
+        parts = [(f"{where}.{name}", item, options[1]) for name, item in value.items()]
+        return [text for place, item, part in parts for text in mismatches(item, part, place, unknown_fields)]
     if origin is Literal:
         fits = value in options
     else:  # in Python true is an integer; in JSON it is not
@@ -304,13 +321,26 @@ def mismatches(value: Any, kind: Any, where: str = "") -> list[str]:
     return [] if fits else [_sentence(value, kind, where)]
 
 
-def _mismatches_of_fields(value, kind, prefix):
-    fields = get_type_hints(kind)
+@functools.cache
+def _fields(kind):
+    """Field -> (annotation, the Python types of which every value fits) of a TypedDict."""
+    return {name: (annotation, _plain_types(annotation)) for name, annotation in get_type_hints(kind).items()}
+
+
+def _plain_types(kind):
+    if get_origin(kind) in (Union, UnionType):
+        return frozenset().union(*map(_plain_types, get_args(kind)))
+    return {int: frozenset({int}), float: frozenset({int, float})}.get(kind, frozenset({kind} & {str, bool, NoneType}))
+
+
+def _mismatches_of_fields(value, kind, prefix, unknown_fields):
+    fields = _fields(kind)
     found = [f"{prefix}{name} is missing" for name in fields if name in kind.__required_keys__ and name not in value]
-    found += [f"{prefix}{name} is unknown" for name in value if name not in fields]
-    for name in fields:
-        if name in value:
-            found += mismatches(value[name], fields[name], f"{prefix}{name}")
+    if not unknown_fields:
+        found += [f"{prefix}{name} is unknown" for name in value if name not in fields]
+    for name, (annotation, plain_types) in fields.items():
+        if name in value and type(value[name]) not in plain_types:  # most need no closer look
+            found += mismatches(value[name], annotation, f"{prefix}{name}", unknown_fields)
     return found
 
 

@@ -5,19 +5,26 @@ checkpoints carry a checksum of their own content, so that damage is noticed and
 checksum shows damage, not forgery: whoever edits a file can make a new one.
 """
 
+import functools
 import hashlib
 import io
 import json
+import math
+import mmap
+import os
 import struct
 import zipfile
-from pathlib import Path
+from collections.abc import Callable, Collection, Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from common.errors import RunError, UserError
 from common.files import open_regular, read_regular, set_aside, write_atomically
+from common.results_format import Result, mismatches
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 STUDY_FILE = "study.json"
 SUMMARY_FILE = "all_experiments_summary.json"
 
@@ -26,12 +33,15 @@ MOST_JSON_BYTES = 2**29
 MOST_ARRAY_BYTES = 2**33
 MOST_CHECKPOINT_BYTES = 2**35
 MOST_DEPTH = 32
+MOST_TRIALS = 10**5
 
+STUDY, RESULT, SUMMARY = "a study", "a result", "a summary"  # kinds of JSON files
 TRAINED_MODEL = "a trained model"  # kinds of checkpoint
 RUNNING_TRIAL = "the state of an unfinished trial"
 
-# What may differ between two results that are identical in the sense of DESIGN.md's first promise.
-VOLATILE = ("training_time_s", "evaluation_time_s", "environment", "provenance")
+# What may differ between two results that are identical in the sense of DESIGN.md's first promise. Values per window are
+# compared by their names; which pairs share a file depends on the order in which trials ended.
+VOLATILE = ("training_time_s", "evaluation_time_s", "environment", "provenance", "values")
 
 
 # --- JSON -----------------------------------------------------------------------------------------------------------
@@ -52,15 +62,35 @@ def write_json(path: Path, content: dict) -> None:
     provenance = {k: v for k, v in content.get("provenance", {}).items() if k != "checksum"}
     content["provenance"] = provenance
     content["provenance"] = {**provenance, "checksum": _json_checksum(content)}
-    write_atomically(path, (json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False) + "\n").encode())
+    write_atomically(path, _json_text(content).encode())
+
+
+def _json_text(content):
+    """JSON with an object of a list on each line: a study of many pairs is written quickly, and differs by lines."""
+    compact = functools.partial(json.dumps, allow_nan=False, ensure_ascii=False)
+    fields = []
+    for name, value in content.items():
+        if isinstance(value, list) and any(isinstance(item, dict) for item in value):
+            text = "[\n  " + ",\n  ".join(map(compact, value)) + "\n ]"
+        else:
+            text = compact(value, indent=1).replace("\n", "\n ")
+        fields.append(f" {compact(name)}: {text}")
+    return "{\n" + ",\n".join(fields) + "\n}\n"
 
 
 def _json_checksum(content):
     return hashlib.sha256(json.dumps(content, sort_keys=True, allow_nan=False).encode()).hexdigest()
 
 
-def read_json(path: Path) -> dict:
-    """The content of a file that `write_json` wrote; a RunError names a file that is damaged."""
+def read_json(path: Path, kind: str | None = None) -> dict:
+    """The content of a file that `write_json` wrote.
+
+    Args:
+      kind: STUDY, RESULT or SUMMARY, where only one of them will do; its fields are checked as well.
+
+    Raises:
+      RunError: it is damaged, of another kind, or of a later program; the message names it.
+    """
     try:
         content = json.loads(read_regular(path, MOST_JSON_BYTES).decode("utf-8"))
         _check_depth(content)
@@ -80,7 +110,14 @@ def read_json(path: Path) -> dict:
         raise RunError(
             f"{path} has schema_version {content['schema_version']}, but this program knows up to {SCHEMA_VERSION}"
         )
+    if kind is not None and (found := kind_of_json(content)) != kind:
+        raise RunError(f"{path} is {found}, not {kind}, and was left as it is; move it away")
     return content
+
+
+def kind_of_json(content: dict) -> str:
+    """STUDY, RESULT or SUMMARY; older files do not say which."""
+    return content.get("kind", RESULT if "trials" in content else SUMMARY if "experiments" in content else STUDY)
 
 
 def _check_depth(content):
@@ -98,38 +135,115 @@ def _check_depth(content):
     raise ValueError("nested too deeply")
 
 
-# --- arrays beside a result -----------------------------------------------------------------------------------------
+# --- arrays ---------------------------------------------------------------------------------------------------------
+
+ARRAY_SUFFIX = ".safetensors"
+# Types of the safetensors format, of which these files are: https://github.com/huggingface/safetensors#format
+TYPES: dict[str, np.dtype[Any]] = {
+    "F64": np.dtype("<f8"),
+    "F32": np.dtype("<f4"),
+    "F16": np.dtype("<f2"),
+    "I64": np.dtype("<i8"),
+}
 
 
-def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    """Writes an .npz with one array more: a checksum of all, for a zip's CRCs miss one that is cut or lost."""
-    buffer = io.BytesIO()
-    np.savez(buffer, **arrays, checksum=np.array(_arrays_checksum(arrays)))  # type: ignore[arg-type]
-    write_atomically(path, buffer.getvalue())
+class ArrayFile(NamedTuple):
+    """What a file of arrays holds: what it belongs to, the arrays by name, and the checksum that a result names."""
+
+    about: dict
+    arrays: dict[str, np.ndarray]
+    sha256: str
 
 
-def write_array(path: Path, array: np.ndarray) -> None:
-    """Writes one .npy file."""
-    buffer = io.BytesIO()
-    np.save(buffer, array)
-    write_atomically(path, buffer.getbuffer())
+def write_arrays(path: Path, about: dict, arrays: dict[str, np.ndarray]) -> str:
+    """Writes arrays and what they belong to as a safetensors file; returns the checksum of both, which lies inside.
+
+    The format: the header's length (8 bytes), the header (JSON: types, shapes, places, and `about` among its metadata),
+    the numbers. The checksum is the SHA-256 of header and numbers, with 64 zeros in its own place.
+    """
+    metadata = {"sha256": "0" * 64, "about": json.dumps(about, sort_keys=True, allow_nan=False)}
+    header: dict[str, dict] = {"__metadata__": metadata}
+    parts, start = [], 0
+    names = {dtype: name for name, dtype in TYPES.items()}
+    for name, array in arrays.items():
+        array = np.asarray(array, order="C")
+        place = {"dtype": names[array.dtype], "shape": list(array.shape), "data_offsets": [start, start + array.nbytes]}
+        header[name] = place
+        parts.append(array.reshape(-1).view(np.uint8).data)
+        start += array.nbytes
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 64)  # so that numbers which are mapped into memory are aligned
+    digest = hashlib.sha256(text)
+    for part in parts:
+        digest.update(part)
+    sha256 = digest.hexdigest()
+    text = text.replace(b"0" * 64, sha256.encode(), 1)
+    write_atomically(path, struct.pack("<Q", len(text)), text, *parts)
+    return sha256
 
 
-def _arrays_checksum(arrays):
-    digest = hashlib.sha256()
-    _add(digest, arrays)
-    return digest.hexdigest()
+def read_arrays(path: Path, mapped: bool = False) -> ArrayFile:
+    """What `write_arrays` wrote.
+
+    Args:
+      mapped: leave the numbers in the file, as memory that the system fills and frees as it likes.
+
+    Raises:
+      FileNotFoundError: there is none.
+      RunError: it is damaged, or no such file.
+    """
+    with open_regular(path) as file:
+        try:
+            size = os.fstat(file.fileno()).st_size
+            if size > MOST_ARRAY_BYTES:
+                raise ValueError("too large")
+            data = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ) if mapped else file.read(size)
+            return _parsed(memoryview(data))
+        except OSError as error:
+            raise RunError(f"cannot read {path}: {error.strerror or error}") from error
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError, struct.error) as error:
+            message = f"{path} is damaged (its checksum does not fit) and was left as it is; move it away"
+            raise RunError(message) from error
 
 
-def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """All arrays of a file that `write_arrays` wrote; a RunError names a file that is damaged."""
+def _parsed(data):
+    """The content of a file of arrays; a ValueError, or one of the many that strange JSON can cause, where it is damaged."""
+    (length,) = struct.unpack_from("<Q", data)
+    text, numbers = bytes(data[8 : 8 + length]), data[8 + length :]
+    header = json.loads(text)
+    metadata = header.pop("__metadata__")
+    sha256 = metadata["sha256"]
+    digest = hashlib.sha256(text.replace(sha256.encode(), b"0" * 64, 1))
+    digest.update(numbers)
+    if digest.hexdigest() != sha256:
+        raise ValueError("the checksum does not fit")
+    arrays, start = {}, 0
+    for name, place in header.items():
+        dtype, shape = TYPES[place["dtype"]], [int(n) for n in place["shape"]]
+        count = math.prod(shape)
+        arrays[name] = np.frombuffer(numbers, dtype, count, start).reshape(shape)
+        start += count * dtype.itemsize
+        if min(shape, default=0) < 0 or place["data_offsets"] != [start - count * dtype.itemsize, start]:
+            raise ValueError("numbers in another place")
+    if start != len(numbers):
+        raise ValueError("more numbers than the header says")
+    about = json.loads(metadata["about"])
+    _check_depth(about)
+    return ArrayFile(about, arrays, sha256)
+
+
+def read_npz(path: Path) -> ArrayFile:
+    """The arrays beside a result of schema_version 1, which do not say what they belong to; errors as of `read_arrays`."""
     try:
         with open_regular(path) as file:
             _check_archive(file, MOST_ARRAY_BYTES)
             with np.load(file, allow_pickle=False) as archive:
                 arrays = {name: archive[name] for name in archive.files}
-        intact = str(arrays.pop("checksum")) == _arrays_checksum(arrays)
-    except RunError:
+        checksum = str(arrays.pop("checksum"))
+        digest = hashlib.sha256()
+        _add(digest, arrays)
+        intact = checksum == digest.hexdigest()
+    except (FileNotFoundError, RunError):
         raise
     except OSError as error:
         raise RunError(f"cannot read {path}: {error.strerror or error}") from error
@@ -137,7 +251,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
         intact = False
     if not intact:
         raise RunError(f"{path} is damaged (its checksum does not fit) and was left as it is; move it away")
-    return arrays
+    return ArrayFile({}, arrays, checksum)
 
 
 def _check_archive(file, most):
@@ -362,17 +476,114 @@ def sibling(folder: Path, kind: str) -> Path:
     return Path(*folder.parts[: places[-1]], kind, *folder.parts[places[-1] + 1 :])
 
 
-def read_study(folder: Path) -> tuple[dict, list[dict]]:
-    """(study.json, the results in the order of their files' names) of a folder."""
+def read_study(folder: Path, say: Callable[[str], object] = lambda text: None) -> tuple[dict, list[dict]]:
+    """(study.json, the results in the order of their files' names) of a folder; each result knows its `path`.
+
+    Args:
+      say: told of each JSON file that is left out, since it is no result, or not the one that its name says.
+    """
     folder = Path(folder)
-    if not (folder / STUDY_FILE).exists():
+    if not os.path.lexists(folder / STUDY_FILE):
         raise UserError(f"{folder} holds no study ({STUDY_FILE} is missing); run run_all_experiments.py first")
-    study = read_json(folder / STUDY_FILE)
+    study = read_json(folder / STUDY_FILE, STUDY)
     results = []
     for path in sorted(folder.glob("*.json")):
-        if path.name not in (STUDY_FILE, SUMMARY_FILE):
-            content = read_json(path)
-            if "trials" in content and "architecture" in content:
-                content["path"] = str(path)
-                results.append(content)
+        if path.name in (STUDY_FILE, SUMMARY_FILE):
+            continue
+        try:
+            results.append(read_result(path))
+        except Misplaced as error:
+            say(f"{error}; it is left out")
     return study, results
+
+
+class Misplaced(RunError):
+    """A file in order, but not the one that belongs in its place."""
+
+
+def read_result(path: Path) -> dict:
+    """A result, with its `path`; a RunError names a file that is damaged, Misplaced one that is not what its name says."""
+    if "_" not in Path(path).stem:
+        raise Misplaced(f"{path} is no result")
+    content = read_json(path)
+    if kind_of_json(content) != RESULT:
+        raise Misplaced(f"{path} is {kind_of_json(content)}, not {RESULT}")
+    if found := mismatches(content, Result, unknown_fields=True):
+        raise RunError(f"{path} is not a valid result: {found[0]}")
+    if (name := name_of(content)) != Path(path).stem:
+        raise Misplaced(f"{path} holds the result of {name}: it is a copy, or was renamed or swapped")
+    numbers = [record["trial"] for record in content["trials"]]
+    if len(set(numbers)) < len(numbers) or any(not 0 < number <= MOST_TRIALS for number in numbers):
+        raise RunError(f"{path} is not a valid result: its trials are numbered {numbers!s:.60}")
+    content["path"] = str(path)
+    return content
+
+
+def name_of(result: dict) -> str:
+    """How a result's files and folders are called."""
+    return f"{result['architecture']}_{result['activation']}"
+
+
+def read_values(result: dict, measures: Collection[str] | None = None) -> dict[str, np.ndarray]:
+    """A result's values per window, by name, from the files that it names; those that were deleted are left out.
+
+    Args:
+      result: from `read_result`.
+      measures: "loss" and names of metrics; None: all.
+
+    Raises:
+      RunError: a file is damaged, or not the one that the result names.
+    """
+    found: dict[str, np.ndarray] = {}
+    for _, file in files_of_values(result):
+        for name, array in file.arrays.items():
+            if measures is None or measure_of(name) in measures:
+                found[name] = array.copy()  # or all of the file would stay in memory
+    return found
+
+
+def files_of_values(result: dict) -> Iterator[tuple[str, ArrayFile]]:
+    """(path within the study's folder, content) of each file of `read_values`; errors as there."""
+    for place, sha256 in value_files(result):
+        path = Path(result["path"]).parent / place
+        try:
+            file = read_npz(path) if path.suffix == ".npz" else read_arrays(path)
+        except FileNotFoundError:
+            continue
+        if sha256 is None:
+            _check_old_arrays(path, file.arrays, result)
+        elif file.sha256 != sha256:
+            raise RunError(
+                f"{path} is not the file that {result['path']} names; move it away, or restore it from a copy"
+            )
+        yield place, file
+
+
+def measure_of(name: str) -> str:
+    """The measure in an array's name: 'loss' of 'trial_3_loss', 'relative_pd' of 'pair_1_3_relative_pd'."""
+    return name.split("_", 3 if name.startswith("pair_") else 2)[-1]
+
+
+def value_files(result: dict) -> list[tuple[str, str | None]]:
+    """(path, SHA-256) of each file with values per window of a result; None where a result of schema_version 1 names none."""
+    name = name_of(result)
+    if "values" not in result:
+        return [(f"{name}.npz", None)]
+    for entry in result["values"]:
+        place = PurePosixPath(entry["file"])
+        if place.parent != PurePosixPath(name) and entry["file"] != f"{name}.npz":
+            raise RunError(f"{result['path']} names a file that cannot be its own: {entry['file']!r:.100}")
+    return [(entry["file"], entry["sha256"]) for entry in result["values"]]
+
+
+def _check_old_arrays(path, arrays, result):
+    """A RunError unless arrays that do not say whose they are have the means that their result has."""
+    means = {}
+    for record in result["trials"]:
+        exact = record.get("matched") or record  # of the published protocol, whose own losses are sampled
+        means[f"trial_{record['trial']}_loss"] = exact["val_loss"]
+    for pair in result["pairs"]:
+        means[f"pair_{pair['trial_a']}_{pair['trial_b']}_top1_disagreement"] = pair["top1_disagreement"]
+    for name, mean in means.items():
+        if name in arrays and mean is not None and not math.isclose(arrays[name].mean(dtype=float), mean, rel_tol=1e-5):
+            raise RunError(f"{path} belongs to another result than {result['path']} ({name}); move it away")

@@ -147,7 +147,16 @@ def what_is_missing(cells: Sequence[Cell], planned: Sequence[tuple[str, str]]) -
         if cell.n_missing_pairs:
             n_pairs = len(cell.pairs) + cell.n_missing_pairs
             found.append(f"{where}: {cell.n_missing_pairs} of {plural(n_pairs, 'pair')} not compared yet. {RESUME}")
+        if cell.arrays is not None and (lacking := without_values(cell)):
+            found.append(f"{where}: the values per window of {lacking} are missing (a file was deleted). {RESUME}")
     return found
+
+
+def without_values(cell: Cell) -> str:
+    """What of a cell has no values per window, in words; '' where all are there."""
+    trials = sum(f"trial_{k}_loss" not in cell.arrays for k in cell.trials)
+    pairs = sum(f"pair_{p['trial_a']}_{p['trial_b']}_relative_pd" not in cell.arrays for p in cell.pairs)
+    return listing([plural(n, word) for n, word in ((trials, "trial"), (pairs, "pair")) if n])
 
 
 def unfinished(study: Study, cells: Sequence[Cell]) -> list[str]:

@@ -1,6 +1,10 @@
 """The jobs that an engine runs: train a trial or a pack, predict, compare pairs. Each is a pure function of its arguments."""
 
+import functools
+import itertools
 from dataclasses import dataclass, field
+
+PAIRS_AT_A_TIME = 32  # as many files are open
 
 
 @dataclass
@@ -48,23 +52,81 @@ def train_pack(context, report, should_stop, trials, wanted, partial_path):
     return train.run_pack(trials, wanted, context.task, **hooks)
 
 
-def predict(context, report, should_stop, checkpoint, device):
+def predict(context, report, should_stop, checkpoint, weights_sha256, device):
     """Predictions of a trained model, from its checkpoint: on the device of its trial, or the bits would differ."""
+    model, config = _model(checkpoint, weights_sha256)
+    return context.task.predict(model.to(device), "validation", config)
+
+
+def evaluate(context, report, should_stop, checkpoint, weights_sha256, device):
+    """What `training.evaluate.final_evaluation` gives of a trained model, from its checkpoint."""
+    from training.evaluate import final_evaluation
+
+    model, config = _model(checkpoint, weights_sha256)
+    return final_evaluation(model.to(device), context.task, config)
+
+
+def _model(checkpoint, weights_sha256):
+    """(model, its configuration) of a checkpoint; a RunError where it holds other weights."""
+    from common.errors import RunError
+    from common.storage import weights_sha256 as digest
     from config import Config
     from training.trial import load_model, prepare_torch
 
     model, content = load_model(checkpoint)
+    if digest(content["model"]) != weights_sha256:
+        raise RunError(f"{checkpoint} holds other weights than the result of its trial says")
     config = Config(**content["config"])
     prepare_torch(config)
-    return context.task.predict(model.to(device), "validation", config)
+    return model, config
+
+
+@dataclass(frozen=True)
+class Member:
+    """A trained trial that is compared with others: where its predictions lie, and what these files belong to.
+
+    predictions: a cache; where it is missing or damaged, the model of the checkpoint predicts again.
+    steps: the points of its curve, one file each in curve_folder.
+    """
+
+    checkpoint: str
+    weights_sha256: str
+    device: str
+    predictions: str
+    about: dict
+    curve_folder: str
+    about_curve: dict
+    steps: tuple[int, ...]
+    continuations: list[str] | None
 
 
 def compare(context, report, should_stop, members, pairs, config, last_position):
-    """The metrics of pairs of trials."""
-    from training import evaluate
+    """The metrics of pairs of trials. members: trial number -> Member."""
+    from training.evaluate import compare_trials
 
     targets = context.task.targets("validation", config)
-    return evaluate.compare_trials(targets, members, pairs, last_position)
+    found = []
+    for start in range(0, len(pairs), PAIRS_AT_A_TIME):
+        part = pairs[start : start + PAIRS_AT_A_TIME]
+        numbers = dict.fromkeys(itertools.chain.from_iterable(part))
+        opened = {number: _opened(context, members[number]) for number in numbers}
+        found += compare_trials(targets, opened, part, last_position)
+    return found
+
+
+def _opened(context, member):
+    """A Member as evaluate.compare_trials takes it."""
+    from common.errors import RunError
+    from training.curve_files import read_point
+    from training.identity import read_belonging
+
+    try:
+        predictions = read_belonging(member.predictions, member.about)["log_probabilities"]
+    except (FileNotFoundError, RunError):
+        predictions = predict(context, None, None, member.checkpoint, member.weights_sha256, member.device)
+    point = functools.partial(read_point, member.curve_folder, member.about_curve)
+    curve = {step: functools.partial(point, step) for step in member.steps}
+    return {"predictions": predictions, "curve": curve, "continuations": member.continuations}
 
 
 def compare_published(context, report, should_stop, checkpoints):
@@ -78,6 +140,7 @@ FUNCTIONS = {
     "trial": train_trial,
     "pack": train_pack,
     "predict": predict,
+    "evaluate": evaluate,
     "compare": compare,
     "published_pairs": compare_published,
 }

@@ -1,6 +1,7 @@
 """Trials as jobs of a Ray cluster."""
 
 import contextlib
+import shutil
 import signal
 import socket
 import time
@@ -191,6 +192,21 @@ class _Mailbox:
         return self.stopped
 
 
+def _curve_in_memory(trial, task, folder, outcome):
+    """The points of a trial's curve as arrays: the driver may have no access to this node's files."""
+    import numpy as np
+
+    from training.curve_files import about_curve, curve_folder, read_point
+
+    record = outcome["record"]
+    if record["status"] != "complete" or trial.protocol == "published":
+        return outcome["curve"]
+    about, points = about_curve(trial, task, record["environment"]), curve_folder(folder, trial.number)
+    kept = dict(outcome["curve"])  # those for which there was no room on the disk
+    steps = [point["step"] for point in record["history"]]
+    return [(step, kept[step] if step in kept else np.array(read_point(points, about, step))) for step in steps]
+
+
 def _run_on_cluster(context, mailbox, name, trial):
     """A trial on whatever node Ray chose."""
     import hashlib
@@ -214,17 +230,18 @@ def _run_on_cluster(context, mailbox, name, trial):
     from training.trial import REPORT_EVERY_S, Interrupted
 
     identity = hashlib.sha256(repr((trial, context.task.sha256)).encode()).hexdigest()
-    partial = private_folder("charlm_trials") / f"{identity}.pt"
+    folder = private_folder("charlm_trials") / identity
     try:
         result = train.run_protocol(
             trial,
             context.task,
-            partial_path=partial,
+            partial_path=folder / "state.pt",
             report=lambda event: mailbox.report.remote(name, event),
             should_stop=should_stop,
             probes=context.probes,
         )
-        partial.unlink(missing_ok=True)
+        result["curve"] = _curve_in_memory(trial, context.task, folder, result)
+        shutil.rmtree(folder)
         return "done", result
     except Interrupted:
         return "stopped", None

@@ -1,4 +1,4 @@
-"""What the analysis needs a study's trained models for: checking stored pair metrics, and predicting one passage.
+"""What the analysis needs a study's trained models for: checking stored numbers, and predicting one passage.
 
 Apart from analyze_results.py because everything else there works from the small result files alone; torch is needed
 only here. The models are evaluated by the very tasks that the study ran (study/local_engine.py), so the same bits are expected.
@@ -6,8 +6,10 @@ only here. The models are evaluated by the very tasks that the study ran (study/
 
 import itertools
 import os
+import shutil
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +18,9 @@ from analysis.results import Cell
 from common import storage
 from common.errors import RunError, UserError
 from config import Config
+from study.jobs import Job, Member
 from tasks import corpus as text
+from training import curve_files
 from training.options import check_device
 
 WORKERS = 2  # at the most; each holds one model's predictions, or maps those of some into memory
@@ -55,14 +59,18 @@ def checkpoint_path(checkpoints_dir: Path, cell: Cell, number: int) -> Path:
 
 
 def recompute(cells: Sequence[Cell], checkpoints_dir: Path, user_files=(), say=print, data: str = "auto") -> bool:
-    """Measures every stored pair again from the checkpoints; says per cell whether all is identical, returns it for all.
+    """Measures every stored loss, accuracy and pair again from the checkpoints; says per cell whether all is identical.
 
-    Greedy continuations are taken from the result: writing text anew is no part of this check.
+    Greedy continuations are taken from the result: writing text anew is no part of this check. Histories of pairs are
+    compared if the predictions along training are still there.
 
     Args:
-      cells: those that have pairs.
+      cells: those that have complete trials.
       user_files: a reader's own architecture or activation, from `options.load_user_files`.
       data: where the data are, as for `load_recorded`.
+
+    Returns:
+      Whether everything is identical.
     """
     from architectures.registry import check_reader_sources
     from common.provenance import usable_cpus
@@ -73,7 +81,7 @@ def recompute(cells: Sequence[Cell], checkpoints_dir: Path, user_files=(), say=p
     check_device(cells[0].result["identity"]["device"])
     for cell in cells:
         check_reader_sources(cell.result)
-        for number in _in_pairs(cell):
+        for number in cell.numbers:
             path = checkpoint_path(checkpoints_dir, cell, number)
             if not path.exists():
                 raise UserError(
@@ -82,14 +90,55 @@ def recompute(cells: Sequence[Cell], checkpoints_dir: Path, user_files=(), say=p
     engine = LocalEngine(min(WORKERS, usable_cpus()), Context(task, user_files))
     try:
         with tempfile.TemporaryDirectory() as folder:
-            return _recompute(engine, cells, checkpoints_dir, Path(folder), say)
+            return _recompute(engine, task, cells, checkpoints_dir, Path(folder), say)
     finally:
         engine.close()
 
 
-def _recompute(engine, cells, checkpoints_dir, folder, say):
-    """The comparisons of a cell follow its last prediction, while the next cell's models predict: no worker waits."""
-    owner, files, pairs = {}, {}, {}  # job name -> (cell, trial or None); the others by cell
+class _Check:
+    """What has been measured again of one cell, and what still is to be."""
+
+    def __init__(self, cell, task, checkpoints_dir, folder):
+        self.cell, self.folder = cell, folder
+        self.values = storage.read_values(cell.result)
+        self.members = {k: _member(cell, task, checkpoints_dir, k, folder) for k in cell.numbers}
+        if any(not member.steps for member in self.members.values()):
+            self.members = {k: replace(member, steps=()) for k, member in self.members.items()}
+        self.evaluated, self.pairs = {}, {}
+
+    def evaluations(self):
+        for number, member in self.members.items():
+            arguments = {name: getattr(member, name) for name in ("checkpoint", "weights_sha256", "device")}
+            yield number, Job(f"evaluation of {_name(self.cell)}, trial {number}", "evaluate", arguments)
+
+    def add_evaluation(self, number, found):
+        """Keeps what a model gave, and its predictions on the disk; whether it was the last one."""
+        arrays = {"log_probabilities": found.pop("log_probabilities")}
+        storage.write_arrays(Path(self.members[number].predictions), self.members[number].about, arrays)
+        self.evaluated[number] = found
+        return len(self.evaluated) == len(self.members)
+
+    def comparisons(self):
+        """A job for each worker: together, every stored pair of the cell."""
+        keys = [(pair["trial_a"], pair["trial_b"]) for pair in self.cell.pairs]
+        size = max(1, -(-len(keys) // WORKERS))
+        identity = self.cell.result["identity"]
+        for start in range(0, len(keys), size):
+            arguments = {"members": self.members, "pairs": keys[start : start + size]}
+            arguments |= {"config": Config(**identity["config"]), "last_position": identity["protocol"] == "published"}
+            yield Job(f"pairs of {_name(self.cell)} from {start}", "compare", arguments)
+
+    def add_pairs(self, pairs):
+        self.pairs |= {(pair["trial_a"], pair["trial_b"]): pair for pair in pairs}
+
+    @property
+    def is_done(self):
+        return len(self.evaluated) == len(self.members) and len(self.pairs) == len(self.cell.pairs)
+
+
+def _recompute(engine, task, cells, checkpoints_dir, folder, say):
+    """The comparisons of a cell follow its last evaluation, while the next cell's models are evaluated: no worker waits."""
+    owner, checks = {}, {}  # job name -> (cell, trial or None); the others by cell
     identical = True
 
     def submit(index, number, job, first=False):
@@ -97,14 +146,14 @@ def _recompute(engine, cells, checkpoints_dir, folder, say):
         engine.submit(job, first)
 
     for index, cell in enumerate(cells):
-        paths = {number: checkpoint_path(checkpoints_dir, cell, number) for number in _in_pairs(cell)}
+        paths = {number: checkpoint_path(checkpoints_dir, cell, number) for number in cell.numbers}
         if other := _other_weights(cell, paths):
             say(f"recomputed {_name(cell)}: DIFFERENT, {other}")
             identical = False
             continue
-        files[index], pairs[index] = {}, {}
-        for number, path in paths.items():
-            submit(index, number, _prediction(cell, number, path))
+        checks[index] = _Check(cell, task, checkpoints_dir, folder / str(index))
+        for number, job in checks[index].evaluations():
+            submit(index, number, job)
         engine.start()
     while not engine.idle:
         for kind, job, payload in engine.events():
@@ -115,19 +164,16 @@ def _recompute(engine, cells, checkpoints_dir, folder, say):
             if kind != "done":
                 continue
             index, number = owner[job.name]
-            cell = cells[index]
-            if number is not None:
-                files[index][number] = folder / f"{index}_{number}.npy"
-                np.save(files[index][number], payload)
-                if len(files[index]) == len(_in_pairs(cell)):
-                    for comparison in _comparisons(cell, checkpoints_dir, files[index]):
-                        submit(index, None, comparison, first=True)
-                continue
-            pairs[index] |= {(pair["trial_a"], pair["trial_b"]): pair for pair in payload}
-            if len(pairs[index]) == len(cell.pairs):
-                identical &= _say_whether_identical(cell, pairs.pop(index), say)
-                for path in files.pop(index).values():
-                    path.unlink()
+            check = checks[index]
+            if number is None:
+                check.add_pairs(payload)
+            elif check.add_evaluation(number, payload):
+                for comparison in check.comparisons():
+                    submit(index, None, comparison, first=True)
+            if check.is_done:
+                identical &= _say_whether_identical(check, say)
+                shutil.rmtree(check.folder)
+                del checks[index]
     return identical
 
 
@@ -135,69 +181,78 @@ def _name(cell):
     return f"{cell.architecture} with {cell.activation}"
 
 
-def _in_pairs(cell):
-    """The trials of the stored pairs."""
-    return sorted({number for pair in cell.pairs for number in (pair["trial_a"], pair["trial_b"])})
-
-
 def _other_weights(cell, paths):
     """Which checkpoint holds another model than its trial's, in words; None where none does."""
     for number, path in paths.items():
-        found = storage.weights_sha256(storage.read_checkpoint(path)["model"])
+        found = storage.weights_sha256(storage.read_checkpoint(path, storage.TRAINED_MODEL)["model"])
         if found != cell.trials[number]["weights_sha256"]:
             return f"{path} holds other weights than the result of trial {number} says"
     return None
 
 
-def _prediction(cell, number, path):
-    from study.jobs import Job
+def _member(cell, task, checkpoints_dir, number, folder):
+    """A trial as comparisons take it; `folder` is for its predictions, and for a curve that lies in its checkpoint."""
+    from train import trial_of_result
 
-    arguments = {"checkpoint": str(path), "device": cell.result["identity"]["device"]}
-    return Job(f"predictions of {_name(cell)}, trial {number}", "predict", arguments)
-
-
-def _comparisons(cell, checkpoints_dir, predictions):
-    """A task for each worker: together, every stored pair of the cell."""
-    from study.jobs import Job
-
-    keys = [(pair["trial_a"], pair["trial_b"]) for pair in cell.pairs]
-    size = max(1, -(-len(keys) // WORKERS))
-    for start in range(0, len(keys), size):
-        part = keys[start : start + size]
-        members = {
-            k: {
-                "predictions": str(predictions[k]),
-                "curve": str(checkpoint_path(checkpoints_dir, cell, k)),
-                "continuations": cell.trials[k].get("continuations"),
-            }
-            for k in sorted(set(itertools.chain.from_iterable(part)))
-        }
-        last = cell.result["identity"]["protocol"] == "published"
-        config = Config(**cell.result["identity"]["config"])
-        arguments = {"members": members, "pairs": part, "config": config, "last_position": last}
-        yield Job(f"pairs of {_name(cell)} from {start}", "compare", arguments)
+    path, record = checkpoint_path(checkpoints_dir, cell, number), cell.trials[number]
+    about_curve = curve_files.about_curve(trial_of_result(cell.result, record), task, record["environment"])
+    curve_folder = curve_files.curve_folder(path.parent, number)
+    steps = tuple(point["step"] for point in record["history"])
+    if curve_files.what_is_wrong(curve_folder, about_curve, steps):
+        curve = storage.read_checkpoint(path).get("curve") or []  # of schema_version 1
+        curve_folder, steps = curve_files.curve_folder(folder, number), tuple(step for step, _ in curve)
+        for step, log_p in curve:
+            curve_files.write_point(curve_folder, about_curve, step, log_p.numpy())
+    return Member(
+        checkpoint=str(path),
+        weights_sha256=record["weights_sha256"],
+        device=cell.result["identity"]["device"],
+        predictions=str(folder / f"{number}{storage.ARRAY_SUFFIX}"),
+        about={"identity": cell.result["identity"], "weights_sha256": record["weights_sha256"]},
+        curve_folder=str(curve_folder),
+        about_curve=about_curve,
+        steps=steps,
+        continuations=record.get("continuations"),
+    )
 
 
-def _say_whether_identical(cell, pairs, say):
-    """Says, and returns, whether the pairs measured now are the stored ones."""
-    stored = {(pair["trial_a"], pair["trial_b"]): pair for pair in cell.pairs}
-    worst, count, first = 0.0, 0, None
-    for key, pair in sorted(pairs.items()):
-        difference, largest, n = _difference(stored[key], pair, cell.arrays or {}, key)
-        first, worst, count = first or difference, max(worst, largest), count + n
+def _say_whether_identical(check, say):
+    """Says, and returns, whether the values measured now are the stored ones."""
+    stored = {(pair["trial_a"], pair["trial_b"]): pair for pair in check.cell.pairs}
+    found = [_difference_of_trial(check.cell.trials[k], now, check.values, k) for k, now in check.evaluated.items()]
+    found += [_difference(stored[key], pair, check.values, key) for key, pair in sorted(check.pairs.items())]
+    first = next((difference for difference, _, _ in found if difference), None)
+    worst, count = max((largest for _, largest, _ in found), default=0.0), sum(n for _, _, n in found)
     if first is None:
-        say(f"recomputed {_name(cell)}: identical, {len(pairs)} pairs, {count:,} numbers")
+        trials, pairs = len(check.evaluated), len(check.pairs)
+        say(f"recomputed {_name(check.cell)}: identical, {pairs} pairs and {trials} trials, {count:,} numbers")
     else:
         most = f"; largest difference {worst:.3g}" if worst else ""
-        say(f"recomputed {_name(cell)}: DIFFERENT, first {first} (stored against now){most}")
+        say(f"recomputed {_name(check.cell)}: DIFFERENT, first {first} (stored against now){most}")
     return first is None
+
+
+def _difference_of_trial(record, now, values, number):
+    """(first difference in words or None, the largest one, how many numbers were compared) of one trial."""
+    exact = record.get("matched") or record  # of the published protocol, whose own losses are sampled
+    names = ("train_loss", "val_loss", "train_accuracy", "val_accuracy")
+    first = storage.first_difference(
+        {name: exact[name] for name in names}, {name: now[name] for name in names}, f"trial {number}"
+    )
+    worst = max(abs(exact[name] - now[name]) for name in names)
+    before, losses = values.get(f"trial_{number}_loss"), now["window_loss"]
+    if before is None:
+        return first, worst, len(names)
+    if not np.array_equal(before, losses):
+        first = first or f"trial {number} loss per window"
+    return first, worst, len(names) + len(losses)
 
 
 def _difference(stored, now, arrays, key):
     """(first difference in words or None, the largest one, how many numbers were compared) of one pair."""
     first, worst, count = None, 0.0, 0
     for name, value in now.items():
-        if name in NOT_MEASURES:
+        if name in NOT_MEASURES or (name == "history" and not value):  # the predictions along training were deleted
             continue
         found = storage.first_difference(stored.get(name), value, f"pair {key} {name}")
         first = first or found

@@ -71,9 +71,13 @@ def run(plan, task, experiments, others, jobs, engine, progress, interrupted, wo
                             submit(experiment, again)
                     submit(experiment, experiment.comparison(number), first=True)
                 _submit_published(experiment, submit)
-                write_summary(plan, task, experiments, others)
+                if not experiment.unsaved:
+                    write_summary(plan, task, experiments, others)
         feed()
     remove_unfinished_files(plan, experiments)  # of workers that died
+    for experiment in experiments:
+        if experiment.unsaved:
+            experiment.save()
     if not interrupted():
         for experiment in experiments:
             if experiment.missing_pairs():
@@ -114,7 +118,9 @@ def remove_leftovers(plan, experiments, jobs) -> None:
 
 def remove_unfinished_files(plan, experiments) -> None:
     """Removes half-written files; only while nothing is being written."""
-    for folder in (plan.results_dir, plan.checkpoints_dir, *(experiment.folder for experiment in experiments)):
+    folders = [plan.results_dir, plan.checkpoints_dir]
+    folders += [folder for experiment in experiments for folder in experiment.folders()]
+    for folder in folders:
         for path in folder.glob(f".*{files.UNFINISHED}"):
             path.unlink()
 

@@ -4,14 +4,12 @@ Evaluation is exact and draws no random number: both models of a pair see the sa
 changes nothing in the training. Shapes: W examples or windows of T positions, C classes.
 """
 
-import functools
 import itertools
 
 import numpy as np
 import torch
 
 import metrics
-from common import storage
 
 
 def curve_examples(n_examples: int, count: int) -> np.ndarray:
@@ -71,8 +69,8 @@ def compare_trials(targets, members: dict, pairs: list, last_position: bool = Fa
 
     Args:
       targets: (W, T) the true classes.
-      members: trial number -> {predictions: (W, T, C) log-probabilities or the path of their .npy,
-        curve: list of (step, (Wc, T, C)) or the path of the checkpoint that holds it, continuations: list of texts or None}.
+      members: trial number -> {predictions: (W, T, C) log-probabilities, continuations: list of texts or None,
+        curve: step -> a function that gives the (Wc, T, C) log-probabilities of this point}.
       pairs: list of (trial_a, trial_b).
       last_position: also measure the last position of each window alone, as the report does.
 
@@ -80,31 +78,26 @@ def compare_trials(targets, members: dict, pairs: list, last_position: bool = Fa
       A list of {trial_a, trial_b, the metrics by name, history, per_window: name -> (W,)}.
     """
     found = []
-    curve = functools.lru_cache(2)(lambda number: _curve(members[number]["curve"]))  # few at a time: they are large
-    models = {k: _array(members[k]["predictions"]) for k in dict.fromkeys(itertools.chain.from_iterable(pairs))}
+    models = {k: members[k]["predictions"] for k in dict.fromkeys(itertools.chain.from_iterable(pairs))}
+    histories = _histories({k: members[k]["curve"] for k in models}, pairs)
     for (a, b), (values, per_window) in zip(pairs, metrics.compare_pairs(models, pairs, targets)):
         if members[a]["continuations"] is not None:
             values["edit_distance"] = metrics.edit_distance(members[a]["continuations"], members[b]["continuations"])
         if last_position:
             ends = metrics.compare_brief(models[a][:, -1:], models[b][:, -1:])
             values |= {f"{name}_last_position": value for name, value in ends.items()}
-        history = [
-            {"step": step, **metrics.compare_brief(_array(log_a), _array(log_b))}
-            for (step, log_a), (_, log_b) in zip(curve(a), curve(b), strict=True)
-        ]
-        found.append({"trial_a": a, "trial_b": b, **values, "history": history, "per_window": per_window})
+        found.append({"trial_a": a, "trial_b": b, **values, "history": histories[a, b], "per_window": per_window})
     return found
 
 
-def _array(source):
-    if isinstance(source, np.ndarray):
-        return source
-    if isinstance(source, torch.Tensor):
-        return source.numpy()
-    return np.load(source, mmap_mode="r", allow_pickle=False)
-
-
-def _curve(source):
-    if isinstance(source, list):
-        return source
-    return storage.read_checkpoint(source)["curve"]
+def _histories(curves, pairs):
+    """Pair -> its history. All pairs of one point first: each point is read once, and few are held at a time."""
+    found: dict[tuple, list] = {pair: [] for pair in pairs}
+    steps = list(next(iter(curves.values())))
+    if any(list(curve) != steps for curve in curves.values()):
+        raise ValueError("the curves of these trials have different points")
+    for step in steps:
+        points = {number: curve[step]() for number, curve in curves.items()}
+        for a, b in pairs:
+            found[a, b].append({"step": step, **metrics.compare_brief(points[a], points[b])})
+    return found

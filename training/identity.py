@@ -4,6 +4,7 @@ A stored identity may lack configuration fields that were added since; their def
 counts as having them (see config.py).
 """
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -45,6 +46,31 @@ def identity_of(study: dict, architecture: str, activation: str) -> dict:
     return {**{name: value for name, value in study.items() if name != "learning_rates"}, "config": config.as_dict()}
 
 
+def check_belongs(path: Path, found: dict, expected: dict) -> None:
+    """A RunError unless what a file says that it belongs to is what is expected in its place."""
+    try:
+        difference = difference_of_identities(expected["identity"], found["identity"]) or storage.first_difference(
+            *({name: value for name, value in about.items() if name != "identity"} for about in (expected, found))
+        )
+    except (KeyError, TypeError, ValueError, AttributeError):
+        difference = "it does not say to what"
+    if difference:
+        raise RunError(f"{path} belongs to something else ({difference}); move it away")
+
+
+def read_belonging(path: Path, about: dict) -> dict:
+    """Name -> array, mapped into memory, of a file that belongs to `about`.
+
+    Raises
+    ------
+    FileNotFoundError : there is none
+    RunError : it is damaged, or belongs to something else
+    """
+    found = storage.read_arrays(path, mapped=True)
+    check_belongs(path, found.about, about)
+    return found.arrays
+
+
 # --- a study's folder ------------------------------------------------------------------------------------------------
 
 
@@ -54,9 +80,10 @@ def open_study(folder: Path, identity: dict, provenance: dict, option: str = "--
     Learning rates of activations or architectures that the stored study does not have are added to it.
     """
     path = Path(folder) / storage.STUDY_FILE
-    content = {"schema_version": storage.SCHEMA_VERSION, "identity": identity, "provenance": provenance}
+    content = {"kind": storage.STUDY, "schema_version": storage.SCHEMA_VERSION}
+    content |= {"identity": identity, "provenance": provenance}
     if holds_study(folder, identity, option):
-        known = storage.read_json(path)
+        known = storage.read_json(path, storage.STUDY)
         rates = known["identity"].get("learning_rates", {})
         if identity.get("learning_rates", {}).items() <= rates.items():
             return
@@ -68,11 +95,11 @@ def holds_study(folder: Path, identity: dict, option: str = "--results-dir") -> 
     """Whether a folder, which `option` sets, holds the study of this identity; a UserError if it holds another one."""
     path = Path(folder) / storage.STUDY_FILE
     advice = f"choose another {option}, or set the old study aside with --fresh"
-    if not path.exists():
+    if not os.path.lexists(path):
         if next(results_in(folder), None):
             raise UserError(f"{folder} holds results but no {storage.STUDY_FILE}; {advice}")
         return False
-    if difference := difference_of_studies(storage.read_json(path)["identity"], identity):
+    if difference := difference_of_studies(storage.read_json(path, storage.STUDY)["identity"], identity):
         raise UserError(f"{folder} holds a study of another identity ({difference}); {advice}")
     return True
 

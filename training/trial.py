@@ -116,7 +116,6 @@ def checkpoint_content(trial: Trial, task, outcome) -> dict:
         "numerics_version": randomness.numerics_version(trial.config.dtype),
         **arithmetic(trial.pack, trial.compiled),
         "weights_sha256": outcome["record"]["weights_sha256"],
-        "curve": outcome["curve"],
     }
 
 

@@ -164,5 +164,5 @@ def test_a_newer_version_is_refused_by_name_and_an_unknown_field_is_not(tmp_path
     storage.write_json(path, {"schema_version": storage.SCHEMA_VERSION, "identity": {}, "of_the_future": 1})
     assert storage.read_json(path)["of_the_future"] == 1
     storage.write_json(path, {"schema_version": storage.SCHEMA_VERSION + 1, "identity": {}})
-    with pytest.raises(RunError, match=r"study\.json has schema_version 2, but this program knows up to 1"):
+    with pytest.raises(RunError, match=r"study\.json has schema_version 3, but this program knows up to 2"):
         storage.read_json(path)

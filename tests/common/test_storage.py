@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import pickle
+import shutil
 import stat
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from common.errors import RunError, UserError
 pytestmark = pytest.mark.filterwarnings("ignore:Detected pickle protocol:UserWarning")
 
 ROOT = Path(__file__).resolve().parents[2]
+SHIPPED = ROOT / "results" / "reference" / "matched"
 
 json_values = st.recursive(
     st.none()
@@ -74,20 +76,36 @@ def write_each(folder):
     """One file of each kind: (path, how it is read)."""
     storage.write_json(folder / "result.json", CONTENT)
     arrays = {"trial_1_loss": np.arange(700.0), "pair_1_2_relative_pd": np.arange(5, dtype=np.float32)}
-    storage.write_arrays(folder / "result.npz", arrays)
+    storage.write_arrays(folder / "values.safetensors", {"kind": "trial"}, arrays)
     storage.write_checkpoint(folder / "trial_1.pt", checkpoint_content())
+    write_old_arrays(folder / "result.npz", arrays)
     return [
         (folder / "result.json", storage.read_json),
-        (folder / "result.npz", storage.read_arrays),
+        (folder / "values.safetensors", storage.read_arrays),
         (folder / "trial_1.pt", storage.read_checkpoint),
+        (folder / "result.npz", storage.read_npz),
     ]
 
 
+READERS = {
+    "json": storage.read_json,
+    "arrays": storage.read_arrays,
+    "checkpoint": storage.read_checkpoint,
+    "old arrays": storage.read_npz,
+}
+
+
+def write_old_arrays(path, arrays):
+    """As this program did until schema_version 1."""
+    np.savez(path, **arrays, checksum=np.array(digest(arrays)))
+
+
+KINDS = pytest.mark.parametrize("kind", [0, 1, 2, 3], ids=["json", "arrays", "checkpoint", "old arrays"])
+
+
 def digest(content):
-    """A digest of any content that the three readers give."""
+    """A digest of any content that the readers give."""
     found = hashlib.sha256()
-    if isinstance(content, dict) and all(isinstance(value, np.ndarray) for value in content.values()):
-        content = {name: torch.from_numpy(array.copy()) for name, array in content.items()}
     storage._add(found, content)
     return found.hexdigest()
 
@@ -109,11 +127,13 @@ def test_json_is_read_as_it_was_written(tmp_path_factory, content):
 
 def test_arrays_and_checkpoints_are_read_as_they_were_written(tmp_path):
     arrays = {"b": np.arange(3.0), "a": np.zeros((2, 0, 3), np.float32), "c": np.array(7, np.int64)}
-    storage.write_arrays(tmp_path / "x.npz", arrays)
-    found = storage.read_arrays(tmp_path / "x.npz")
-    assert list(found) == list(arrays)
-    for name, array in arrays.items():
-        assert found[name].dtype == array.dtype and np.array_equal(found[name], array)
+    about = {"kind": "trial", "identity": {"config": {"dropout": 0.2}}}
+    sha256 = storage.write_arrays(tmp_path / "x.safetensors", about, arrays)
+    for mapped in (False, True):
+        found = storage.read_arrays(tmp_path / "x.safetensors", mapped)
+        assert found.about == about and found.sha256 == sha256 and list(found.arrays) == list(arrays)
+        for name, array in arrays.items():
+            assert found.arrays[name].dtype == array.dtype and np.array_equal(found.arrays[name], array)
     content = checkpoint_content()
     storage.write_checkpoint(tmp_path / "x.pt", content)
     assert digest(storage.read_checkpoint(tmp_path / "x.pt")) == digest(content)
@@ -138,10 +158,10 @@ def test_a_failure_in_the_middle_leaves_the_old_file(tmp_path, monkeypatch, call
 
     writers = [
         lambda: storage.write_json(tmp_path / "result.json", {"new": True}),
-        lambda: storage.write_arrays(tmp_path / "result.npz", {"new": np.ones(3)}),
+        lambda: storage.write_arrays(tmp_path / "values.safetensors", {}, {"new": np.ones(3)}),
         lambda: storage.write_checkpoint(tmp_path / "trial_1.pt", {"new": torch.ones(3)}),
     ]
-    for write, (path, _) in zip(writers, written):
+    for write, (path, _) in zip(writers, written, strict=False):
         with monkeypatch.context() as patch:
             patch.setattr(os, call, fail)
             with pytest.raises(RunError) as caught:
@@ -223,7 +243,7 @@ def test_a_file_system_without_modes_and_without_flushing_of_folders_is_no_obsta
         assert path.exists(), written
 
 
-@pytest.mark.parametrize("name", ["result.json", "result.npz", "trial_1.pt"])
+@pytest.mark.parametrize("name", ["result.json", "values.safetensors", "trial_1.pt"])
 def test_a_folder_that_cannot_be_is_named(tmp_path, name):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(RunError, match=f"cannot write .*file/{name}"):
@@ -253,7 +273,7 @@ def notices(path, read, data, whole, what):
     return True
 
 
-@pytest.mark.parametrize("kind", [0, 1, 2], ids=["json", "npz", "checkpoint"])
+@KINDS
 def test_a_flipped_bit_is_noticed_wherever_it_is(tmp_path, kind):
     path, read = write_each(tmp_path)[kind]
     data, whole = path.read_bytes(), digest(read(path))
@@ -267,7 +287,7 @@ def test_a_flipped_bit_is_noticed_wherever_it_is(tmp_path, kind):
     assert noticed > tried / 3  # zip files have much padding
 
 
-@pytest.mark.parametrize("kind", [0, 1, 2], ids=["json", "npz", "checkpoint"])
+@KINDS
 def test_a_truncated_file_is_noticed_wherever_it_ends(tmp_path, kind):
     path, read = write_each(tmp_path)[kind]
     data, whole = path.read_bytes(), digest(read(path))
@@ -284,7 +304,7 @@ def one_of_each(tmp_path_factory):
     return [(path, read, path.read_bytes(), digest(read(path))) for path, read in written]
 
 
-@pytest.mark.parametrize("kind", [0, 1, 2], ids=["json", "npz", "checkpoint"])
+@KINDS
 @settings(max_examples=100)
 @given(data=st.data())
 def test_a_destroyed_region_is_noticed(one_of_each, kind, data):
@@ -304,28 +324,42 @@ def test_a_tensor_of_any_shape_is_kept_and_told_from_others(shape, tmp_path):
     assert digest({"x": torch.zeros(shape)}) != digest({"x": torch.zeros(4)})
 
 
-def test_an_array_that_is_cut_short_is_noticed(tmp_path):
+def test_an_old_array_that_is_cut_short_is_noticed(tmp_path):
     """The zip format's CRC speaks only when a member is read to its end, and a shorter array ends before."""
     path = tmp_path / "x.npz"
-    storage.write_arrays(path, {"loss": np.arange(5000.0)})
+    write_old_arrays(path, {"loss": np.arange(5000.0)})
     data = path.read_bytes()
     assert data.count(b"(5000,)") == 1
     path.write_bytes(data.replace(b"(5000,)", b"(4000,)"))
     with pytest.raises(RunError, match="is damaged"):
-        storage.read_arrays(path)
+        storage.read_npz(path)
 
 
-def test_an_array_that_is_lost_is_noticed(tmp_path):
+def test_an_old_array_that_is_lost_is_noticed(tmp_path):
     """One bit of a zip's directory can make it end before its last member, and the zip module does not mind."""
     path = tmp_path / "x.npz"
     arrays = {"loss": np.arange(3.0), "pair": np.arange(4.0)}
-    storage.write_arrays(path, arrays)
+    write_old_arrays(path, arrays)
     with np.load(path) as archive:
         fewer = {name: archive[name] for name in archive.files if name != "pair"}
     for content in (fewer, arrays):  # without an array; without the checksum
         np.savez(path, **content)
         with pytest.raises(RunError, match="is damaged"):
-            storage.read_arrays(path)
+            storage.read_npz(path)
+
+
+def test_a_file_of_arrays_is_read_by_anyone_who_knows_the_safetensors_format(tmp_path):
+    """As docs/results-format.md describes it: the length of the header, the header, the numbers."""
+    path, loss = tmp_path / "x.safetensors", np.array([1.5, 2.5])
+    storage.write_arrays(path, {"kind": "trial"}, {"count": np.array([7]), "loss": loss})
+    data = path.read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    assert length % 8 == 0 and header["loss"] == {"dtype": "F64", "shape": [2], "data_offsets": [8, 24]}
+    assert np.array_equal(np.frombuffer(data[8 + length :][8:24]), loss)
+    assert json.loads(header["__metadata__"]["about"]) == {"kind": "trial"}
+    without = data[8:].replace(header["__metadata__"]["sha256"].encode(), b"0" * 64)
+    assert header["__metadata__"]["sha256"] == hashlib.sha256(without).hexdigest()
 
 
 @pytest.mark.parametrize(
@@ -354,16 +388,18 @@ def test_a_file_of_a_later_program_is_refused(tmp_path):
         storage.read_json(path)
 
 
-@pytest.mark.parametrize("read", [storage.read_json, storage.read_arrays])
-def test_a_file_that_cannot_be_read_is_named(tmp_path, read):
-    for path, why in ((tmp_path / "absent", "No such file"), (tmp_path, "Is a directory")):
-        with pytest.raises(RunError, match=f"cannot read {path}: {why}"):
-            read(path)
+def test_a_file_that_cannot_be_read_is_named(tmp_path):
+    for read in READERS.values():
+        with pytest.raises(RunError, match=f"cannot read {tmp_path}: Is a directory"):
+            read(tmp_path)
+    with pytest.raises(RunError, match=f"cannot read {tmp_path}/absent: No such file"):
+        storage.read_json(tmp_path / "absent")
 
 
-def test_a_missing_checkpoint_is_not_a_damaged_one(tmp_path):
-    with pytest.raises(FileNotFoundError):
-        storage.read_checkpoint(tmp_path / "trial_1.pt")
+def test_a_missing_checkpoint_or_array_is_not_a_damaged_one(tmp_path):
+    for read in (storage.read_checkpoint, storage.read_arrays, storage.read_npz):
+        with pytest.raises(FileNotFoundError):
+            read(tmp_path / "trial_1.pt")
 
 
 def test_a_checkpoint_that_cannot_be_read_is_not_called_damaged(tmp_path, monkeypatch):
@@ -413,11 +449,8 @@ def test_a_hostile_array_is_refused_and_not_executed(tmp_path):
     path, proof = tmp_path / "x.npz", tmp_path / "executed"
     np.savez(path, loss=np.array([Hostile(proof)], dtype=object))
     with pytest.raises(RunError, match=str(path)):
-        storage.read_arrays(path)
+        storage.read_npz(path)
     assert not proof.exists()
-
-
-READERS = {"json": storage.read_json, "npz": storage.read_arrays, "pt": storage.read_checkpoint}
 
 
 @pytest.mark.parametrize("read", READERS.values(), ids=READERS)
@@ -477,7 +510,7 @@ def test_a_checkpoint_without_end_is_refused_at_once(tmp_path, make):
         storage.read_checkpoint(path)
 
 
-@pytest.mark.parametrize("read", [storage.read_arrays, storage.read_checkpoint])
+@pytest.mark.parametrize("read", [storage.read_npz, storage.read_checkpoint])
 def test_a_small_archive_of_large_content_is_refused(tmp_path, read):
     path = tmp_path / "x"
     np.savez_compressed(path.with_suffix(".npz"), loss=np.zeros(10**7))
@@ -656,9 +689,96 @@ def test_a_lock_that_cannot_be_written_is_named(tmp_path):
 def test_a_study_is_read_back_whole(tmp_path):
     storage.write_json(tmp_path / storage.STUDY_FILE, {"identity": {"protocol": "matched"}})
     for name in ("charlm_relu", "charlm_gelu"):
-        storage.write_json(tmp_path / f"{name}.json", {**CONTENT, "architecture": "charlm", "activation": name[7:]})
+        content = json.loads((SHIPPED / f"{name}.json").read_text())
+        storage.write_json(tmp_path / f"{name}.json", content)
     storage.write_json(tmp_path / storage.SUMMARY_FILE, {"experiments": {}})
     study, results = storage.read_study(tmp_path)
     assert study["identity"] == {"protocol": "matched"}
     assert [Path(result["path"]).stem for result in results] == ["charlm_gelu", "charlm_relu"]
     assert json.loads((tmp_path / "charlm_relu.json").read_text())["activation"] == "relu"
+
+
+# --- what belongs where -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def shipped(tmp_path):
+    """A copy of a study of schema_version 1."""
+    return Path(shutil.copytree(SHIPPED, tmp_path / "study"))
+
+
+def test_old_studies_are_read_with_their_values(shipped):
+    study, results = storage.read_study(shipped)
+    assert study["schema_version"] == 1 and len(results) == 5
+    for result in results:
+        values = storage.read_values(result)
+        assert values["trial_1_loss"].mean() == pytest.approx(result["trials"][0]["val_loss"], rel=1e-12)
+        assert {storage.measure_of(name) for name in storage.read_values(result, ("loss",))} == {"loss"}
+
+
+def swap(one, other):
+    data = one.read_bytes()
+    one.write_bytes(other.read_bytes())
+    other.write_bytes(data)
+
+
+def test_old_arrays_of_another_result_are_refused_by_name(shipped):
+    swap(shipped / "charlm_relu.npz", shipped / "charlm_gelu.npz")
+    for name in ("charlm_relu", "charlm_gelu"):
+        result = storage.read_result(shipped / f"{name}.json")
+        with pytest.raises(RunError, match=rf"{name}\.npz belongs to another result than .*{name}\.json"):
+            storage.read_values(result)
+
+
+def test_swapped_results_and_copies_are_named_and_not_counted(shipped):
+    shutil.copy(shipped / "charlm_swish.json", shipped / "charlm_swish (copy).json")
+    shutil.copy(shipped / storage.STUDY_FILE, shipped / "study_old.json")
+    (shipped / "notes.json").write_text("[]")
+    swap(shipped / "charlm_relu.json", shipped / "charlm_gelu.json")
+    said = []
+    _, results = storage.read_study(shipped, said.append)
+    assert [storage.name_of(result) for result in results] == ["charlm_smelu_05", "charlm_smelu_1", "charlm_swish"]
+    named = ("charlm_gelu.json", "charlm_relu.json", "charlm_swish (copy).json", "notes.json", "study_old.json")
+    assert len(said) == 5 and all(f"{name} " in text and "left out" in text for name, text in zip(named, said))
+
+
+def test_a_summary_in_the_place_of_a_study_is_refused_by_name(shipped):
+    swap(shipped / storage.STUDY_FILE, shipped / storage.SUMMARY_FILE)
+    with pytest.raises(RunError, match=r"study\.json is a summary, not a study"):
+        storage.read_study(shipped)
+    with pytest.raises(RunError, match=r"all_experiments_summary\.json is a study, not a summary"):
+        storage.read_json(shipped / storage.SUMMARY_FILE, storage.SUMMARY)
+
+
+def spoil(change):
+    def changed(path):
+        content = json.loads(path.read_text())
+        change(content)
+        storage.write_json(path, content)
+
+    return changed
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda result: result.pop("pairs"), "pairs is missing"),
+        (lambda result: result["trials"][3].update(val_loss="low"), "trials[3].val_loss: expected number"),
+        (lambda result: result["trials"][3].update(trial=10**9), "its trials are numbered"),
+        (lambda result: result["trials"][3].update(trial=1), "its trials are numbered"),
+    ],
+)
+def test_a_result_without_its_fields_is_refused_by_name(shipped, change, says):
+    path = shipped / "charlm_relu.json"
+    spoil(change)(path)
+    with pytest.raises(RunError) as caught:
+        storage.read_study(shipped)
+    assert f"{path} is not a valid result: {says}" in str(caught.value)
+
+
+@pytest.mark.parametrize("place", ["../../secret.safetensors", "/etc/passwd", "charlm_gelu/trial_1.safetensors"])
+def test_a_result_names_files_in_its_own_folder_only(shipped, place):
+    path = shipped / "charlm_relu.json"
+    spoil(lambda result: result.update(values=[{"file": place, "sha256": "0" * 64}]))(path)
+    with pytest.raises(RunError, match="names a file that cannot be its own"):
+        storage.read_values(storage.read_result(path))

@@ -85,7 +85,7 @@ def assert_same(one, other):
     assert np.array_equal(one["log_probabilities"], other["log_probabilities"])
     assert np.array_equal(one["window_loss"], other["window_loss"])
     assert [step for step, _ in one["curve"]] == [step for step, _ in other["curve"]]
-    assert all(torch.equal(a, b) for (_, a), (_, b) in zip(one["curve"], other["curve"]))
+    assert all(np.array_equal(a, b) for (_, a), (_, b) in zip(one["curve"], other["curve"]))
 
 
 def farthest(weights, others):
@@ -255,20 +255,25 @@ def content(folder) -> dict:
 
     A file that should not be there (a temporary one, the state of an unfinished trial) counts as well.
     """
-    found = {}
+    found, named = {}, set()  # named: files that a result names, and whose values are compared as those of the result
     for path in sorted(p for kind in ("results", "checkpoints") for p in (Path(folder) / kind).rglob("*")):
         name = str(path.relative_to(folder))
         if path.is_dir() or path.name == ".lock":
             continue
         if path.suffix == ".json":
-            found[name] = storage.stable(storage.read_json(path))
-        elif path.suffix == ".npz":
-            found[name] = {array: _digest(values) for array, values in storage.read_arrays(path).items()}
+            content = storage.read_json(path)
+            found[name] = storage.stable(content)
+            if "trials" in content:
+                values = storage.read_values(storage.read_result(path))
+                found |= {f"{name}: {array}": _digest(numbers) for array, numbers in values.items()}
+                named |= {str(path.parent.relative_to(folder) / place) for place, _ in storage.value_files(content)}
+        elif path.parent.suffix == ".curve":
+            found[name] = _digest(storage.read_arrays(path).arrays)
         elif path.suffix == ".pt" and "aside" not in path.name:
             found[name] = {part: _digest(value) for part, value in storage.read_checkpoint(path).items()}
         else:
             found[name] = "a file of another kind"
-    return found
+    return {name: content for name, content in found.items() if name not in named}
 
 
 def _digest(value):

@@ -26,9 +26,11 @@ def command(folder, corpus, *options):
 def contents(folder):
     """Everything of a study that identical studies share."""
     _, results = storage.read_study(folder / "results")
-    arrays = {path.name: storage.read_arrays(path) for path in sorted((folder / "results").glob("*.npz"))}
+    arrays = {result["path"]: storage.read_values(result) for result in results}
     stable = [storage.stable({k: v for k, v in result.items() if k != "path"}) for result in results]
-    return stable, {(file, name): values.tobytes() for file, named in arrays.items() for name, values in named.items()}
+    return stable, {
+        (Path(file).name, name): values.tobytes() for file, named in arrays.items() for name, values in named.items()
+    }
 
 
 @pytest.fixture(scope="module")

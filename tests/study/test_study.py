@@ -96,7 +96,8 @@ def test_a_study_names_the_models_that_it_compares(undisturbed):
     assert [record["status"] for record in result["trials"]] == ["complete"] * 3
     assert [(pair["trial_a"], pair["trial_b"]) for pair in result["pairs"]] == [(1, 2), (1, 3), (2, 3)]
     assert len({record["weights_sha256"] for record in result["trials"]}) == 3
-    assert {"trial_1_loss", "pair_2_3_relative_pd"} < set(content["results/charlm_relu.npz"])
+    assert {f"results/charlm_relu.json: {name}" for name in ("trial_1_loss", "pair_2_3_relative_pd")} < set(content)
+    assert "checkpoints/charlm_relu/trial_1.curve/6.safetensors" in content
     assert (
         len(storage.read_json(home(undisturbed["published"], "published") / "charlm_relu.json")["published_pairs"]) == 1
     )
@@ -175,13 +176,14 @@ def test_a_study_killed_at_many_random_moments_ends_as_an_undisturbed_one(
 PHASES = {
     "study.json": (0, r"rename .study\.json"),
     "a trial's checkpoint": (0, r"rename .trial_2\.pt"),
-    "a trial's predictions": (0, r"rename .trial_2\..*npy"),
-    "a trial's arrays": (0, r"rename .charlm_relu\.npz"),
+    "a point of a trial's curve": (0, r"rename .4\.safetensors"),
+    "a trial's predictions": (0, r"rename .trial_2\.predictions\.safetensors"),
+    "a trial's values": (0, r"rename .trial_2\.safetensors"),
     "a trial's result": (0, r"rename .charlm_relu\.json"),
     "forgetting its running state": (0, r"remove trial_2\.partial"),
-    "the pairs' arrays": (-1, r"rename .charlm_relu\.npz"),
+    "the pairs' values": (-1, r"rename .pairs_"),
     "the pairs' result": (-1, r"rename .charlm_relu\.json"),
-    "forgetting predictions": (-1, r"remove trial_.*npy"),
+    "forgetting predictions": (-1, r"remove trial_.*predictions"),
     "the summary": (-1, r"rename .all_experiments_summary\.json"),
 }
 
@@ -229,8 +231,9 @@ def saves(path, trial, corpus, snapshot, report):
 published_trials._save = saves
 """
     one = (*command[protocol], "--workers=1")
-    # each write is six changes, so that a worker dies at its fifth
-    killed = studies.run(*one, folder=tmp_path, prelude=prelude, kill_at=28, victim="worker")
+    # each write is six changes, so that a worker dies at its eighth: with the points of the curves, at about step 4
+    kill_at = 45 if protocol == "matched" else 28
+    killed = studies.run(*one, folder=tmp_path, prelude=prelude, kill_at=kill_at, victim="worker")
     assert "its worker was killed by SIGKILL" in killed.out
     assert studies.difference(undisturbed[protocol], tmp_path) is None
     of_trial_one = [
@@ -318,7 +321,7 @@ def test_a_damaged_or_hostile_state_of_a_running_trial_is_set_aside(command, und
     assert not (tmp_path / "executed").exists()
 
 
-@pytest.mark.parametrize("name", ["charlm_relu.json", "charlm_relu.npz", "study.json"])
+@pytest.mark.parametrize("name", ["charlm_relu.json", "charlm_relu/trial_2.safetensors", "study.json"])
 @pytest.mark.parametrize("damage", ["truncated", "a bit flipped"])
 def test_a_damaged_result_is_named_and_nothing_is_changed(command, undisturbed, tmp_path, name, damage):
     copy(undisturbed["matched"], tmp_path)
@@ -336,13 +339,12 @@ def test_a_trial_that_comes_out_otherwise_is_compared_with_the_others_again(comm
     copy(undisturbed["matched"], tmp_path)
     (tmp_path / "checkpoints" / "charlm_relu" / "trial_2.pt").write_bytes(b"damaged")
     otherwise = """
-import dataclasses
-from study import jobs
-real = jobs.FUNCTIONS["trial"]
-def otherwise(context, report, should_stop, trial, partial_path):
-    trial = dataclasses.replace(trial, config=trial.config.replace(learning_rate=1e-3))
-    return real(context, report, should_stop, trial, partial_path)
-jobs.FUNCTIONS["trial"] = otherwise
+from training import step
+real = step.initialize
+def otherwise(model, *arguments, **options):
+    real(model, *arguments, **options)
+    next(model.parameters()).data += 0.01
+step.initialize = otherwise
 """
     done = studies.run(*command["matched"], folder=tmp_path, prelude=otherwise)
     assert done.status == 0, done.out + done.err
@@ -352,20 +354,24 @@ jobs.FUNCTIONS["trial"] = otherwise
     pairs = [{(p["trial_a"], p["trial_b"]): p["relative_pd"] for p in result["pairs"]} for result in (before, after)]
     assert pairs[0].keys() == pairs[1].keys()
     assert [key for key in pairs[0] if pairs[0][key] != pairs[1][key]] == [(1, 2), (2, 3)]
-    arrays = [studies.content(folder)["results/charlm_relu.npz"] for folder in (undisturbed["matched"], tmp_path)]
-    assert arrays[0].keys() == arrays[1].keys()
+    names = [
+        {name for name in studies.content(folder) if "aside" not in name}
+        for folder in (undisturbed["matched"], tmp_path)
+    ]
+    assert names[0] == names[1]
 
 
 @pytest.mark.parametrize("trials", [1, 3])
-def test_arrays_that_were_lost_are_made_again_from_the_checkpoints(command, tmp_path, trials):
+def test_values_per_window_that_were_lost_are_made_again_from_the_checkpoints(command, tmp_path, trials):
     study = (*command["matched"], f"--trials={trials}")
     assert studies.run(*study, folder=tmp_path).status == 0
     before = studies.content(tmp_path)
-    (tmp_path / "results" / "charlm_relu.npz").unlink()
+    for path in (tmp_path / "results" / "charlm_relu").iterdir():
+        path.unlink()
     done = studies.run(*study, folder=tmp_path)
     assert done.status == 0, done.err
     assert f"0 trials to train, {trials} done before" in done.out
-    assert repr(studies.content(tmp_path)) == repr(before)
+    assert studies.difference(before, tmp_path) is None
 
 
 def test_a_folder_of_checkpoints_belongs_to_one_study(command, undisturbed, tmp_path):
