@@ -6,7 +6,7 @@
     python analyze_results.py --scales results/scale_1M results/scale_2M results/scale_5M
     python analyze_results.py --export tables          # trials.csv, pairs.csv, curves.csv and tables.tex, for other tools
     python analyze_results.py --contrasts gelu:relu swish:relu --at-loss 2.05     # stated beforehand, one family
-    python analyze_results.py --recompute              # measure every pair again from the checkpoints
+    python analyze_results.py --recompute              # measure every loss and pair again from the checkpoints
     python analyze_results.py --audit results/reference/published results/reference/matched
 
 It reads result files, which hold every metric, and needs no checkpoints but for --recompute and for the figure of a
@@ -33,7 +33,7 @@ def parser():
         description="Answer the study's question, with tables, intervals and figures, from its result files.",
     )
     p.add_argument("study", nargs="?", type=Path, help="the study's folder (default: results)")
-    p.add_argument("--recompute", action="store_true", help="measure all pairs again from the checkpoints, and compare")
+    p.add_argument("--recompute", action="store_true", help="measure all losses and pairs again from the checkpoints")
     p.add_argument("--plots-dir", type=Path, help="default: plots/, with the study's subfolder")
     p.add_argument("--checkpoints-dir", type=Path, help="default: checkpoints/, with the study's subfolder")
     p.add_argument(

@@ -61,8 +61,8 @@ def run_trial(trial: Trial, task, partial_path=None, report=None, should_stop=No
 
     Returns:
       {record: the trial's entry in a result, weights: name -> tensor (CPU), curve: list of (step, (Wc, T, V)
-      log-probabilities) of those points that are in no file, log_probabilities (W, T, V), window_loss (W,)}; all but the
-      record are None when it diverged.
+      log-probabilities or the path of their file), log_probabilities (W, T, V), window_loss (W,)}; all but the record are
+      None when it diverged.
     """
     from training.step import SingleTrial
 
@@ -233,13 +233,14 @@ def _add_points(step, trials, wanted, task, learner, state, probes, partial_path
 
 
 def _keep_point(member, log_p, step, trial, task, partial_path, report):
-    """Writes a point's predictions into a file beside the running state; without either, or room for it, they stay here."""
-    from training.curve_files import about_curve, curve_folder, write_point
+    """Writes a point's predictions into a file beside the running state; without a state, or room for it, they stay here."""
+    from training.curve_files import about_curve, curve_folder, point_path, write_point
 
     if partial_path is not None:
         folder = curve_folder(Path(partial_path).parent, trial.number)
         try:
-            return write_point(folder, about_curve(trial, task, environment_of(trial)), step, log_p)
+            write_point(folder, about_curve(trial, task, environment_of(trial)), step, log_p)
+            log_p = str(point_path(folder, step))
         except RunError as error:
             if report:
                 report({"warning": f"{error}; the trial goes on, but could not resume from here"})
@@ -270,7 +271,7 @@ def _load_partial(path, trials, wanted, task, learner, report):
     state = {"step": 0, "training_time_s": 0.0, "evaluation_time_s": 0.0, "members": members}
     identities = [partial_identity(trial, task) for trial in trials]
     content = storage.load_state(path, identities, numeric_environment(environment_of(trials[0])), report)
-    if content is None or not _has_its_curves(path, trials, wanted, task, content["members"], report):
+    if content is None or not _takes_its_curves(path, trials, wanted, task, content["members"], report):
         return state
     learner.load(content["learner"])
     for trial in trials if report else ():
@@ -278,15 +279,19 @@ def _load_partial(path, trials, wanted, task, learner, report):
     return {name: content[name] for name in state}
 
 
-def _has_its_curves(path, trials, wanted, task, members, report):
+def _takes_its_curves(path, trials, wanted, task, members, report):
     """Whether the points that a saved state has passed are all in their files: no trial can measure them later."""
-    from training.curve_files import about_curve, curve_folder, what_is_wrong
+    from training.curve_files import about_curve, curve_folder, point_path, what_is_wrong
 
     for trial, member in zip(trials, members):
         if trial in wanted:
-            about = about_curve(trial, task, environment_of(trial))
+            about, folder = (
+                about_curve(trial, task, environment_of(trial)),
+                curve_folder(Path(path).parent, trial.number),
+            )
             steps = [point["step"] for point in member["history"]]
-            if wrong := what_is_wrong(curve_folder(Path(path).parent, trial.number), about, steps):
+            member["curve"] = [(step, str(point_path(folder, step))) for step in steps]
+            if wrong := what_is_wrong(folder, about, steps):
                 if report:
                     report({"warning": f"{wrong}; the trial starts from its beginning"})
                 return False

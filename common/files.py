@@ -33,6 +33,8 @@ def open_regular(path: Path) -> BinaryIO:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
+        if os.path.islink(path):
+            raise RunError(f"cannot read {path}: it is a link to nothing") from None
         raise
     except (OSError, ValueError) as error:
         raise RunError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error

@@ -388,7 +388,8 @@ class Experiment:
         record["checkpoint"] = f"{self.name}/trial_{number}.pt"
         member = self.member(number)
         for step, log_p in outcome["curve"]:
-            curve_files.write_point(member.curve_folder, member.about_curve, step, log_p)
+            if not isinstance(log_p, str):  # from a cluster, or there was no room on the disk
+                curve_files.write_point(member.curve_folder, member.about_curve, step, log_p)
         self.write_predictions(number, outcome["log_probabilities"])
         self._keep_trial(number, {WINDOW_LOSS.format(number): outcome["window_loss"]})
 

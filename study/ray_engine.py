@@ -198,13 +198,14 @@ def _curve_in_memory(trial, task, folder, outcome):
 
     from training.curve_files import about_curve, curve_folder, read_point
 
-    record = outcome["record"]
-    if record["status"] != "complete" or trial.protocol == "published":
-        return outcome["curve"]
-    about, points = about_curve(trial, task, record["environment"]), curve_folder(folder, trial.number)
-    kept = dict(outcome["curve"])  # those for which there was no room on the disk
-    steps = [point["step"] for point in record["history"]]
-    return [(step, kept[step] if step in kept else np.array(read_point(points, about, step))) for step in steps]
+    if outcome["curve"] is None:  # it diverged
+        return None
+    about = about_curve(trial, task, outcome["record"]["environment"])
+    points = curve_folder(folder, trial.number)
+    return [
+        (step, np.array(read_point(points, about, step)) if isinstance(log_p, str) else log_p)
+        for step, log_p in outcome["curve"]
+    ]
 
 
 def _run_on_cluster(context, mailbox, name, trial):

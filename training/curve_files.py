@@ -23,6 +23,11 @@ def curve_folder(folder: Path, number: int) -> Path:
     return Path(folder) / f"trial_{number}.curve"
 
 
+def point_path(folder: Path, step: int) -> Path:
+    """The file of one point."""
+    return Path(folder) / f"{step}{storage.ARRAY_SUFFIX}"
+
+
 def about_curve(trial, task, environment: dict) -> dict:
     """What the points of a trial's curve belong to: with the step, it says every bit of them."""
     identity = partial_identity(trial, task)
@@ -31,12 +36,12 @@ def about_curve(trial, task, environment: dict) -> dict:
 
 def write_point(folder: Path, about: dict, step: int, log_p: np.ndarray) -> None:
     """Writes the (Wc, T, C) log-probabilities of one point."""
-    storage.write_arrays(_path(folder, step), {**about, "step": step}, {"log_probabilities": log_p})
+    storage.write_arrays(point_path(folder, step), {**about, "step": step}, {"log_probabilities": log_p})
 
 
 def read_point(folder: Path, about: dict, step: int) -> np.ndarray:
     """(Wc, T, C) log-probabilities of one point, mapped into memory; a RunError where they are missing or not this trial's."""
-    path = _path(folder, step)
+    path = point_path(folder, step)
     try:
         return read_belonging(path, {**about, "step": step})["log_probabilities"]
     except FileNotFoundError:
@@ -51,7 +56,3 @@ def what_is_wrong(folder: Path, about: dict, steps) -> str | None:
     except RunError as error:
         return str(error)
     return None
-
-
-def _path(folder, step):
-    return Path(folder) / f"{step}{storage.ARRAY_SUFFIX}"
