@@ -243,7 +243,7 @@ def test_a_pack_whose_worker_dies_while_it_saves_goes_on_to_the_same_bits(comman
         "--trials=6",
         "--workers=2",
         folder=tmp_path,
-        kill_at=9,
+        kill_at=60,
         victim="worker",
         prelude=studies.SAVE_TWICE,
     )
