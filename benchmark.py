@@ -12,6 +12,8 @@ dtype     a training step in float32 against bfloat16
 start     seconds to --help, and the memory of a worker
 study     5 activations x 2 trials by the report's protocol, as its script ran it (one process, all cores, one context
           at a time), against run_all_experiments.py with its default settings: whole processes, both cold
+scaling   studies of 10, 30 and 100 trials of a tiny model: processor seconds per trial and per pair, and beyond training
+          and comparing; bytes written and peak memory
 cuda      a step of the full-size model on a GPU, in bfloat16 and float32, its tokens per second and its share of the
           measured peak, evaluation, memory; and trials per hour by the size of a pack, compiled and not, and by the
           number of processes that share the GPU
@@ -240,6 +242,10 @@ def measure(part, repeats):
         from benchmarks.gpu import benchmark_cuda
 
         yield from benchmark_cuda(repeats)
+    elif part == "scaling":
+        from benchmarks.scaling import benchmark_scaling
+
+        yield from benchmark_scaling()
     else:
         yield globals()[f"benchmark_{part}"](repeats)
 
@@ -264,7 +270,7 @@ def show(results) -> str:
 
 def main(argv=None) -> int:
     p = Parser(prog="benchmark.py", description="Measure every speed that the README states, on this machine.")
-    choices = (*PARTS, "bfloat16", "study", "cuda")
+    choices = (*PARTS, "bfloat16", "study", "scaling", "cuda")
     p.add_argument(
         "parts", nargs="*", metavar="PART", help=f"any of {', '.join(choices)} (default: {', '.join(PARTS)})"
     )

@@ -78,7 +78,7 @@ def plans(monkeypatch, tmp_path):
 @pytest.fixture
 def few(folder):
     """The same study with two of its activations, ReLU and GELU."""
-    for path in (folder / "results").glob("charlm_s*"):
+    for path in (folder / "results").glob("charlm_s*.json"):
         path.unlink()
     (folder / "results" / storage.SUMMARY_FILE).unlink()
     return folder
@@ -238,7 +238,7 @@ def test_two_trials_have_means_of_pairs_but_no_intervals(folder, analyze):
 
 
 def test_one_activation_has_nothing_to_be_compared_with(few, analyze, plans):
-    for path in (few / "results").glob("charlm_gelu*"):
+    for path in (few / "results").glob("charlm_gelu*.json"):
         path.unlink()
     status, out, _ = analyze()
     assert status == 0 and "There is one activation, ReLU, and nothing to compare it with" in out
@@ -412,8 +412,10 @@ def test_recomputing_finds_the_same_bits_and_notices_a_changed_value(few, run_sc
         result["pairs"][1]["relative_pd"] += 1e-9
 
     change(few / "results" / "charlm_relu.json", tamper)
+    change(few / "results" / "charlm_gelu.json", lambda result: result["trials"][1].update(train_loss=2.5))
     done = run_script("analyze_results.py", "--recompute", "--no-figures", cwd=few)
     assert done.returncode == 1
+    assert "recomputed charlm with gelu: DIFFERENT, first trial 2.train_loss: 2.5 against" in done.stdout
     assert "recomputed charlm with relu: DIFFERENT, first pair (1, 3) relative_pd" in done.stdout
 
 

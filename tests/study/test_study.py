@@ -4,11 +4,14 @@ import os
 import pickle
 import random
 import re
+import shutil
 import signal
 import time
 
+import numpy as np
 import pytest
 import studies
+import torch
 
 from common import files as files_module
 from common import storage
@@ -372,6 +375,97 @@ def test_values_per_window_that_were_lost_are_made_again_from_the_checkpoints(co
     assert done.status == 0, done.err
     assert f"0 trials to train, {trials} done before" in done.out
     assert studies.difference(before, tmp_path) is None
+
+
+def test_swapped_values_are_refused_by_name_and_nothing_is_changed(command, undisturbed, tmp_path):
+    copy(undisturbed["matched"], tmp_path)
+    one, other = (tmp_path / "results" / "charlm_relu" / f"trial_{k}.safetensors" for k in (1, 2))
+    data = one.read_bytes()
+    one.write_bytes(other.read_bytes())
+    other.write_bytes(data)
+    before = files(tmp_path)
+    done = studies.run(*command["matched"], "--trials=4", folder=tmp_path)
+    assert done.status == 1 and len(done.err.splitlines()) == 1
+    assert "trial_1.safetensors is not the file that results/charlm_relu.json names" in done.err
+    assert files(tmp_path) == before
+
+
+def test_a_foreign_file_among_the_values_is_named_and_left_alone(command, undisturbed, tmp_path):
+    copy(undisturbed["matched"], tmp_path)
+    folder = tmp_path / "results" / "charlm_relu"
+    (folder / "trial_9.safetensors").write_bytes((folder / "trial_1.safetensors").read_bytes())
+    before = files(tmp_path)
+    done = studies.run(*command["matched"], folder=tmp_path)
+    assert (
+        done.status == 0
+        and "trial_9.safetensors is a copy, or was replaced by another file; it is left alone" in done.out
+    )
+    assert files(tmp_path).keys() == before.keys()
+
+
+def test_a_deleted_result_is_made_again_from_the_files_of_its_trials_and_pairs(command, undisturbed, tmp_path):
+    copy(undisturbed["matched"], tmp_path)
+    (tmp_path / "results" / "charlm_relu.json").unlink()
+    done = studies.run(*command["matched"], folder=tmp_path)
+    assert done.status == 0 and "0 trials to train, 3 done before" in done.out
+    assert studies.difference(undisturbed["matched"], tmp_path) is None
+
+
+def test_deleted_curves_cost_nothing_until_a_pair_needs_them(command, undisturbed, tmp_path):
+    """Then their trials are trained again, to the same bits."""
+    assert studies.run(*command["matched"], "--trials=2", folder=tmp_path).status == 0
+    for path in (tmp_path / "checkpoints" / "charlm_relu").glob("*.curve/*"):
+        path.unlink()
+    assert "0 trials to train, 2 done" in studies.run(*command["matched"], "--trials=2", folder=tmp_path).out
+    done = studies.run(*command["matched"], folder=tmp_path)
+    assert done.status == 0 and "3 trials to train, 0 done" in done.out, done.out + done.err
+    assert studies.difference(undisturbed["matched"], tmp_path) is None
+
+
+def as_schema_version_1(folder):
+    """Gives a study the files that this program wrote until schema_version 1."""
+    path = folder / "results" / "charlm_relu.json"
+    result = storage.read_result(path)
+    arrays = storage.read_values(result)
+    np.savez(path.with_suffix(".npz"), **arrays, checksum=np.array(studies._digest(arrays)))
+    shutil.rmtree(path.with_suffix(""))
+    old = {name: value for name, value in result.items() if name not in ("kind", "values", "path")}
+    storage.write_json(path, old | {"schema_version": 1})
+    for trial in (1, 2):
+        checkpoint = folder / "checkpoints" / "charlm_relu" / f"trial_{trial}.pt"
+        points = sorted(checkpoint.with_suffix(".curve").iterdir(), key=lambda point: int(point.stem))
+        curve = [(int(p.stem), torch.tensor(storage.read_arrays(p).arrays["log_probabilities"])) for p in points]
+        content = {name: value for name, value in storage.read_checkpoint(checkpoint).items() if name != "kind"}
+        storage.write_checkpoint(checkpoint, {**content, "curve": curve})
+        shutil.rmtree(checkpoint.with_suffix(".curve"))
+
+
+def test_a_study_of_schema_version_1_is_extended_without_training_its_trials_again(command, undisturbed, tmp_path):
+    assert studies.run(*command["matched"], "--trials=2", folder=tmp_path).status == 0
+    as_schema_version_1(tmp_path)
+    old = (tmp_path / "results" / "charlm_relu.npz").read_bytes()
+    done = studies.run(*command["matched"], folder=tmp_path)
+    assert done.status == 0 and "1 trials to train, 2 done before" in done.out, done.out + done.err
+    assert (tmp_path / "results" / "charlm_relu.npz").read_bytes() == old
+    found, expected = (
+        {name: value for name, value in studies.content(folder).items() if not name.endswith(".pt")}
+        for folder in (tmp_path, undisturbed["matched"])
+    )
+    assert storage.first_difference(expected, found) is None
+
+
+def test_damaged_predictions_are_made_again_without_a_word(command, undisturbed, tmp_path):
+    """They are a cache: here that of a study which was killed before it compared its pairs."""
+    broken = "from study import jobs\njobs.FUNCTIONS['compare'] = None"
+    assert studies.run(*command["matched"], folder=tmp_path, prelude=broken).status == 1
+    cached = sorted((tmp_path / "checkpoints" / "charlm_relu").glob("*.predictions.safetensors"))
+    assert len(cached) == 3
+    truncate(cached[0])
+    flip_a_bit(cached[1])
+    cached[2].write_bytes(cached[0].read_bytes())
+    done = studies.run(*command["matched"], folder=tmp_path)
+    assert done.status == 0 and "damaged" not in done.out + done.err
+    assert studies.difference(undisturbed["matched"], tmp_path) is None
 
 
 def test_a_folder_of_checkpoints_belongs_to_one_study(command, undisturbed, tmp_path):
