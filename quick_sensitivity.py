@@ -21,7 +21,7 @@ import time
 from dataclasses import fields, replace
 from pathlib import Path
 
-from common.errors import RunError, UserError
+from common.errors import UserError
 from common.scripts import Parser, as_typed, run, say
 from config import Config
 from training.options import add_config_options, add_file_options, check_user_files, choose_config, load_user_files
@@ -111,7 +111,7 @@ def check_options(args) -> None:
 
 def quick_test(args) -> int:
     """Trains the quick trials within the budget, and says what they answer."""
-    from run_all_experiments import carry_out, model_facts
+    from run_all_experiments import model_facts
     from study.cost import estimate, measure
     from study.signals import Signals
 
@@ -123,45 +123,60 @@ def quick_test(args) -> int:
         check_user_files(own, plan.experiments, plan.config)
         task.check(plan.config)
         facts = model_facts(plan, task)
-        workers = args.workers
         architecture, activations = plan.experiments[0][0], [name for _, name in plan.experiments]
         n_parameters = next(iter(facts.values()))["n_parameters"]
         step_s, _ = measure(plan, architecture, activations[0], n_parameters, task)
         trial_s, _ = estimate(plan, task, facts, [(architecture, "trial")], 0, 1)
-        left_s = 60 * args.minutes - (time.monotonic() - started)
-        seeds = quick.seeds_within(left_s, len(activations), trial_s, step_s, workers)
-        say(
-            f"{seeds} seeds of each activation, {plan.config.max_iters} of {full.max_iters} steps, within {args.minutes:g} minutes"
-        )
-        signals.at_work = True
-        plan = replace(plan, n_trials=seeds)
-        timer = threading.Timer(max(OVERRUN * left_s, 1.0), os.kill, (os.getpid(), signal.SIGTERM))
-        timer.daemon = True
-        timer.start()
-        try:
-            status = carry_out(args, plan, task, facts, workers, user_files, signals)
-        finally:
-            expired = not timer.is_alive()
-            timer.cancel()
-    if status and not expired:
+        seconds = (trial_s, step_s, args.workers)
+        status = train_within(args, plan, facts, task, user_files, signals, started, seconds)
+    if status:
         return status
     found = truth.quick_part(plan.results_dir, architecture, task, activations)
-    if len(next(iter(found["losses"].values()))) < quick.FEWEST_SEEDS:
-        raise RunError(
-            "the budget ended before two seeds of every activation were trained; the same command goes on from there"
-        )
-    family = own.get("architecture") and "other"
-    model = quick.Model(family or truth.cases.family_of(architecture), n_parameters, full.max_iters, task.name)
+    family = "other" if "architecture" in own else truth.cases.family_of(architecture)
+    model = quick.Model(family, n_parameters, full.max_iters, task.name, tuple(activations))
     known = truth.load()
     answers = [quick.answer(outcome, found, model, known) for outcome in truth.cases.OUTCOMES]
     used_s = time.monotonic() - started
-    full_h = len(activations) * args.trials * (trial_s / plan.config.max_iters) * full.max_iters / 3600
+    full_trial_s = trial_s + step_s * (full.max_iters - plan.config.max_iters)
+    full_h = len(activations) * args.trials * full_trial_s / 3600
     report(args, answers, found, architecture, full_h, used_s, full_command(args, full, architecture, activations))
     if args.json:
         write_json(
             args.json, {"architecture": architecture, "answers": answers, "quick": found, "minutes": used_s / 60}
         )
     return 0
+
+
+def train_within(args, plan, facts, task, user_files, signals, started, seconds) -> int:
+    """Trains two seeds, then as many more as the budget allows at the speed that these had; 0 also where it ends meanwhile.
+
+    seconds: of a trial, of a training step, as measured alone; and the number of workers.
+    """
+    from run_all_experiments import carry_out
+    from sensitivity import quick
+
+    budget_s, n_activations = 60 * args.minutes, len(plan.experiments)
+    left_s = budget_s - (time.monotonic() - started)
+    seeds = quick.seeds_within(left_s, n_activations, *seconds)
+    say(f"{quick.FEWEST_SEEDS} seeds of each activation, then up to {seeds}, within {args.minutes:g} minutes")
+    signals.at_work = True
+    timer = threading.Timer(max(OVERRUN * left_s, 1.0), os.kill, (os.getpid(), signal.SIGTERM))
+    timer.daemon = True
+    timer.start()
+    try:
+        begun = time.monotonic()
+        status = carry_out(
+            args, replace(plan, n_trials=quick.FEWEST_SEEDS), task, facts, args.workers, user_files, signals
+        )
+        now = time.monotonic()
+        each_s = (now - begun) / quick.FEWEST_SEEDS
+        more = quick.more_seeds(budget_s - (now - started), each_s, n_activations, seconds[1])
+        seeds = min(seeds, quick.FEWEST_SEEDS + more)
+        if status == 0 and seeds > quick.FEWEST_SEEDS:
+            status = carry_out(args, replace(plan, n_trials=seeds), task, facts, args.workers, user_files, signals)
+        return status if timer.is_alive() else 0
+    finally:
+        timer.cancel()
 
 
 def prepared(args):
@@ -194,12 +209,13 @@ def prepared(args):
     plan, _ = make_plan(study_args)
     if len(plan.experiments) < 2:
         raise UserError("one activation cannot be compared with itself; name two or more with --activations")
-    if not hasattr(load := load_task(args.task, args.corpus), "examples"):
+    task = load_task(args.task, args.corpus)
+    if not hasattr(task, "examples"):
         raise UserError(f"the task {args.task} has no fixed batch, which the quick test's features need")
     study_args.workers = args.workers or (1 if device == "cuda" else max(1, usable_cpus() // config.threads_per_trial))
     for name in ("minutes", "trials", "hourly_rate", "json", "task", "corpus", "architecture_file", "activation_file"):
         setattr(study_args, name, getattr(args, name))
-    return study_args, plan, config, load, user_files, own
+    return study_args, plan, config, task, user_files, own
 
 
 def config_options(config) -> list[str]:

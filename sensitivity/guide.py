@@ -24,12 +24,12 @@ SURE = 0.9  # a label above it is called "matters", below 1 - SURE "does not"
 def write(known: dict[str, dict] | None = None, folder: Path = DOCS, permutations: int = 199) -> list[Path]:
     """Writes guide.md and figures/guide_tree.png; returns their paths. A UserError without a ground truth."""
     known = truth.load() if known is None else known
-    if len(known) < truth.FEWEST_CASES:
+    if not truth.enough(known, "loss"):
         raise UserError(
-            f"there is no ground truth yet ({len(known)} cases, {truth.FEWEST_CASES} are needed);"
+            f"there is no ground truth yet ({len(known)} cases; {truth.FEWEST_CASES} with a label are needed);"
             " make it with: python quick_sensitivity.py --ground-truth"
         )
-    tables = {outcome: truth.table(known, outcome) for outcome in cases.OUTCOMES if _labelled(known, outcome)}
+    tables = {outcome: truth.table(known, outcome) for outcome in cases.OUTCOMES if truth.enough(known, outcome)}
     reports = {outcome: validate(table, permutations) for outcome, table in tables.items()}
     parts = [_opening(known, reports), *(_validation(o, report, tables[o], known) for o, report in reports.items())]
     parts += [_saving(known, tables["loss"], reports["loss"]), _taxonomy(known), _which(known), _ablations(known)]
@@ -39,10 +39,6 @@ def write(known: dict[str, dict] | None = None, folder: Path = DOCS, permutation
     draw_tree(reports["loss"], truth.validated_range(known), figure)
     write_atomically(text, ("\n\n".join(parts) + "\n").encode())
     return [text, figure]
-
-
-def _labelled(known, outcome):
-    return sum(truth.label(case, outcome) is not None for case in known.values()) >= truth.FEWEST_CASES
 
 
 def markdown_table(header: list[str], rows: list[list[str]]) -> str:

@@ -15,6 +15,7 @@ FEWEST_SEEDS, MOST_SEEDS = 2, 8
 STARTING_S = 6.0  # of the worker processes
 MEASURING_STEPS = 20  # training steps that take about as long as measuring the features of one model
 FULL_TRIALS = 3  # per activation, of the comparison that a user would make without this test
+DIRECT = "direct comparison"
 NAMES = {"loss": "final loss", "pd": "relative PD at a fixed loss"}
 MARGINS = {"loss": f"{cases.LOSS_MARGIN} nats", "pd": "5%"}
 
@@ -51,6 +52,12 @@ def seeds_within(budget_s: float, activations: int, trial_s: float, step_s: floa
     return fit[-1]
 
 
+def more_seeds(left_s: float, each_s: float, activations: int, step_s: float) -> int:
+    """How many seeds more fit into what is left, at the time that each of the first two took; these are yet to be measured."""
+    measuring_s = activations * MEASURING_STEPS * step_s
+    return max(0, math.floor((left_s - FEWEST_SEEDS * measuring_s) / (each_s + measuring_s)))
+
+
 # --- the answer -------------------------------------------------------------------------------------------------------
 
 
@@ -62,6 +69,7 @@ class Model:
     parameters: int
     steps: int
     task: str
+    activations: tuple[str, ...] = cases.ACTIVATIONS
 
 
 def outside_range(model: Model, known: dict) -> str | None:
@@ -70,6 +78,8 @@ def outside_range(model: Model, known: dict) -> str | None:
         low, high = truth.validated_range(known)[name]
         if not low <= value <= high:
             return f"{value:,} {name}, validated from {low:,} to {high:,}"
+    if set(model.activations) != set(cases.ACTIVATIONS):
+        return f"the activations {', '.join(model.activations)}, validated on {', '.join(cases.ACTIVATIONS)}"
     return None if model.task == "text" else f"the task {model.task}, validated on text"
 
 
@@ -90,7 +100,7 @@ def answer(outcome: str, quick: dict, model: Model, known: dict) -> dict:
         "margin": cases.OUTCOMES[outcome],
         **direct,
         "interval": None,
-        "basis": "direct comparison",
+        "basis": DIRECT,
     }
     losses = list(quick["losses"].values())
     diverged = [any(loss is None for loss in values) for values in losses]
@@ -102,7 +112,7 @@ def answer(outcome: str, quick: dict, model: Model, known: dict) -> dict:
         }
     if any(diverged):
         return found | {"verdict": "matters", "leaf": "an activation diverged in the quick trials and another did not"}
-    if len(known) < truth.FEWEST_CASES:
+    if not truth.enough(known, outcome):
         return found | {
             "leaf": "no validated predictor is available yet: this compares the quick trials, and says nothing of longer training"
         }
@@ -146,9 +156,10 @@ def direct_comparison(outcome: str, quick: dict) -> dict:
 def in_words(found: dict, minutes_per_seed: float) -> list[str]:
     """An answer as lines: the sentence, the probability, what was measured, the leaf."""
     outcome, margin = NAMES[found["outcome"]], MARGINS[found["outcome"]]
+    where = "in the quick trials " if found["basis"] == DIRECT else ""
     sentence = {
-        "matters": f"the activation matters (by more than {margin})",
-        "does not matter": f"the activation does not matter beyond {margin}",
+        "matters": f"{where}the activation matters (by more than {margin})",
+        "does not matter": f"{where}the activation does not matter beyond {margin}",
         "inconclusive": "inconclusive",
     }[found["verdict"]]
     if found["verdict"] == "inconclusive" and found["more_seeds"]:
@@ -191,7 +202,7 @@ def cost_in_words(full_h: float, rate: float, known: dict, share: float) -> list
         f"full comparison: {full_h:.1f} h, {full_h * rate:.2f} at {rate:g} per hour",
         f"quick test:      {quick_h:.1f} h, {quick_h * rate:.2f}",
     ]
-    if len(known) < truth.FEWEST_CASES:
+    if not truth.enough(known, "loss"):
         return [
             *lines,
             "how often it may be skipped is not known: no validated predictor is available yet",

@@ -145,14 +145,20 @@ def quick_part(folder: Path, architecture: str, task, activations=cases.ACTIVATI
 
     Only trials that every activation has count; the features are those of trials that diverged with none, None with fewer than two.
     """
-    from training.trial import load_model
+    from training.trial import load_model, prepare_torch
 
     _, results = storage.read_study(folder)
     losses = losses_of(results, architecture, activations)
     mine = {r["activation"]: r for r in results if r["architecture"] == architecture}
+    if len(losses[activations[0]]) < 2:
+        raise RunError(
+            f"{folder} has fewer than two seeds of every activation yet; the same command goes on from there"
+        )
     complete = [k for k in losses[activations[0]] if all(values[k] is not None for values in losses.values())]
     features: dict[str, float | None] = dict.fromkeys(FEATURES)
+    config = Config(**mine[activations[0]]["identity"]["config"])
     if len(complete) > 1:
+        prepare_torch(config)  # the same features on any number of cores
         checkpoints = storage.sibling(folder, "checkpoints")
         models = {
             (a, k): load_model(checkpoints / f"{architecture}_{a}" / f"trial_{k}.pt")[0]
@@ -160,7 +166,7 @@ def quick_part(folder: Path, architecture: str, task, activations=cases.ACTIVATI
             for k in complete
         }
         values = np.array([[losses[a][k] for k in complete] for a in losses], dtype=np.float64)
-        features = measure(models, values, task, Config(**mine[activations[0]]["identity"]["config"]))
+        features = measure(models, values, task, config)
     return {
         "losses": {a: list(values.values()) for a, values in losses.items()},
         "features": features,
@@ -221,6 +227,11 @@ class Table:
     q: np.ndarray
     features: np.ndarray
     briefly: np.ndarray
+
+
+def enough(known: dict[str, dict], outcome: str) -> bool:
+    """Whether as many cases have a label for the outcome as a predictor needs."""
+    return sum(label(case, outcome) is not None for case in known.values()) >= FEWEST_CASES
 
 
 def table(known: dict[str, dict], outcome: str) -> Table:
