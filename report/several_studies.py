@@ -7,7 +7,7 @@ import copy
 from collections.abc import Callable, Sequence
 
 import plot_utils
-from analysis import results
+from analysis import results, significance
 from analysis.labels import architecture_label
 from analysis.results import MEASURES, Study
 from analysis.words import brief_p, decimals_for, listing, plural, with_interval
@@ -185,8 +185,11 @@ def sources(view: View) -> Section | None:
 
 
 def arithmetics(view: View) -> Section | None:
-    """Loss and PD of each arithmetic (float32, bfloat16, device) against the first study's; None of one arithmetic."""
-    rows, studies = [], [view.study, *view.others]
+    """Loss and PD of each arithmetic (float32, bfloat16, device) against the first study's; None of one arithmetic.
+
+    All of an architecture's comparisons are one family.
+    """
+    rows, comparisons, limits, studies = [], [], [], [view.study, *view.others]
     for other in view.others:
         base = next((s for s in studies if s.identity["vary"] == other.identity["vary"]), None)
         if base is None or arithmetic(base) == arithmetic(other):
@@ -194,11 +197,19 @@ def arithmetics(view: View) -> Section | None:
         cells = {cell.activation: cell for cell in base.architectures.get(view.cells[0].architecture, [])}
         for cell in other.architectures.get(view.cells[0].architecture, []):
             for name in ("val_loss", "relative_pd") if cell.activation in cells else ():
-                found = results.compare_cells(cell, cells[cell.activation], name).difference
+                comparisons.append(results.compare_cells(cell, cells[cell.activation], name))
+                limits.append(results.margin_of(name, cells[cell.activation], view.margins))
+                found = comparisons[-1].difference
                 row = [arithmetic(other), cell.label, MEASURES[name].label, str(found.n)]
                 rows.append([*row, shown(cells[cell.activation], name), shown(cell, name), difference(found, name)])
     if not rows:
         return None
+    judged = significance.verdicts(comparisons, limits)
+    rows = [[*row, comparison.verdict_text] for row, comparison in zip(rows, judged)]
     headers = ["Arithmetic", "Activation", "Measure", "n", arithmetic(view.study), "This arithmetic", "Difference"]
-    caption = f"What the arithmetic changes: paired by trial, with the same seeds and streams. {PAIRS_METHOD}"
+    headers.append("Verdict")
+    caption = (
+        "What the arithmetic changes: paired by trial, with the same seeds and streams. Equivalent: within"
+        f" {view.margins.loss:g} nats, or {view.margins.pairs:.0%} of the first value (two one-sided tests). {PAIRS_METHOD}"
+    )
     return Section("What the arithmetic changes", [Table(headers, rows, caption)], brief=True)
