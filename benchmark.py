@@ -1,32 +1,38 @@
-"""How fast: every speed that the README states, measured in one run, as ratios on the machine at hand.
+"""How fast: every speed in docs/performance.md, measured in one run, as ratios on the machine at hand.
 
-    python benchmark.py                     # step, evaluation, workers, dtype, start-up and memory: about twenty minutes
+    python benchmark.py                     # step, bfloat16, workers, dtype, start: about twenty minutes
     python benchmark.py study               # the report's study against the report's protocol: about forty minutes
+    python benchmark.py peers --nanogpt ~/nanoGPT
     python benchmark.py step --json step.json
+    python benchmark.py study --quick       # seconds instead of minutes: does it run at all? measures nothing
 
 step      a training step and an evaluation, as a share of the machine's own best float32 matrix product, measured in
           turn with it, in as many processes at once as there are cores
 bfloat16  the same in bfloat16, as a share of the best bfloat16 product: for a processor that computes it natively
 workers   trials per hour with all workers against one
 dtype     a training step in float32 against bfloat16
-start     seconds to --help, and the memory of a worker
+start     seconds to --help of the slowest script, seconds of a study of 50 trials that is finished already, and the
+          memory of a worker
 study     5 activations x 2 trials by the report's protocol, as its script ran it (one process, all cores, one context
-          at a time), against run_all_experiments.py with its default settings: whole processes, both cold
+          at a time), against run_all_experiments.py with --dtype float32 and, where bfloat16 is native, --dtype auto:
+          whole processes, all cold
 scaling   studies of 10, 30 and 100 trials of a tiny model: processor seconds per trial and per pair, and beyond training
           and comparing; bytes written and peak memory
+peers     a training step beside that of nanoGPT's model of the same size, in float32 and bfloat16, as one process on all
+          cores and as one process per core, compiled and not; each dtype against nanoGPT's best arrangement in it
 cuda      a step of the full-size model on a GPU, in bfloat16 and float32, its tokens per second and its share of the
           measured peak, evaluation, memory; and trials per hour by the size of a pack, compiled and not, and by the
           number of processes that share the GPU
 
 Floating-point operations of a step: three times the forward pass, with full T x T attention and the head, without
-embeddings. Medians over repeats; the spread is the range from the lower to the upper quartile.
+embeddings. Medians over repeats; the spread is the range from the lower to the upper quartile. A goal holds for a kind of
+machine (benchmarks/goals.py); on another it is not applicable.
 """
 
 if __name__ == "__main__":
     import common.startup  # noqa: F401 - before the others, which take long to import
 
 import json
-import multiprocessing
 import os
 import resource
 import subprocess
@@ -37,14 +43,33 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.goals import judgement, machine_kinds
+from benchmarks.together import together
 from common.provenance import cpu_model, native_bfloat16, usable_cpus
 from common.scripts import Parser, run
 from config_cpu import ConfigCPU
 from training.workload import Workload, forward_flops, quartiles
 
 ROOT = Path(__file__).resolve().parent
-PARTS = ("step", "workers", "dtype", "start")
+PARTS = ("step", "bfloat16", "workers", "dtype", "start")
 PEAK_SIZES = (1024, 2048, 4096)
+QUICK = {  # the sizes of --quick
+    "n_layer": 1,
+    "n_head": 2,
+    "n_embd": 8,
+    "block_size": 32,
+    "batch_size": 4,
+    "max_iters": 2,
+    "eval_interval": 1,
+    "curve_windows": 4,
+}
+SMALL = {
+    "n_layer": 1,
+    "n_head": 1,
+    "n_embd": 8,
+    "batch_size": 1,
+    "max_iters": 2,
+}  # of the study that is finished already
 
 
 def seconds(function) -> float:
@@ -53,7 +78,7 @@ def seconds(function) -> float:
     return time.perf_counter() - started
 
 
-def measure_steps(config, repeats, gate=None) -> dict:
+def measure_steps(config, repeats, gate) -> dict:
     """Peak, training step and evaluation in turn, `repeats` times, in this process."""
     import torch
 
@@ -61,57 +86,39 @@ def measure_steps(config, repeats, gate=None) -> dict:
 
     keep_freed_memory()
     workload = Workload(config)
-    matrices = {n: torch.randn(n, n).to(getattr(torch, config.dtype)) for n in PEAK_SIZES}
+    sizes = PEAK_SIZES if repeats > 3 else (2048,)
+    matrices = {n: torch.randn(n, n).to(getattr(torch, config.dtype)) for n in sizes}
     for _ in range(3):
         workload.step()
         workload.evaluation()
     for matrix in matrices.values():
         matrix @ matrix
-    if gate is not None:
-        gate.wait()  # all processes measure at the same time: a core alone is faster than a core among busy ones
+    gate.wait()
     rows = []
     for number in range(repeats):
-        size = PEAK_SIZES[number % len(PEAK_SIZES)] if number % 4 == 3 else 2048
+        size = sizes[number % len(sizes)] if number % 4 == 3 else 2048
         peak = 2 * size**3 / seconds(lambda m=matrices[size]: m @ m)
         rows.append((peak, size, seconds(workload.step), seconds(workload.evaluation)))
-    by_size = {n: float(np.median([r[0] for r in rows if r[1] == n] or [0])) for n in PEAK_SIZES}
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    by_size = {n: float(np.median([r[0] for r in rows if r[1] == n] or [0])) for n in sizes}
     return {
         "peak": max(by_size.values()),
         "step": [row[2] for row in rows],
         "evaluation": [row[3] for row in rows],
-        "memory_bytes": memory,
     }
 
 
-def _measure_in_process(channel, gate, config, repeats):
-    channel.send(measure_steps(config, repeats, gate))
+def benchmark_bfloat16(repeats, size) -> dict:
+    """`benchmark_step` in bfloat16, if the CPU computes it natively."""
+    if native_bfloat16("cpu") is None:
+        return {"step_share_of_peak": "not applicable here: this CPU does not compute bfloat16 natively"}
+    return benchmark_step(repeats, size, "bfloat16")
 
 
-def in_all_cores(config, repeats) -> list[dict]:
-    """`measure_steps` in one process per core, all at once."""
-    spawn = multiprocessing.get_context("spawn")
-    count = max(1, usable_cpus() // config.threads_per_trial)
-    gate, found, processes = spawn.Barrier(count), [], []
-    for _ in range(count):
-        ours, theirs = spawn.Pipe()
-        process = spawn.Process(target=_measure_in_process, args=(theirs, gate, config, repeats))
-        process.start()
-        processes.append((process, ours))
-    for process, channel in processes:
-        found.append(channel.recv())
-        process.join()
-    return found
-
-
-def benchmark_bfloat16(repeats) -> dict:
-    return benchmark_step(repeats, "bfloat16")
-
-
-def benchmark_step(repeats, dtype="float32") -> dict:
-    config = ConfigCPU(dtype=dtype)
+def benchmark_step(repeats, size, dtype="float32") -> dict:
+    """A training step and an evaluation in one process per core, all at once, as shares of the best product."""
+    config = ConfigCPU(**size, dtype=dtype)
     flops = forward_flops(config, 65)
-    found = in_all_cores(config, repeats)
+    found = together(max(1, usable_cpus() // config.threads_per_trial), measure_steps, config, repeats)
     peak = float(np.median([part["peak"] for part in found]))
     steps = np.concatenate([part["step"] for part in found])
     evaluations = np.concatenate([part["evaluation"] for part in found])
@@ -125,10 +132,10 @@ def benchmark_step(repeats, dtype="float32") -> dict:
     }
 
 
-def benchmark_dtype(repeats) -> dict:
+def benchmark_dtype(repeats, size) -> dict:
     rows = {}
     for dtype in ("float32", "bfloat16"):
-        workload = Workload(ConfigCPU(dtype=dtype))
+        workload = Workload(ConfigCPU(**size, dtype=dtype))
         workload.step()
         rows[dtype] = workload
     times = {dtype: [] for dtype in rows}
@@ -142,14 +149,15 @@ def benchmark_dtype(repeats) -> dict:
     }
 
 
-def run_study(folder, *options) -> float:
-    """Seconds of one cold run of run_all_experiments.py."""
+def run_study(folder, size, *options) -> float:
+    """Seconds of one cold run of run_all_experiments.py, with the CPU configuration but for `size`."""
+    options += ("--config", "cpu", *(f"--{name.replace('_', '-')}={value}" for name, value in size.items()))
     folders = [f"--{kind}-dir={folder}/{kind}" for kind in ("results", "checkpoints", "plots")]
     command = [sys.executable, str(ROOT / "run_all_experiments.py"), *options, *folders]
     return seconds(lambda: subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=ROOT))
 
 
-def benchmark_workers(repeats) -> dict:
+def benchmark_workers(repeats, size) -> dict:
     """Trials per hour once the workers run: the slope between a short and a long study, start-up left out.
 
     Trials of 30 steps; the same ones, and so the same pairs to compare, whatever the number of workers.
@@ -164,51 +172,54 @@ def benchmark_workers(repeats) -> dict:
                 for trials in sizes:
                     place = f"{folder}/{repeat}_{workers}_{trials}"
                     options = ("--activations", "relu", "--trials", str(trials), "--workers", str(workers))
-                    taken.append(run_study(place, *options, "--max-iters", "30", "--eval-interval", "30"))
+                    taken.append(run_study(place, {"max_iters": 30, "eval_interval": 30} | size, *options))
                 rates[workers].append(3600 * (sizes[1] - sizes[0]) / (taken[1] - taken[0]))
     found = {f"trials_per_hour_{workers}_worker(s)": quartiles(values) for workers, values in rates.items()}
     ratio = np.array(rates[all_workers]) / np.array(rates[1])
     return {"workers": all_workers, **found, "trials_per_hour_ratio": quartiles(ratio)}
 
 
-def benchmark_start(repeats) -> dict:
-    """Seconds of run_all_experiments.py --help, and the most memory that a worker of a real trial used."""
-    command = [sys.executable, str(ROOT / "run_all_experiments.py"), "--help"]
-    help_s = [seconds(lambda: subprocess.run(command, check=True, stdout=subprocess.DEVNULL)) for _ in range(repeats)]
-    return {"help_s": quartiles(help_s), "worker_memory_mb": worker_memory() / 1e6}
+def benchmark_start(repeats, size) -> dict:
+    """Seconds of --help, of a study that is finished already, and the most memory that a worker of a real trial used."""
+    slowest = {"median": 0.0}
+    for script in sorted(path for path in ROOT.glob("*.py") if '__name__ == "__main__"' in path.read_text()):
+        command = [sys.executable, str(script), "--help"]
+        taken = [
+            seconds(lambda c=command: subprocess.run(c, check=True, stdout=subprocess.DEVNULL)) for _ in range(repeats)
+        ]
+        slowest = max(slowest, quartiles(taken), key=lambda row: row["median"])
+    with tempfile.TemporaryDirectory() as folder:
+        study = (folder, SMALL | size, "--trials", "2" if size else "10")
+        run_study(*study)
+        finished = [run_study(*study) for _ in range(repeats)]
+    return {
+        "help_s": slowest,
+        "finished_study_s": quartiles(finished),
+        "worker_memory_mb": together(1, trial_memory, size)[0] / 1e6,
+    }
 
 
-def _trial_memory(channel):
+def trial_memory(size, gate) -> float:
+    """The peak resident memory of this process, in bytes, after one trial of the CPU configuration."""
     from common.memory import keep_freed_memory
     from study.jobs import Context, train_trial
     from tasks.registry import load_task
     from training.trial import Trial, stream_seeds
 
     keep_freed_memory()
-    config = ConfigCPU(max_iters=20, eval_interval=10)
+    config = ConfigCPU(**({"max_iters": 20, "eval_interval": 10} | size))
     seeds = stream_seeds(42, 1, ("init", "data", "dropout"))
     trial = Trial("charlm", "gelu", config, 1, 42, seeds)
     train_trial(Context(load_task()), None, None, trial, None)
-    channel.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024))
-
-
-def worker_memory() -> float:
-    """The peak resident memory, in bytes, of a process that runs one trial of the CPU configuration."""
-    spawn = multiprocessing.get_context("spawn")
-    ours, theirs = spawn.Pipe()
-    process = spawn.Process(target=_trial_memory, args=(theirs,))
-    process.start()
-    memory = ours.recv()
-    process.join()
-    return memory
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 REPORTS_SCRIPT = """
-import sys
+import json, sys
 from tasks import corpus
 from training import published_protocol as report
 from config_cpu import ConfigCPU
-config, text = ConfigCPU(threads_per_trial=int(sys.argv[1])), corpus.load_corpus()
+config, text = ConfigCPU(**json.loads(sys.argv[1])), corpus.load_corpus()
 for activation in sys.argv[2].split(","):
     trials = [report.train_published_trial(activation, i, 42 + i, config, text) for i in range(2)]
     models = []
@@ -219,24 +230,29 @@ for activation in sys.argv[2].split(","):
 """
 
 
-def benchmark_study(repeats) -> dict:
-    """The report's study by the report's protocol, and by this program's default settings; both whole and cold."""
+def benchmark_study(repeats, size) -> dict:
+    """The report's study by the report's protocol, and by this program in each dtype; all of them whole and cold."""
     from activations import REPORT
 
-    old, new = [], []
+    # the spread of a ratio is that of its repeats, in each of which all were measured in turn
+    options = {"float32": "float32"} | ({"bfloat16": "auto"} if native_bfloat16("cpu") else {})
+    old, new = [], {dtype: [] for dtype in options}
+    fields = {"threads_per_trial": usable_cpus()} | ({"eval_iters": 1} | size if size else {})
     for _ in range(repeats):
-        command = [sys.executable, "-c", REPORTS_SCRIPT, str(usable_cpus()), ",".join(REPORT)]
+        command = [sys.executable, "-c", REPORTS_SCRIPT, json.dumps(fields), ",".join(REPORT)]
         old.append(seconds(lambda c=command: subprocess.run(c, check=True, stdout=subprocess.DEVNULL, cwd=ROOT)))
-        with tempfile.TemporaryDirectory() as folder:
-            new.append(run_study(folder, "--trials", "2"))
-    return {
-        "published_s": quartiles(old),
-        "matched_s": quartiles(new),
-        "speedup": quartiles(np.array(old) / np.array(new)),
-    }
+        for dtype, option in options.items():
+            with tempfile.TemporaryDirectory() as folder:
+                new[dtype].append(run_study(folder, size, "--trials", "2", "--dtype", option))
+    rows = {"published_s": quartiles(old)}
+    for dtype, taken in new.items():
+        rows |= {f"{dtype}_s": quartiles(taken), f"{dtype}_speedup": quartiles(np.array(old) / np.array(taken))}
+    if "bfloat16" not in new:
+        rows["bfloat16_speedup"] = "not applicable here: this CPU does not compute bfloat16 natively"
+    return rows
 
 
-def measure(part, repeats):
+def measure(part, repeats, size, nanogpt):
     """Yields what a part measures, {name: value}, as it comes."""
     if part == "cuda":
         from benchmarks.gpu import benchmark_cuda
@@ -246,35 +262,43 @@ def measure(part, repeats):
         from benchmarks.scaling import benchmark_scaling
 
         yield from benchmark_scaling()
+    elif part == "peers":
+        from benchmarks.peers import benchmark_peers
+
+        yield from benchmark_peers(repeats, size, nanogpt)
     else:
-        yield globals()[f"benchmark_{part}"](repeats)
+        yield globals()[f"benchmark_{part}"](repeats, size)
 
 
-def show(results) -> str:
-    """The results as a Markdown table."""
+def show(results, kinds) -> str:
+    """The results as a Markdown table; `kinds` as for `judgement`."""
     from tabulate import tabulate
 
     rows = []
     for part, values in results["parts"].items():
         for name, value in values.items():
+            median = value["median"] if isinstance(value, dict) else value
+            goal = "" if isinstance(value, str) else judgement(part, name, median, kinds)
             if isinstance(value, dict):
-                digits = 3 if value["median"] < 100 else 4
+                digits = 3 if median < 100 else 4
                 shown = [f"{value[key]:.{digits}g}" for key in ("median", "q25", "q75")]
-                rows.append([part, name.replace("_", " "), shown[0], f"{shown[1]} to {shown[2]}", value["n"]])
+                row = [shown[0], f"{shown[1]} to {shown[2]}", value["n"]]
             else:
-                rows.append(
-                    [part, name.replace("_", " "), f"{value:.4g}" if isinstance(value, float) else value, "", ""]
-                )
-    return tabulate(rows, ["part", "measure", "median", "quartiles", "n"], tablefmt="github", disable_numparse=True)
+                row = [f"{value:.4g}" if isinstance(value, float) else value, "", ""]
+            rows.append([part, name.replace("_", " "), *row, goal])
+    headers = ["part", "measure", "median", "quartiles", "n", "goal"]
+    return tabulate(rows, headers, tablefmt="github", disable_numparse=True)
 
 
 def main(argv=None) -> int:
-    p = Parser(prog="benchmark.py", description="Measure every speed that the README states, on this machine.")
-    choices = (*PARTS, "bfloat16", "study", "scaling", "cuda")
+    p = Parser(prog="benchmark.py", description="Measure every speed in docs/performance.md, on this machine.")
+    choices = (*PARTS, "study", "scaling", "peers", "cuda")
     p.add_argument(
         "parts", nargs="*", metavar="PART", help=f"any of {', '.join(choices)} (default: {', '.join(PARTS)})"
     )
     p.add_argument("--repeats", type=int, help="repeats of each measurement (default: 20 for steps, 3 for runs)")
+    p.add_argument("--nanogpt", type=Path, metavar="PATH", help="a checkout of karpathy/nanoGPT, for peers")
+    p.add_argument("--quick", action="store_true", help="one repeat of a tiny model: does it run? measures nothing")
     p.add_argument("--json", type=Path, help="also write the results to this file")
     args = p.parse_args(argv)
     from common.errors import UserError, unknown
@@ -285,17 +309,23 @@ def main(argv=None) -> int:
             raise unknown("part", part, choices)
     if args.repeats is not None and args.repeats < 1:
         raise UserError(f"--repeats must be at least 1, but it is {args.repeats}")
+    if args.nanogpt and "peers" not in args.parts:
+        raise UserError("--nanogpt is for peers; name that part, or leave the checkout out")
+    for part in ("scaling", "cuda"):
+        if args.quick and part in args.parts:
+            raise UserError(f"--quick has no effect on {part}; leave one of them out")
+    size = QUICK if args.quick else {}
     results = {"machine": f"{cpu_model()}, {usable_cpus()} usable of {os.cpu_count()} cores", "parts": {}}
     print(results["machine"], flush=True)
     for part in args.parts or PARTS:
-        repeats = args.repeats or (20 if part in ("step", "bfloat16", "dtype", "cuda") else 3)
+        repeats = args.repeats or (1 if args.quick else 20 if part in ("step", "bfloat16", "dtype", "cuda") else 3)
         print(f"measuring: {part} ({repeats} repeats)", file=sys.stderr, flush=True)
         results["parts"][part] = {}
-        for rows in measure(part, repeats):
+        for rows in measure(part, repeats, size, args.nanogpt):
             results["parts"][part] |= rows
             if args.json:  # after each, so that a run that is cut off has what it measured
                 write_atomically(args.json, (json.dumps(results, indent=1) + "\n").encode())
-    print(show(results))
+    print(show(results, set() if args.quick else machine_kinds()))
     return 0
 
 
