@@ -3,6 +3,7 @@
 import multiprocessing
 
 from common.errors import RunError
+from common.memory import huge_pages_in_new_processes
 
 
 def together(count, function, *arguments) -> list:
@@ -20,6 +21,7 @@ def together(count, function, *arguments) -> list:
     RunError
         A process ended without a result; its own message stands above.
     """
+    huge_pages_in_new_processes()  # as a study's workers have them
     spawn = multiprocessing.get_context("spawn")
     gate, running = spawn.Barrier(count), []
     for _ in range(count):

@@ -21,7 +21,13 @@ from collections import deque
 from multiprocessing import connection, resource_tracker
 
 from common.errors import RunError, in_words, with_type
-from common.memory import is_device_lost, is_out_of_memory, keep_freed_memory, release_gpu_memory
+from common.memory import (
+    huge_pages_in_new_processes,
+    is_device_lost,
+    is_out_of_memory,
+    keep_freed_memory,
+    release_gpu_memory,
+)
 from common.processes import end_with_parent, signals_blocked
 from study.jobs import FUNCTIONS
 
@@ -101,6 +107,7 @@ class LocalEngine:
     """
 
     def __init__(self, workers, context):
+        huge_pages_in_new_processes()
         self._spawn = multiprocessing.get_context("spawn")  # fork and threads of a numeric library do not mix
         self._stop = self._spawn.RawValue("b", 0)  # no Event: a worker that is killed could take its lock along
         resource_tracker.ensure_running()  # or the first worker starts it, which ends signals_blocked too early
