@@ -70,7 +70,10 @@ def parser():
     )
     p.add_argument("--no-figures", action="store_true", help="tables only")
     p.add_argument(
-        "--format", choices=("png", "pdf", "svg"), default="png", help="pdf, svg: a file of this format beside each PNG"
+        "--format",
+        choices=("png", "pdf", "svg"),
+        default="png",
+        help="pdf, svg: also a file of this format for each PNG",
     )
     p.add_argument(
         "--export", type=Path, metavar="DIR", help="also write trials, pairs and curves as CSV, tables as LaTeX"

@@ -5,7 +5,7 @@
     python audit.py results/published results results/architectures --timing results/timing.json
     python analyze_results.py --audit results/published results
 
-claims/claims.json holds the claims, the report's values and the tolerances; the modules beside it test them and write
+claims/claims.json holds the claims, the report's values and the tolerances; the modules of claims/ test them and write
 the answers up; audit_timing.py makes the timing file. A study is recognised by its
 identity: the published protocol with the report's configuration and seeds, a matched study of the same configuration,
 several architectures, or the full-size model. What fits none of these is not used, and named. Exit status: 0 whatever
@@ -26,7 +26,7 @@ def run(studies: Sequence[Path], timing: Path | None = None, output: Path | None
     """Tests every claim, prints the answers, and returns the exit status, 0.
 
     studies: folders of studies; a timing file may stand among them. output: a Markdown file to write, its figures go
-    into a folder beside it; None: none.
+    into a folder next to it; None: none.
     """
     from claims.document import FIGURES, draw_figures, markdown, terminal_text
     from claims.evidence import answer, gather, read_claims
@@ -46,7 +46,7 @@ def parser():
     p = scripts.Parser(prog="audit.py", description="Test every claim of the report on studies of it.")
     p.add_argument("studies", nargs="*", type=Path, metavar="STUDY", help="folders (default: those shipped)")
     p.add_argument("--timing", type=Path, metavar="FILE", help="what audit_timing.py wrote (default: the one shipped)")
-    p.add_argument("--output", type=Path, metavar="FILE", help="write the answers as Markdown, with figures beside it")
+    p.add_argument("--output", type=Path, metavar="FILE", help="write the answers as Markdown, with figures next to it")
     p.add_argument("--write", action="store_true", help="write docs/audit.md from the studies shipped")
     return p
 

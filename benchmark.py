@@ -38,7 +38,6 @@ import resource
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
@@ -48,7 +47,7 @@ from benchmarks.together import together
 from common.provenance import cpu_model, native_bfloat16, usable_cpus
 from common.scripts import Parser, run
 from config_cpu import ConfigCPU
-from training.workload import Workload, forward_flops, quartiles
+from training.workload import Workload, forward_flops, quartiles, seconds
 
 ROOT = Path(__file__).resolve().parent
 PARTS = ("step", "bfloat16", "workers", "dtype", "start")
@@ -70,12 +69,6 @@ SMALL = {
     "batch_size": 1,
     "max_iters": 2,
 }  # of the study that is finished already
-
-
-def seconds(function) -> float:
-    started = time.perf_counter()
-    function()
-    return time.perf_counter() - started
 
 
 def measure_steps(config, repeats, gate) -> dict:

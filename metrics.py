@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 LN2 = float(np.log(2.0))
-N_WORK = 5  # arrays to work in, beside those of the models
+N_WORK = 5  # arrays to work in, besides those of the models
 CHUNK_BYTES = 16 * 2**20  # that are worked on at a time; more only where two models' single window is larger
 SUM_TOLERANCE = 1e-4  # by how much the probabilities of a row may miss 1
 HARDLY_APART = 2.0**-11  # sum |p - q| of a row below which float32's |p - q| is not exact enough
@@ -282,7 +282,7 @@ def kappa_of_counts(agreements, counts_a, counts_b):
 
 
 def error_consistency(right_a, right_b):
-    """Cohen's kappa of two models' being right (N,), booleans, in [-1, 1]: do they fail in the same places?
+    """Cohen's kappa of two models' being right (N,), booleans, in [-1, 1]: do they fail on the same positions?
 
     1 where both are always right, or both always wrong (see `cohen_kappa`). Geirhos, Meding & Wichmann 2020,
     Beyond accuracy: quantifying trial-by-trial behaviour by measuring error consistency (arXiv 2006.16736).

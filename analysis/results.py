@@ -1,7 +1,7 @@
 """A study's results as numbers: estimates and comparisons. Pure functions, no words and no files.
 
 The order of things: results are read (common/storage.py), turned into numbers here (what happens along training: analysis/curves.py), into sections of text and tables
-(report/tables.py, report/findings.py), and these are rendered (report/document.py). analyze_results.py is the script.
+(report/contents.py names them), and these are rendered (report/document.py). analyze_results.py is the script.
 
 A `Cell` is one architecture with one activation. Trials are addressed by their numbers, and trial k of one cell is
 compared with trial k of the other; what either lacks is left out. Throughout, n counts trials, never pairs.
@@ -204,16 +204,16 @@ def compare_cells(cell: Cell, reference: Cell, name: str) -> Comparison:
 
 
 def in_percent(comparison: Comparison, reference: Cell, name: str) -> Estimate | None:
-    """The difference in per cent of the reference's mean, which counts as known; None where that mean is 0."""
+    """The difference in percent of the reference's mean, which counts as known; None where that mean is 0."""
     base = estimate(reference, name).mean
     return scaled(comparison.difference, 100 / abs(base)) if base else None
 
 
 def share_of(cell: Cell, whole: Cell, name: str) -> Estimate | None:
-    """A pair metric of one cell in per cent of another's, over the trials that both have; None where that is 0.
+    """A pair metric of one cell in percent of another's, over the trials that both have; None where that is 0.
 
     The ratio R of two means over pairs, with the delta method's interval: that of the mean of c - R w over pairs, in
-    per cent of w's mean, c and w being the two cells' values for the same two trials.
+    percent of w's mean, c and w being the two cells' values for the same two trials.
     """
     numbers = sorted(set(cell.numbers) & set(whole.numbers))
     part, base = matrix(cell, name, numbers), matrix(whole, name, numbers)

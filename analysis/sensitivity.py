@@ -72,9 +72,9 @@ def pseudo_values(matrices: np.ndarray) -> np.ndarray:
     spread left after activations and trials are taken out then stands for the jackknife variance less 0.6 of
     its excess, and no less than the variance if trials have no effect of their own.
 
-    Subtracting all of the excess would be unbiased, but its noise makes tests reject too often (8 % at 5 %).
-    At 0.6, five activations, equal first- and second-order variance, the permutation test rejects 5 % for
-    n = 5 and n = 10; with a first-order share of 0, 0.25 and 1: 1, 4 and 5 % (check_statistics.py).
+    Subtracting all of the excess would be unbiased, but its noise makes tests reject too often (8% at 5%).
+    At 0.6, five activations, equal first- and second-order variance, the permutation test rejects 5% for
+    n = 5 and n = 10; with a first-order share of 0, 0.25 and 1: 1, 4 and 5% (check_statistics.py).
     """
     matrices = np.asarray(matrices, dtype=np.float64)
     trials = complete_trials(matrices.sum(0))
@@ -100,8 +100,8 @@ def between_group_sd(values: Sequence[Sequence[float | None]], confidence: float
     estimate is sqrt((M_g - M_e) / n), or 0. Its interval inverts the noncentral chi-square law of
     (A - 1) M_g / M_e, with M_e taken as true but the normal quantile replaced by Student's (df of M_e); the
     lower limit is 0 where the F test does not reject at (1 - confidence) / 2. Inverting the noncentral F
-    would count the error of M_e twice, and cover 100 % where activations differ clearly; this covers 94 to
-    98 % for means and n >= 5, and more for pairs whose trials bring little (check_statistics.py).
+    would count the error of M_e twice, and cover 100% where activations differ clearly; this covers 94 to
+    98% for means and n >= 5, and more for pairs whose trials bring little (check_statistics.py).
     """
     values = _complete(values)
     (groups, n), method = values.shape, "noncentral chi-square with Student's quantile, trials as blocks"

@@ -135,10 +135,10 @@ def pair_interval(matrix: np.ndarray, confidence: float = 0.95) -> Estimate:
     Satterthwaite's, at least (n + 1) / 2 and at most n - 1: floor and cap were chosen by simulation. Three
     trials have no M_e: the jackknife with 2 degrees of freedom, too wide rather than too narrow.
 
-    With normal effects, 4 <= n <= 50 and any ratio of the components, the 95 % interval covers at least
-    94.8 %: 95 % where s_a dominates, up to 99.6 % where s_a = 0. (For n = 5 no function of the two mean
-    squares that holds 95 % everywhere is more than about 8 % narrower there.) Skewed a_i cost as much as
-    they cost any t interval: with exponential ones and s_e = 0 it covers 88 % for n = 5.
+    With normal effects, 4 <= n <= 50 and any ratio of the components, the 95% interval covers at least
+    94.8%: 95% where s_a dominates, up to 99.6% where s_a = 0. (For n = 5 no function of the two mean
+    squares that holds 95% everywhere is more than about 8% narrower there.) Skewed a_i cost as much as
+    they cost any t interval: with exponential ones and s_e = 0 it covers 88% for n = 5.
     """
     return _pair_estimate(_floats(matrix, 2), None, confidence)
 

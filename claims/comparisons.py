@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from activations import REPORT
-from analysis import results, significance
+from analysis import results, significance, words
 from analysis.labels import activation_label, architecture_label
 from analysis.results import MEASURES, Cell
 from analysis.significance import Comparison, Estimate
@@ -97,32 +97,27 @@ def cells_of(evidence: Evidence, role: str, activations: Sequence[str] | None = 
 
 def labels(names: Sequence[str]) -> str:
     """'ReLU, GELU and Swish'."""
-    texts = [activation_label(name) for name in names]
-    return texts[0] if len(texts) == 1 else f"{', '.join(texts[:-1])} and {texts[-1]}"
+    return words.listing(activation_label(name) for name in names)
 
 
 def measure_label(measure: str) -> str:
     """'relative PD', or 'validation loss after 50 training steps' for 'val_loss@50'."""
     name, _, step = measure.partition("@")
-    label = MEASURES[name].label
-    label = label if label[1].isupper() else label[0].lower() + label[1:]
-    return f"{label} after {step} training steps" if step else label
+    return MEASURES[name].in_text + (f" after {step} training steps" if step else "")
 
 
 def number(value: float | None, measure: str) -> str:
     """A value with its measure's decimals and unit."""
     known = MEASURES[measure.partition("@")[0]]
-    if value is None:
-        return "none"
-    return f"{value * known.scale:.{known.decimals}f}" + (" %" if known.unit == "%" else "")
+    return "none" if value is None else f"{value * known.scale:.{known.decimals}f}" + ("%" if known.unit == "%" else "")
 
 
-def with_interval(estimate: Estimate, form: str = "{:.4f}", unit: str = "") -> str:
-    """'0.0912 [0.0889, 0.0935], n = 10'; the interval where there is one."""
+def with_interval(estimate: Estimate, decimals: int = 4, signed: bool = False, unit: str = "") -> str:
+    """'0.0912 [0.0889, 0.0935], n = 10'; the interval if there is one."""
     if estimate.mean is None:
         return "no value"
-    interval = "" if estimate.low is None else f" [{form.format(estimate.low)}, {form.format(estimate.high)}]"
-    return f"{form.format(estimate.mean)}{unit}{interval}, n = {estimate.n}"
+    ends = "" if estimate.low is None else " " + words.interval(estimate, decimals, signed)
+    return f"{words.number(estimate.mean, decimals, signed)}{unit}{ends}, n = {estimate.n}"
 
 
 def per_activation(values: dict[str, float | None], measure: str) -> str:
@@ -210,7 +205,7 @@ def difference(evidence, reported, measure, of, than, claimed="lower", tolerance
     (base,) = cells_of(evidence, role, [than])
     percent = results.scaled(comparison.difference, 100 / abs(_mean(base, measure)))
     found, names = relation(comparison), f"{labels(of)} against {labels([than])}"
-    ours = with_interval(percent, "{:+.2f}", " %")
+    ours = with_interval(percent, 2, signed=True, unit="%")
     if found == "inconclusive":
         why = f"{names}: neither an order nor equality is shown{needed_text(comparison.trials_needed)}."
         return Answer("inconclusive", ours, why, comparison.trials_needed)
@@ -229,7 +224,7 @@ def difference(evidence, reported, measure, of, than, claimed="lower", tolerance
         pair = (of[0], than) if claimed == "lower" else (than, of[0])
         if repeats_under_protocol(evidence, [pair], measure):
             verdict = "artefact of the protocol"
-            why += " The report's protocol gives its figure again, from different contexts for the two models."
+            why += " The report's protocol gives its value again, from different contexts for the two models."
     return Answer(verdict, ours, why)
 
 
@@ -267,11 +262,11 @@ def judge_order(pairs, comparisons, better) -> tuple[str, str, int | None]:
     wrong = OPPOSITE[better]
     kinds = {"hold": better, "reversed": wrong, "equal within the margin": "equal", "inconclusive": "inconclusive"}
     parts = []
-    for words, kind in kinds.items():
+    for what, kind in kinds.items():
         of_kind = [f"{activation_label(x)}/{activation_label(y)}" for (x, y), r in zip(pairs, relations) if r == kind]
         if of_kind:
             few = f" ({', '.join(of_kind)})" if len(of_kind) <= 3 and len(pairs) > 1 else ""
-            parts.append(f"{len(of_kind)} {'holds' if words == 'hold' and len(of_kind) == 1 else words}{few}")
+            parts.append(f"{len(of_kind)} {'holds' if what == 'hold' and len(of_kind) == 1 else what}{few}")
     why = f"Of {len(pairs)} comparison{'s' if len(pairs) > 1 else ''}: {'; '.join(parts)}."
     if wrong in relations:
         return "contradicted", why, None
@@ -288,7 +283,7 @@ def judge_order(pairs, comparisons, better) -> tuple[str, str, int | None]:
 def equal(evidence, reported, measure, of, than, role="matched") -> Answer:
     """Are two activations the same, up to the margin?"""
     comparison = settle(evidence, [of], than, measure, role)
-    ours = with_interval(comparison.difference, "{:+.4f}")
+    ours = with_interval(comparison.difference, signed=True)
     names = f"{labels([of])} and {labels([than])}"
     if comparison.verdict == "equivalent":
         why = f"{names}: the difference in {measure_label(measure)} is {comparison.reason}."
@@ -305,7 +300,7 @@ def no_gain(evidence, reported, measure, of, than, role="matched") -> Answer:
     """Does an activation bring no improvement over another one?"""
     comparison = settle(evidence, [of], than, measure, role)
     found, names = relation(comparison), f"{labels([of])} against {labels([than])}"
-    ours = with_interval(comparison.difference, "{:+.4f}")
+    ours = with_interval(comparison.difference, signed=True)
     if found == "inconclusive":
         why = f"{names}: neither an order nor equality is shown{needed_text(comparison.trials_needed)}."
         return Answer("inconclusive", ours, why, comparison.trials_needed)
@@ -321,7 +316,7 @@ def no_gain(evidence, reported, measure, of, than, role="matched") -> Answer:
 def order_of_loss_sds(evidence, reported, first, rest) -> Answer:
     """Does every activation of `first` vary less in validation loss between trials than every one of `rest`?
 
-    Pitman and Morgan's test, Holm-corrected. Trials that would decide: enough to tell, with 80 % power at 5 %, the
+    Pitman and Morgan's test, Holm-corrected. Trials that would decide: enough to tell, with 80% power at 5 %, the
     ratio of the two standard deviations that the report prints; 1 + 7.85 / ln(ratio)^2, since the variance of the
     logarithm of a standard deviation is about 1 / (2 (n - 1)).
     """
@@ -403,7 +398,7 @@ def figures_repeat(evidence, reported, measure, tolerance, statistic="mean", dec
         f"{activation_label(name)} {' and '.join(f'{v:.{decimals}f}' for v in values)}" for name, values in ours.items()
     ]
     verdict = "reproduced" if worst <= tolerance + 1e-9 else "not reproduced"
-    why = f"{exact} of {len(deviations)} figures agree to the last printed digit; the largest deviation is "
+    why = f"{exact} of {len(deviations)} values agree to the last printed digit; the largest deviation is "
     why += f"{worst:.2g} ({'within' if verdict == 'reproduced' else 'beyond'} the tolerance of {tolerance:g})."
     return Answer(verdict, f"{', '.join(texts)}; n = 2", why, agreement=(exact, len(deviations), worst))
 
@@ -424,8 +419,8 @@ def same_contexts(evidence, reported, measure, tolerance) -> Answer:
     inside = [low <= least and most <= high for least, most in ranges.values()]
     ours = "; ".join(texts) + "; n = 2"
     if not inside[0]:
-        return Answer("not reproduced", ours, "The report's protocol gives other figures here.")
+        return Answer("not reproduced", ours, "The report's protocol gives other values here.")
     if inside[2]:
-        return Answer("reproduced", ours, "The same two models give figures in this range on the same contexts too.")
-    why = "The report's protocol gives these figures because the two models are asked about different contexts; on the"
+        return Answer("reproduced", ours, "The same two models give values in this range on the same contexts too.")
+    why = "The report's protocol gives these values because the two models are evaluated on different contexts; on the"
     return Answer("artefact of the protocol", ours, f"{why} same contexts the same two models differ far less.")

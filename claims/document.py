@@ -1,6 +1,6 @@
 """The audit's answers written up: docs/audit.md, its figures, and a table for the terminal.
 
-A module of its own because audit.py, which gathers evidence, would be too long with it. Everything here is made from
+Everything here is made from
 the claims and their answers; the text says nothing that the studies at hand do not show.
 """
 
@@ -25,6 +25,7 @@ from claims.comparisons import (
     steps_to_matched,
     with_interval,
 )
+from report.document import markdown_table
 
 FIGURES = "figures"  # the folder beside the document
 PUBLIC_CODE = Path(__file__).with_name("public_code.md")  # facts that no study here can produce, with their commits
@@ -47,35 +48,25 @@ def summary_rows(evidence: Evidence, tables: dict) -> list[dict]:
     return rows
 
 
-def markdown_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of a table whose columns but the first are aligned to the right."""
-    lines = [headers, [":--", *["--:"] * (len(headers) - 1)], *rows]
-    return [f"| {' | '.join(line)} |" for line in lines] + [""]
+def table_lines(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a Markdown table whose columns but the first are aligned to the right."""
+    return [markdown_table(headers, rows, ["left", *["right"] * (len(headers) - 1)]), ""]
 
 
 def summary_table(evidence: Evidence, tables: dict) -> list[str]:
-    """The summary that the README shows."""
+    """Relative PD of each activation: as reported, repeated, of the same models on the same contexts, of more trials."""
     rows = summary_rows(evidence, tables)
     n = max((row["n"] or 0 for row in rows), default=0)
     headers = ["Activation", "The report's PD", "Its protocol, repeated", "The same two models, same contexts"]
-    headers.append(f"{n} trials, same contexts [95 % interval]")
-    return markdown_table(
-        headers,
-        [
-            [
-                activation_label(row["activation"]),
-                number(row["reported"], "relative_pd"),
-                number(row.get("published"), "relative_pd"),
-                number(row.get("same_models"), "relative_pd"),
-                "none"
-                if row.get("mean") is None
-                else f"{row['mean']:.4f} [{row['low']:.4f}, {row['high']:.4f}]"
-                if row["low"] is not None
-                else f"{row['mean']:.4f}",
-            ]
-            for row in rows
-        ],
-    )
+    headers.append(f"{n} trials, same contexts [95% interval]")
+    matched = evidence.cells.get("matched", {})
+    lines = []
+    for row in rows:
+        values = [number(row.get(key), "relative_pd") for key in ("reported", "published", "same_models")]
+        name = row["activation"]
+        mean = words.with_interval(estimate(matched[name], "relative_pd"), 4) if name in matched else "none"
+        lines.append([activation_label(name), *values, mean.removesuffix(" (no interval)")])
+    return table_lines(headers, lines)
 
 
 def three_steps(evidence: Evidence, tables: dict, measure: str) -> list[str]:
@@ -90,7 +81,7 @@ def three_steps(evidence: Evidence, tables: dict, measure: str) -> list[str]:
         [activation_label(name), number(table[name], measure), *(number(value, measure) for value in values.values())]
         for name, values in steps.items()
     ]
-    lines = markdown_table(headers, rows)
+    lines = table_lines(headers, rows)
     for i, column in enumerate(columns, 1):
         values = {name: found[column] for name, found in steps.items() if found[column] is not None}
         ordered = " < ".join(activation_label(name) for name in sorted(values, key=values.get))
@@ -110,10 +101,10 @@ def loss_table(evidence: Evidence) -> list[str]:
             continue
         for measure in ("val_loss", "relative_pd"):
             found = in_percent(compare_cells(cell, relu, measure), relu, measure)
-            row.append(with_interval(found, "{:+.2f}", " %").partition(", n")[0])
+            row.append(with_interval(found, 2, signed=True, unit="%").partition(", n")[0])
         rows.append(row)
     headers = ["Activation", "Validation loss", "Relative PD", "Loss against ReLU", "PD against ReLU"]
-    return markdown_table(headers, rows)
+    return table_lines(headers, rows)
 
 
 # --- figures ----------------------------------------------------------------------------------------------------------
@@ -156,19 +147,10 @@ def terminal_text(evidence: Evidence, claims: Sequence[dict], answers: Sequence[
     if evidence.cells.get("published"):
         parts.append(
             "Relative PD in three steps, the same two models:\n"
-            + _as_text(three_steps(evidence, tables, "relative_pd"))
+            + "\n".join(three_steps(evidence, tables, "relative_pd"))
         )
     parts.append(f"{len(claims)} claims: {verdict_counts(answers)}.")
     return "\n\n".join([*parts, *evidence.notes])
-
-
-def _as_text(markdown_lines):
-    """A Markdown table and the lines after it, for the terminal."""
-    from tabulate import tabulate
-
-    table = [[cell.strip() for cell in line.strip("| ").split("|")] for line in markdown_lines if line.startswith("|")]
-    rest = [line for line in markdown_lines if line and not line.startswith("|")]
-    return "\n".join([tabulate(table[2:], table[0], disable_numparse=True, stralign="right"), *rest])
 
 
 # --- the document -----------------------------------------------------------------------------------------------------
@@ -235,8 +217,8 @@ def _at_a_glance(evidence, tables):
     cells_of(evidence, "published", REPORT)
     lines = ["## In one table", ""]
     lines += _paragraph(
-        "Relative PD (lower is more reproducible): what the report gives; what its protocol gives here; the very same"
-        " two models when both are asked about the same text; and the mean over all pairs of the matched trials."
+        "Relative PD (lower is more reproducible): as reported; as its protocol gives it here; of the same two models,"
+        " evaluated on the same contexts; and the mean over all pairs of the matched trials."
     )
     lines += summary_table(evidence, tables)
     picture = f"{FIGURES}/charlm_cpu_published_against_matched.png"
@@ -253,8 +235,8 @@ def _what_is_right(evidence, claims, answers):
         where = cell.trials[min(cell.trials)]["environment"]
         all_well = all(answer.verdict == "reproduced" for _, answer in found)
         lines += _paragraph(
-            f"Its numbers. Run again with the report's protocol and seeds, {exact} of its {total} printed figures come"
-            f" out to the last digit, on {where['system']} with torch {where['torch']} instead of an Apple M4 Pro with"
+            f"Its numbers. Run again with the report's protocol and seeds, {exact} of its {total} printed values are equal"
+            f" to the last digit, on {where['system']} with torch {where['torch']} instead of an Apple M4 Pro with"
             f" torch 2.9.1{'; all are within the tolerances' if all_well else ''}. Few reports can be repeated so."
         )
         rows = [
@@ -266,13 +248,13 @@ def _what_is_right(evidence, claims, answers):
             ]
             for claim, a in found
         ]
-        headers = ["Figures", "Section", "To the last digit", "Largest deviation"]
-        lines += markdown_table(headers, rows)
+        headers = ["Values", "Section", "To the last digit", "Largest deviation"]
+        lines += table_lines(headers, rows)
     others = [
         claim for claim, answer in zip(claims, answers) if answer.verdict == "reproduced" and not answer.agreement
     ]
     if others:
-        lines += _paragraph("Beyond its figures, these claims hold:")
+        lines += _paragraph("These claims hold as well:")
         lines += [f"- {claim['claim']} (§ {claim['section']})" for claim in others] + [""]
     return lines
 
@@ -281,11 +263,11 @@ def _steps(evidence, tables):
     cells_of(evidence, "published", REPORT)
     lines = ["## From one half to a tenth, in three steps", ""]
     lines += _paragraph(
-        "The report trains two models per activation and asks each about 1,000 random places of the validation text:"
-        " but the second model is asked about other places than the first. Its relative PD and its count of differing"
-        " predictions therefore mostly say how two random places in Shakespeare differ. The same trained models,"
-        " measured three ways: (1) as the report did; (2) both at the same places, still only the last character of a"
-        " context; (3) both at the same places, every character of the validation text."
+        "The report trains two models per activation and evaluates each on about 1,000 random contexts of the validation"
+        " text, but the second model on other contexts than the first. Its relative PD and its count of differing"
+        " predictions therefore mostly measure how two random contexts in Shakespeare differ. The same trained models,"
+        " measured three ways: (1) as the report did; (2) both on the same contexts, at the last position only; (3) both on"
+        " the same contexts, at every position of the validation text."
     )
     lines += ["Relative PD:", "", *three_steps(evidence, tables, "relative_pd")]
     lines += ["Share of predictions that differ:", "", *three_steps(evidence, tables, "top1_disagreement")]
@@ -301,8 +283,8 @@ def _loss_and_pd(evidence):
     n = min(len(cell.trials) for cell in cells_of(evidence, "matched", REPORT))
     lines = ["## Loss and reproducibility, side by side", ""]
     lines += _paragraph(
-        f"How far two models agree depends on how far they have learnt: {_with_training(evidence)}. So a PD says little"
-        f" without the loss beside it. The matched study, n = {n} trials, 95 % intervals:"
+        f"How far two models agree depends on training progress: {_with_training(evidence)}. So a PD says little"
+        f" without the loss. The matched study, n = {n} trials, 95% intervals:"
     )
     return [*lines, *table, *_paragraph(_movement(evidence))]
 
@@ -336,11 +318,11 @@ def _movement(evidence):
 
 
 VERDICT_NOTES = {
-    "reproduced": "The figure repeats, or the claim is shown on the matched study.",
-    "artefact of the protocol": "The report's figure repeats under its protocol, and is made by it.",
+    "reproduced": "The value repeats, or the claim is shown on the matched study.",
+    "artefact of the protocol": "The report's value repeats under its protocol, and is caused by it.",
     "contradicted": "The evidence, or the report's own table, shows the opposite.",
     "not reproduced": "Looked for and not there: another size, or no difference as large as the margin.",
-    "inconclusive": "The evidence allows both; the seeds needed are for 80 % power at the margin.",
+    "inconclusive": "The evidence allows both; the seeds needed are for 80% power at the margin.",
     "untested": "Needs a study that was not given, or the report's own machine.",
 }
 
@@ -370,12 +352,12 @@ def _how():
     lines = ["## How it was judged", ""]
     lines += _paragraph(
         "Claims and tolerances stand in `claims/claims.json`, in our own words; each names its test, a function of"
-        " `claims/comparisons.py` or `claims/facts.py`. Our figures come from the studies, the report's from that file. Figures"
+        " `claims/comparisons.py` or `claims/facts.py`. Our values come from the studies, the report's from that file. Values"
         " are compared with the published study, which follows the report's protocol draw by draw. Conclusions are"
-        " judged on the matched study: paired by trial, 95 % intervals over trials (t for losses; for pair measures the"
+        " judged on the matched study: paired by trial, 95% intervals over trials (t for losses; for pair measures the"
         f" U-statistic of `analysis/significance.py`), Holm-corrected within a claim; equal means within {MARGINS.loss:g} nats,"
-        f" or {100 * MARGINS.pairs:g} % of ReLU's value, by two one-sided tests. Claims are not corrected for one"
-        " another: with this many, one or two of the differences called shown may be chance."
+        f" or {100 * MARGINS.pairs:g}% of ReLU's value, by two one-sided tests. Claims are not corrected for one"
+        " another: with this many, one or two of the differences called shown may be due to randomness."
     )
     return [
         *lines,

@@ -212,8 +212,8 @@ def own_ratio(evidence, reported, tolerance) -> Answer:
     """Does a printed percentage follow from the printed figures? reported: {part, base, percent}."""
     percent = 100 * (reported["part"] / reported["base"] - 1)
     holds = abs(percent - reported["percent"]) <= tolerance
-    why = f"{reported['part']:g} against {reported['base']:g} is {percent:+.1f} %, by the report's own figures."
-    return Answer("reproduced" if holds else "contradicted", f"{percent:+.1f} % from its own table", why)
+    why = f"{reported['part']:g} against {reported['base']:g} is {percent:+.1f}%, by the report's own figures."
+    return Answer("reproduced" if holds else "contradicted", f"{percent:+.1f}% from its own table", why)
 
 
 @claim_test
@@ -292,7 +292,7 @@ def time_cost(evidence, reported, of, than, tolerance) -> Answer:
     percent = significance.mean_interval(list(100 * (ratio - 1)))
     fast = [np.array(timing["activations"][name]["fast_step_s"]) for name in (of, than)]
     fast_percent = significance.mean_interval(list(100 * (fast[0] / fast[1] - 1)))
-    ours = f"{with_interval(percent, '{:+.1f}', ' %')} turns; {fast_percent.mean:+.1f} % in the fast step"
+    ours = f"{with_interval(percent, 1, signed=True, unit='%')} turns; {fast_percent.mean:+.1f}% in the fast step"
     names = f"{labels([of])} against {labels([than])}"
     if percent.low is None:
         return Answer("inconclusive", ours, f"{names}: {percent.reason}.")
@@ -352,7 +352,7 @@ def step_time(evidence, reported, size, factor, small_step_s=None) -> Answer:
 
 @claim_test
 def enough_trials(evidence, reported, measures) -> Answer:
-    """How many trials find a difference from ReLU of the margin, with 80 % power? The most over the activations."""
+    """How many trials find a difference from ReLU of the margin, with 80% power? The most over the activations."""
     needed = {}
     (reference,) = cells_of(evidence, "matched", ["relu"])
     for measure in measures:
@@ -365,7 +365,7 @@ def enough_trials(evidence, reported, measures) -> Answer:
             needed[measure] = max(needed.get(measure, 0), trials)
     ours = "; ".join(f"{n} trials for {results.MEASURES[m].label.lower()}" for m, n in needed.items())
     ours += f"; variances from n = {len(reference.trials)}"
-    why = f"80 % power at 5 % for {MARGINS.loss:g} nats, or {100 * MARGINS.pairs:g} % of ReLU's PD. Two trials are one"
+    why = f"80% power at 5 % for {MARGINS.loss:g} nats, or {100 * MARGINS.pairs:g}% of ReLU's PD. Two trials are one"
     why += " pair, which has no error bar and allows no test."
     if max(needed.values()) <= 2:
         return Answer("not reproduced", ours, "Two trials would be enough.")
@@ -407,17 +407,17 @@ def more_sensitive(evidence, reported, these, than, measure) -> Answer:
     ours = "; ".join(f"{role}: {with_interval(estimate)}" for role, estimate in spreads.items())
     lows, highs = [spreads[role].low for role in these], [spreads[role].high for role in than]
     if min(lows) > max(highs):
-        return Answer("reproduced", ours, "The 95 % intervals of the spread between activations are apart.")
+        return Answer("reproduced", ours, "The 95% intervals of the spread between activations are apart.")
     if max(spreads[role].high for role in these) < min(spreads[role].low for role in than):
         return Answer(
-            "contradicted", ours, "The spread between activations is smaller, and the 95 % intervals are apart."
+            "contradicted", ours, "The spread between activations is smaller, and the 95% intervals are apart."
         )
-    return Answer("inconclusive", ours, "The 95 % intervals of the spread between activations overlap.")
+    return Answer("inconclusive", ours, "The 95% intervals of the spread between activations overlap.")
 
 
 @claim_test
 def value(evidence, reported, role, activation, measure) -> Answer:
-    """Is the report's figure inside our 95 % interval?"""
+    """Is the report's figure inside our 95% interval?"""
     (cell,) = cells_of(evidence, role, [activation])
     estimate = results.estimate(cell, measure)
     ours = with_interval(estimate)

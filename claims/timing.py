@@ -1,11 +1,11 @@
 """Timing of a training step with each activation, which the audit's speed claims need."""
 
 import os
-import time
 
 import numpy as np
 
 from config import Config
+from training.workload import Workload, quartiles, seconds
 
 KIND = "timing"
 VOCABULARY_SIZE = 65
@@ -14,11 +14,11 @@ KINDS = ("published_step_s", "published_evaluation_s", "fast_step_s")
 
 
 def workloads(activation, config, tokens) -> dict:
-    """Kind -> a function that does one step, or one evaluation batch; each goes on with a model of its own.
+    """Kind -> a function that does one step, or one evaluation batch; each trains a model of its own.
 
-    tokens: (N,) int64 tensor.
+    tokens: (N,) int64 tensor. The fast step is that of benchmark.py.
     """
-    return _published_workloads(activation, config, tokens) | {"fast_step_s": _fast_step(activation, config, tokens)}
+    return _published_workloads(activation, config, tokens) | {"fast_step_s": Workload(config, "cpu", activation).step}
 
 
 def _published_workloads(activation, config, tokens):
@@ -50,45 +50,9 @@ def _published_workloads(activation, config, tokens):
     return {"published_step_s": step, "published_evaluation_s": evaluate}
 
 
-def _fast_step(activation, config, tokens):
-    """The step of train.py: batch, dropout masks from their address, forward, backward, AdamW."""
-    import itertools
-
-    import torch
-    from torch.nn import functional as F
-
-    import randomness
-    from model import address_dropout
-    from tasks import corpus
-    from training.step import build, make_optimizer
-    from training.trial import Trial, stream_seeds
-
-    trial = Trial("charlm", activation, config, 1, 42, stream_seeds(42, 1, ("init", "data", "dropout")))
-    model = build(trial, VOCABULARY_SIZE).train()
-    optimizer, numbers = make_optimizer(model.parameters(), config), itertools.count()
-
-    def step():
-        number = next(numbers)
-        generator = randomness.generator(42, "data", number)
-        starts = corpus.batch_starts(generator, len(tokens), config.block_size, config.batch_size)
-        places = torch.from_numpy(starts)[:, None] + torch.arange(config.block_size)
-        address_dropout(model, 42, number)
-        value = F.cross_entropy(model(tokens[places]).float().flatten(0, 1), tokens[places + 1].flatten())
-        optimizer.zero_grad(set_to_none=True)
-        value.backward()
-        optimizer.step()
-
-    return step
-
-
 def median_seconds(function, count: int) -> float:
     """The median time of `count` calls."""
-    times = []
-    for _ in range(count):
-        started = time.perf_counter()
-        function()
-        times.append(time.perf_counter() - started)
-    return float(np.median(times))
+    return float(np.median([seconds(function) for _ in range(count)]))
 
 
 def interleaved(names, config, tokens, repeats: int, steps: int, say) -> dict:
@@ -114,11 +78,6 @@ def full_size(config, tokens, steps: int, say) -> dict:
         found[kind] = [median_seconds(function, 1) for _ in range(steps)]
         say(f"full size, {kind}: {np.median(found[kind]):.2f} s")
     return found
-
-
-def quartiles_of(seconds) -> dict:
-    """{median, low, high, n} of repeated measurements; low and high are the smallest and the largest."""
-    return {"median": float(np.median(seconds)), "low": min(seconds), "high": max(seconds), "n": len(seconds)}
 
 
 def measure(small: Config, full: Config, repeats: int, steps: int, full_steps: int, say=print) -> dict:
@@ -150,7 +109,7 @@ def measure(small: Config, full: Config, repeats: int, steps: int, full_steps: i
         "load_before": load,
         "activations": activations,
         "full_size": large,
-        "summary": {name: {kind: quartiles_of(s) for kind, s in kinds.items()} for name, kinds in activations.items()},
+        "summary": {name: {kind: quartiles(s) for kind, s in kinds.items()} for name, kinds in activations.items()},
         "environment": environment("cpu", small.threads_per_trial),
         "provenance": program(),
     }

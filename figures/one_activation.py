@@ -44,7 +44,7 @@ def _why_no_pair(result):
 
 @figure("Training curves")
 def training_curves(result):
-    """Loss along training: every trial thin, their mean bold; beside it each trial's distance from that mean."""
+    """Loss along training: every trial thin, their mean bold; at its right each trial's distance from that mean."""
     trials, style = complete(result), activation_style(result["activation"])
     steps, validation = trial_curves(trials, "val_loss")
     if not len(steps):

@@ -154,7 +154,7 @@ def add_title(drawn, title, line):
 
 
 def save(drawn, path) -> Path:
-    """Writes a figure to `path`, complete or not at all; beside it in rcParams["savefig.format"], if that is another."""
+    """Writes a figure to `path`, complete or not at all, and also as rcParams["savefig.format"], if that is another."""
     path, metadata = Path(path), {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
     make_drawable(drawn)
     wanted = {matplotlib.rcParams["savefig.format"]} & metadata.keys()  # a matplotlibrc may name any other
@@ -191,7 +191,7 @@ def interval_note(ax):
 def draw_mean(ax, x, estimates, style, band=True):
     """A bold line of means with a marker where each was measured, and a band for the 95% intervals.
 
-    estimates: an Estimate for each x; its numbers are None where there is no value.
+    estimates: an Estimate for each x; its numbers are None without a value.
     """
     mean, low, high = np.array([(e.mean, e.low, e.high) for e in estimates], dtype=float).reshape(-1, 3).T
     every = max(1, len(x) // 8)

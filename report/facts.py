@@ -186,7 +186,8 @@ def methods(view: View) -> Section:
         "A trial is one training run with one seed; a pair is two trials of the same architecture and activation. n counts"
         " trials everywhere, since pairs share models and are not independent.",
         "Intervals of losses, accuracies and times: Student's t over trials. Intervals of pair measures: the mean over pairs"
-        " is a U-statistic of order two; its variance has a per-model and a per-pair component, with a t quantile at Satterthwaite's degrees of freedom. Below three trials there is none.",
+        " is a U-statistic of order two; its variance has a per-model and a per-pair component, with a t quantile at"
+        " Satterthwaite's degrees of freedom. Below three trials there is no interval.",
         "An interval that would reach beyond the measure's range (a loss below 0, a share above 1) is printed and drawn"
         " truncated there. Its coverage stays the same, since the true value is among the possible ones. Result files keep"
         " the interval as computed.",

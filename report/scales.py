@@ -184,7 +184,7 @@ def _methods():
 
 
 def publish_scales(studies: Sequence[Study], plots_dir: Path | None, draw: bool) -> int:
-    """Prints the document of a sweep, and writes it beside the studies' folders; figures go to their plots/."""
+    """Prints the document of a sweep, and writes it next to the studies' folders; figures go to their plots/."""
     folder = Path(studies[0].folder).parent
     plots = (plots_dir or storage.sibling(folder, "plots")) if draw else None
     return 0 if publish(build(studies), folder, FILES, plots) else 1

@@ -6,7 +6,6 @@ A module of its own because an estimate is neither the choice of a study (run_al
 
 import heapq
 import statistics
-import time
 
 MEASURED_WHOLE = 3_000_000  # parameters up to which a whole step is measured on a CPU
 
@@ -88,12 +87,12 @@ def evaluated_examples(config, task, protocol) -> float:
 
 def timed(function) -> float:
     """Seconds that a call takes: the median of up to five, within about a second, after one that warms up."""
+    from training.workload import seconds
+
     function()
     taken = []
     while len(taken) < 5 and sum(taken) < 1:
-        started = time.perf_counter()
-        function()
-        taken.append(time.perf_counter() - started)
+        taken.append(seconds(function))
     return statistics.median(taken)
 
 

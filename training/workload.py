@@ -1,5 +1,7 @@
 """A training step and an evaluation on random text, as a trial runs them: what benchmarks and cost estimates time."""
 
+import time
+
 import numpy as np
 
 
@@ -8,6 +10,13 @@ def forward_flops(config, vocabulary_size: int) -> float:
     width, length = config.n_embd, config.block_size
     per_token = config.n_layer * (24 * width**2 + 4 * length * width) + 2 * width * vocabulary_size
     return float(config.batch_size * length * per_token)
+
+
+def seconds(function) -> float:
+    """How long a call takes."""
+    started = time.perf_counter()
+    function()
+    return time.perf_counter() - started
 
 
 def quartiles(values) -> dict:

@@ -26,6 +26,9 @@ BY_ID = {claim["id"]: claim for claim in CLAIMS}
 SECTIONS = {"1.2", "2.1", "2.2", "2.3", "2.4", "3.1", "3.2", "3.3", "3.4", "3.5", "4.1", "4.2", "4.3", "4.4", "4.5"}
 SECTIONS |= {"5.2", "6.1", "6.2", "7.1", "7.2", "7.3", "7.4", "7.5", "8", "A", "B", "C"}
 METRICS = {"top1_disagreement": 1.2, "js_divergence": 0.1, "prediction_differences": 1000}
+SHIPPED = storage.read_json(
+    evidence_module.REFERENCE / "matched" / "charlm_relu.json"
+)  # its fields make results complete
 LOSSES = {"smelu_05": 2.638, "smelu_1": 2.6588, "relu": 2.627, "gelu": 2.627, "swish": 2.6284}
 
 
@@ -42,7 +45,8 @@ def trials(rng, loss, n, noise):
         ]
         record = {"trial": k, "seed": 41 + k, "status": "complete", "train_loss": value, "val_loss": value}
         record |= {"train_accuracy": 0.27, "val_accuracy": 0.27 + 0.001 * rng.standard_normal(), "history": history}
-        records.append(record | {"environment": {"system": "Linux x86_64", "torch": "2.0"}})
+        environment = SHIPPED["trials"][0]["environment"] | {"system": "Linux x86_64", "torch": "2.0"}
+        records.append(SHIPPED["trials"][0] | record | {"environment": environment})
     return records
 
 
@@ -52,9 +56,13 @@ def pairs(rng, pd, n, noise):
     for a, b in itertools.combinations(range(1, n + 1), 2):
         value = pd * (1 + noise * rng.standard_normal())
         metrics = {"relative_pd": value} | {name: factor * value for name, factor in METRICS.items()}
-        history = [{"step": s, "relative_pd": x} for s, x in ((0, 0.03), (50, 0.8 * value), (100, value))]
+        metrics["prediction_differences"] = round(metrics["prediction_differences"])
+        history = [
+            {"step": s, "relative_pd": x, "top1_disagreement": x}
+            for s, x in ((0, 0.03), (50, 0.8 * value), (100, value))
+        ]
         ends = {"relative_pd_last_position": 1.02 * value, "top1_disagreement_last_position": 1.2 * value}
-        found.append({"trial_a": a, "trial_b": b, **metrics, **ends, "history": history})
+        found.append(SHIPPED["pairs"][0] | {"trial_a": a, "trial_b": b, **metrics, **ends, "history": history})
     return found
 
 
@@ -63,13 +71,21 @@ def write_study(
 ):
     """A study with these relative PDs and losses per activation; returns its folder."""
     config = identity.pop("config", ConfigCPU()).as_dict()
-    identity = {"protocol": "matched", "corpus_sha256": sha, "device": "cpu", "seed_base": 42, **identity}
+    identity = SHIPPED["identity"] | {
+        "protocol": "matched",
+        "corpus_sha256": sha,
+        "device": "cpu",
+        "seed_base": 42,
+        **identity,
+    }
     identity |= {"vary": identity.get("vary", ["init", "data", "dropout"]), "config": config, "numerics_version": 1}
-    storage.write_json(folder / "study.json", {"schema_version": 1, "identity": identity})
-    corpus = {"label": "shakespeare", "sha256": sha, "characters": 1_115_394, "vocabulary_size": 65}
+    storage.write_json(
+        folder / "study.json", {"schema_version": 1, "identity": identity, "provenance": SHIPPED["provenance"]}
+    )
+    corpus = SHIPPED["corpus"] | {"sha256": sha}
     rng = np.random.default_rng(0)
     for architecture, activation in itertools.product(architectures, pds):
-        result = {"schema_version": 1, "architecture": architecture, "activation": activation, "identity": identity}
+        result = SHIPPED | {"architecture": architecture, "activation": activation, "identity": identity}
         result |= {"corpus": corpus, "n_parameters": 429_824, "summary": {}}
         result["trials"] = trials(rng, losses[activation], n, 0.002)
         result["pairs"] = pairs(rng, pds[activation], n, noise)
