@@ -47,8 +47,23 @@ def test_the_table_of_a_study_is_that_of_its_trials(study, activations, n):
         assert cells == [*expected, interval(summary["val_accuracy"], 2, 100)]
 
 
-def test_the_readmes_table_is_that_of_its_study():
-    assert table("matched", README) == [row[:4] for row in table("matched")]
+def test_the_tables_of_the_answer_are_those_of_the_primary_study():
+    """README's table, and docs/answer.md word for word what the command that it names prints."""
+    import analyze_results
+    from analysis.curves import CommonLoss
+    from analysis.results import Margins
+    from report import contrasts
+
+    study = analyze_results.read_study(REFERENCE / "answer" / "primary")
+    assert f"<!-- table: primary -->\n{contrasts.means_table(study.cells)}\n<!-- end -->" in README
+    smooth = [(name, "relu") for name in ("gelu", "swish", "smelu_1_centred")]
+    common = CommonLoss(2.05, last_step=800)
+    found = contrasts.endpoints(study, [*smooth, ("smelu_1", "smelu_1_centred")], Margins(), common)
+    page = (ROOT / "docs" / "answer.md").read_text(encoding="utf-8")
+    assert contrasts.text(study, found, Margins()) in page
+    texts = [contrasts.in_percent(c.comparison.difference) for c in next(iter(found.values()))]
+    assert all(text in " ".join(page.partition("![")[0].split()) for text in texts)
+    assert all(text in " ".join(README.split()) for text in texts[:2])
 
 
 def test_how_relative_pd_turns_is_what_the_longer_study_shows():
