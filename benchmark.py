@@ -4,7 +4,7 @@
     python benchmark.py study               # the report's study against the report's protocol: about forty minutes
     python benchmark.py peers --nanogpt ~/nanoGPT
     python benchmark.py step --json step.json
-    python benchmark.py study --quick       # seconds instead of minutes: does it run at all? measures nothing
+    python benchmark.py study --quick       # a tiny model, once: does it run at all? measures nothing
 
 step      a training step and an evaluation, as a share of the machine's own best float32 matrix product, measured in
           turn with it, in as many processes at once as there are cores
@@ -182,7 +182,7 @@ def benchmark_start(repeats, size) -> dict:
         ]
         slowest = max(slowest, quartiles(taken), key=lambda row: row["median"])
     with tempfile.TemporaryDirectory() as folder:
-        study = (folder, SMALL | size, "--trials", "2" if size else "10")
+        study = (folder, SMALL | size, *(("--trials", "2", "--activations", "relu") if size else ()))
         run_study(*study)
         finished = [run_study(*study) for _ in range(repeats)]
     return {
@@ -231,12 +231,14 @@ def benchmark_study(repeats, size) -> dict:
     options = {"float32": "float32"} | ({"bfloat16": "auto"} if native_bfloat16("cpu") else {})
     old, new = [], {dtype: [] for dtype in options}
     fields = {"threads_per_trial": usable_cpus()} | ({"eval_iters": 1} | size if size else {})
+    activations = REPORT[:1] if size else REPORT
     for _ in range(repeats):
-        command = [sys.executable, "-c", REPORTS_SCRIPT, json.dumps(fields), ",".join(REPORT)]
+        command = [sys.executable, "-c", REPORTS_SCRIPT, json.dumps(fields), ",".join(activations)]
         old.append(seconds(lambda c=command: subprocess.run(c, check=True, stdout=subprocess.DEVNULL, cwd=ROOT)))
         for dtype, option in options.items():
             with tempfile.TemporaryDirectory() as folder:
-                new[dtype].append(run_study(folder, size, "--trials", "2", "--dtype", option))
+                options_of_study = ("--trials", "2", "--activations", *activations, "--dtype", option)
+                new[dtype].append(run_study(folder, size, *options_of_study))
     rows = {"published_s": quartiles(old)}
     for dtype, taken in new.items():
         rows |= {f"{dtype}_s": quartiles(taken), f"{dtype}_speedup": quartiles(np.array(old) / np.array(taken))}
