@@ -156,7 +156,7 @@ def without_values(cell: Cell) -> str:
     """What of a cell has no values per window, in words; '' where all are there."""
     trials = sum(f"trial_{k}_loss" not in cell.arrays for k in cell.trials)
     pairs = sum(f"pair_{p['trial_a']}_{p['trial_b']}_relative_pd" not in cell.arrays for p in cell.pairs)
-    return listing([plural(n, word) for n, word in ((trials, "trial"), (pairs, "pair")) if n])
+    return " and ".join(plural(n, word) for n, word in ((trials, "trial"), (pairs, "pair")) if n)
 
 
 def unfinished(study: Study, cells: Sequence[Cell]) -> list[str]:
