@@ -71,7 +71,8 @@ class Attention(torch.autograd.Function):
         future = torch.full((length, length), -math.inf, dtype=qkv.dtype).triu_(1)
         for some in _groups(pairs, length):
             query, key, value = packed[:, some]
-            scores = _product(query, key.transpose(1, 2), 1 / math.sqrt(size), out=used[some]).add_(future)
+            # masked where it is computed: no pass of its own
+            scores = torch.baddbmm(future, query, key.transpose(1, 2), alpha=1 / math.sqrt(size), out=used[some])
             torch.softmax(scores, -1, out=weights[some])
             if levels is not None:
                 dropped(weights[some], levels[some], threshold, out=used[some])
@@ -96,7 +97,9 @@ class Attention(torch.autograd.Function):
             dropped(
                 grad_weights, used[some].view(torch.int16), 1, out=grad_weights
             )  # only a 0 has a bit pattern below 1
-            grad_scores = torch._softmax_backward_data(grad_weights, weights[some], -1, weights.dtype)
+            grad_scores = torch._softmax_backward_data(
+                grad_weights, weights[some], -1, weights.dtype, grad_input=grad_weights
+            )
             _product(grad_scores, key, 1 / math.sqrt(size), out=grad_query)
             _product(grad_scores.transpose(1, 2), query, 1 / math.sqrt(size), out=grad_key)
             _product(used[some].transpose(1, 2), grad_output[some], 1 / ctx.keep, out=grad_value)
