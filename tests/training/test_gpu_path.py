@@ -91,7 +91,9 @@ def test_another_device_reports_the_step_and_the_loss_of_the_last_evaluation(tas
 def test_time_alone_decides_when_a_state_is_written(device, task, tmp_path, monkeypatch):
     """However many points the curves have: a state is as large as the model and all that was measured."""
     steps = []
-    monkeypatch.setattr(storage, "save_state", lambda path, identity, content, report: steps.append(content["step"]))
+    monkeypatch.setattr(
+        storage, "save_state", lambda path, identity, where, content, say: steps.append(content["step"])
+    )
     train.run_trial(a_trial(device), task, partial_path=tmp_path / "state.pt")
     assert steps == []
     monkeypatch.setattr(train, "SAVE_EVERY_S", 0.0)
@@ -142,26 +144,25 @@ def test_a_trial_on_another_device_that_is_interrupted_goes_on_to_the_same_bits(
     assert history[0] == history[1]
 
 
-def test_predictions_are_made_again_on_the_device_of_the_trial(task, monkeypatch):
+def test_predictions_are_made_again_on_the_device_of_the_trial(task, tmp_path, monkeypatch):
     """bfloat16 or not, another device would give other bits; so the task says where."""
     trial = a_trial()
     content = checkpoint_content(trial, task, train.run_trial(trial, task))
     asked = []
     real = torch.nn.Module.to
     monkeypatch.setattr(torch.nn.Module, "to", lambda self, device: asked.append(device) or real(self, device))
-    monkeypatch.setattr(storage, "read_checkpoint", lambda path: content)
-    context = Context(task)
-    predict(context, None, None, "a path", "cpu:0")
+    storage.write_checkpoint(tmp_path / "trial_1.pt", content)
+    predict(Context(task), None, None, tmp_path / "trial_1.pt", content["weights_sha256"], "cpu:0")
     assert asked == ["cpu:0"]
 
 
 @no_cuda
-def test_predictions_of_a_trial_on_a_gpu_are_not_made_on_a_cpu_instead(task, monkeypatch):
+def test_predictions_of_a_trial_on_a_gpu_are_not_made_on_a_cpu_instead(task, tmp_path):
     trial = a_trial()
     content = checkpoint_content(trial, task, train.run_trial(trial, task))
-    monkeypatch.setattr(storage, "read_checkpoint", lambda path: content)
+    storage.write_checkpoint(tmp_path / "trial_1.pt", content)
     with pytest.raises((RuntimeError, AssertionError), match="CUDA"):
-        predict(Context(task, 16), None, None, "a path", "cuda")
+        predict(Context(task), None, None, tmp_path / "trial_1.pt", content["weights_sha256"], "cuda")
 
 
 # --- what a user asks for that is not there -------------------------------------------------------------------------
