@@ -175,11 +175,11 @@ def test_a_study_killed_at_many_random_moments_ends_as_an_undisturbed_one(
         assert studies.difference(undisturbed[protocol], folder) is None
 
 
-# What a study writes, as (first or last?, the change of files in the trace that the driver is killed before).
+# What the driver writes, as (first or last?, the change of files in the trace that it is killed before). The points of the
+# curves are written by workers, whose deaths have tests of their own.
 PHASES = {
     "study.json": (0, r"rename .study\.json"),
     "a trial's checkpoint": (0, r"rename .trial_2\.pt"),
-    "a point of a trial's curve": (0, r"rename .4\.safetensors"),
     "a trial's predictions": (0, r"rename .trial_2\.predictions\.safetensors"),
     "a trial's values": (0, r"rename .trial_2\.safetensors"),
     "a trial's result": (0, r"rename .charlm_relu\.json"),
