@@ -221,7 +221,7 @@ class Sizes(TypedDict):
 
     width: int
     n_parameters: int
-    n_parameters_charlm: int
+    n_parameters_charlm: NotRequired[int]  # of text: a task with inputs of its own has no CharLM
 
 
 class ValuesFile(TypedDict):

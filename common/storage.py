@@ -31,6 +31,7 @@ SUMMARY_FILE = "all_experiments_summary.json"
 # A file that is larger, or nested deeper, is none of this program's.
 MOST_JSON_BYTES = 2**29
 MOST_ARRAY_BYTES = 2**33
+WORTH_MAPPING = 2**20  # bytes: a mapped file keeps a descriptor open, and small files are many
 MOST_CHECKPOINT_BYTES = 2**35
 MOST_DEPTH = 32
 MOST_TRIALS = 10**5
@@ -197,7 +198,11 @@ def read_arrays(path: Path, mapped: bool = False) -> ArrayFile:
             size = os.fstat(file.fileno()).st_size
             if size > MOST_ARRAY_BYTES:
                 raise ValueError("too large")
-            data = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ) if mapped else file.read(size)
+            data = (
+                mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
+                if mapped and size > WORTH_MAPPING
+                else file.read(size)
+            )
             return _parsed(memoryview(data))
         except OSError as error:
             raise RunError(f"cannot read {path}: {error.strerror or error}") from error

@@ -197,7 +197,7 @@ def test_a_trial_whose_worker_dies_while_it_saves_goes_on_to_the_same_bits(study
     """Each worker dies in its second writing of a state; what the first one wrote takes the trial to its end."""
     two, whole, broken = (*study, "--trials=2"), tmp_path_factory.mktemp("whole"), tmp_path_factory.mktemp("broken")
     assert studies.run(*two, folder=whole).status == 0
-    done = studies.run(*two, "--workers=2", folder=broken, kill_at=9, victim="worker", prelude=SAVE_TWICE)
+    done = studies.run(*two, "--workers=2", folder=broken, kill_at=30, victim="worker", prelude=SAVE_TWICE)
     assert done.status == 0, done.out + done.err
     assert "its worker was killed by SIGKILL (out of memory?); attempt 2 of 3" in done.out
     assert studies.difference(whole, broken) is None
