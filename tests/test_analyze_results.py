@@ -510,6 +510,14 @@ def test_a_figure_that_fails_is_named_and_costs_nothing_else(few, analyze, monke
     assert "charlm_cpu_forest.png" in report_of(few / "results")
 
 
+def test_a_plots_folder_that_cannot_be_written_costs_the_figures_and_no_number(tmp_path, analyze):
+    study = shutil.copytree(REFERENCE / "longer", tmp_path / "longer")
+    (tmp_path / "a file").touch()
+    status, out, err = analyze(study, "--plots-dir", str(tmp_path / "a file" / "plots"))
+    assert status == 1 and "the figure forest was not drawn: RunError: cannot write" in err
+    assert "Traceback" not in err and "All sections" in out and "SmeLU β=1" in report_of(study)
+
+
 def test_activations_are_compared_at_the_loss_that_was_named(tmp_path, analyze):
     """The longer study: its curves have eleven points, of which five and more are around 2.5 nats."""
     study = shutil.copytree(REFERENCE / "longer", tmp_path / "longer")
