@@ -40,7 +40,7 @@ class Activation:
     gated: whether it takes 2h channels and returns h.
     learnable: whether it has parameters.
     label, formula: for tables and figures.
-    source_sha256: of the file that a reader's own activation came from.
+    source_sha256: of the file that a user-defined activation came from.
     """
 
     name: str
@@ -182,7 +182,7 @@ class Gated(nn.Module):
 
 
 class Elementwise(nn.Module):
-    """A reader's function of a tensor as a module."""
+    """A user's function of a tensor as a module."""
 
     def __init__(self, function):
         super().__init__()
@@ -318,11 +318,11 @@ for _name, _gate, _smooth, _label in (
 BUILT_IN = tuple(ACTIVATIONS)
 
 
-# --- a reader's own -----------------------------------------------------------------------------------------
+# --- user-defined -----------------------------------------------------------------------------------------
 
 
 def register(name: str, factory, **facts) -> Activation:
-    """Adds a reader's own activation under `name`; registering that name again replaces it.
+    """Adds a user-defined activation under `name`; registering that name again replaces it.
 
     Args:
       name: lower-case letters, digits, underscores and dots, beginning with a letter.
@@ -388,7 +388,7 @@ def check_new_name(kind, name, built_in):
 
 
 def read_source(path, kind) -> bytes:
-    """The content of a reader's file."""
+    """The content of a user's file."""
     try:
         return Path(path).read_bytes()
     except OSError as error:

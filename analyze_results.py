@@ -146,7 +146,7 @@ def analyze(args) -> int:
     def passage_of(cells):
         return recompute.passage(cells, checkpoints, args.corpus)
 
-    baselines = recompute.yardsticks(study, args.corpus)
+    baselines = recompute.baselines(study, args.corpus)
     document = build(study, others, margins, baselines, common, passage_of if plots is not None else None)
     if args.export:
         from report.export import export

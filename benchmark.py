@@ -18,7 +18,7 @@ study     5 activations x 2 trials by the report's protocol, as its script ran i
           whole processes, all cold
 scaling   studies of 10, 30 and 100 trials of a tiny model: processor seconds per trial and per pair, and beyond training
           and comparing; bytes written and peak memory
-peers     a training step beside that of nanoGPT's model of the same size, in float32 and bfloat16, as one process on all
+peers     a training step compared with that of nanoGPT's model of the same size, in float32 and bfloat16, as one process on all
           cores and as one process per core, compiled and not; each dtype against nanoGPT's best arrangement in it
 cuda      a step of the full-size model on a GPU, in bfloat16 and float32, its tokens per second and its share of the
           measured peak, evaluation, memory; and trials per hour by the size of a pack, compiled and not, and by the

@@ -63,7 +63,7 @@ TABLES = {
 # --- lines of the tables ---
 
 
-def line(table, case, n, share, hits, least=None, most=None, slack=2.0, limit=False, **beside):
+def line(table, case, n, share, hits, least=None, most=None, slack=2.0, limit=False, **besides):
     """One line: the share of studies with a hit, its Monte Carlo standard error, and whether it is as promised.
 
     limit: the promise is known to break here, so a broken one does not count.
@@ -86,7 +86,7 @@ def line(table, case, n, share, hits, least=None, most=None, slack=2.0, limit=Fa
         "at_most": most,
         "kept": kept,
         "limit": limit,
-        "beside": {name: float(value) for name, value in beside.items()},
+        "besides": {name: float(value) for name, value in besides.items()},
     }
 
 
@@ -471,7 +471,7 @@ def row_of(item, studies):
         if item["limit"] and item["kept"] is False
         else {True: "yes", False: "NO", None: ""}[item["kept"]],
     }
-    for name, value in item["beside"].items():
+    for name, value in item["besides"].items():
         rate = name in RATES
         row[name.replace("_", " ")] = f"{100 * value:.1f}" if rate else f"{value:.2f}"
     return row

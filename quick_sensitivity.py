@@ -6,7 +6,7 @@
     python quick_sensitivity.py --ground-truth        # trains the cases that the test is validated on (hours; resumes)
     python quick_sensitivity.py --guide               # writes docs/guide.md from them
 
-The options describe the full training; the quick trials have a sixth of its steps. The same command again goes on where it
+The options describe the full training; the quick trials have a sixth of its steps. The same command again resumes where it
 stopped. Exit status: 0 done, 1 a trial failed or the machine gave trouble, 2 a mistake in the command, 130 or 143 interrupted.
 """
 

@@ -6,7 +6,7 @@
     python run_all_experiments.py --scale 1M 2M 5M                 # one study for each size, 3 activations x 3 trials
     python run_all_experiments.py --dry-run                        # check everything; print trials, time and disk
 
-The same command again goes on where it stopped; --trials 20 extends 10; --fresh sets the old study aside.
+The same command resumes where it stopped; --trials 20 extends 10; --fresh sets the old study aside.
 Exit status: 0 all done, 1 a trial failed or the machine gave trouble, 2 a mistake in the command, 130 or 143
 interrupted.
 """
@@ -102,7 +102,7 @@ def parser():
     p.add_argument("--results-dir", type=Path, help="default: results/, or a subfolder named after the kind of study")
     p.add_argument("--plots-dir", type=Path, help="default: plots/, with the subfolder of the results")
     p.add_argument("--checkpoints-dir", type=Path, help="default: checkpoints/, with the subfolder of the results")
-    p.add_argument("--fresh", action="store_true", help="set the study in the folder aside and begin anew")
+    p.add_argument("--fresh", action="store_true", help="set the study in the folder aside and start over")
     p.add_argument("--dry-run", action="store_true", help="check everything, print trials, time and disk, and stop")
     add_config_options(p, several_rates=True)
     return p
@@ -394,7 +394,7 @@ def check_and_carry_out(args, signals) -> int:
     for plan, facts in studies:
         try:
             status = carry_out(args, plan, task, facts, workers, user_files, signals)
-        except RunError as error:  # the other sizes of a sweep go on
+        except RunError as error:  # the other sizes of a sweep continue
             if len(studies) == 1:
                 raise
             failures.append(f"{plan.results_dir}: {error}")
@@ -568,7 +568,7 @@ def carry_out(args, plan, task, facts, workers, user_files, signals) -> int:
             plan, task, experiments, others, jobs, engine, progress, lambda: signals.received is not None, shared
         )
     if signals.received is not None:
-        print("interrupted; the same command goes on from here", flush=True)
+        print("interrupted; the same command resumes from here", flush=True)
         return 128 + signals.received
     return finish(plan, experiments, all_well)
 
@@ -583,7 +583,7 @@ def finish(plan, experiments, all_well) -> int:
     print(f"done: {plan.results_dir}\nnow: {analysis_command([plan])}", flush=True)
     if plan.vary != ALL_STREAMS:
         command = f"python analyze_results.py results --compare {as_typed(plan.results_dir)}"
-        print(f"and, beside the study that varies everything: {command}", flush=True)
+        print(f"and, compared with the study that varies everything: {command}", flush=True)
     return 0
 
 

@@ -71,7 +71,7 @@ END
 
 make_venv() {
     if [ -e venv ] && [ ! -e venv/pyvenv.cfg ] && [ -n "$(ls -A venv)" ]; then
-        stop "venv is there and is no virtual environment; move it away" 1
+        stop "venv exists and is not a virtual environment; move it away" 1
     fi
     echo "setup.sh: making venv/ with Python $(version_of "$python")"
     "$python" -m venv --clear venv ||

@@ -82,7 +82,7 @@ def check_installation() -> int:
 
 
 def check_files(args) -> int:
-    """Every check that a reader's own architecture (with ReLU) or activation (in CharLM) must pass before it trains."""
+    """Every check that a user-defined architecture (with ReLU) or activation (in CharLM) must pass before it trains."""
     from architectures.checks import check, sizes_in_words
     from config_cpu import ConfigCPU
     from training.trial import prepare_torch

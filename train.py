@@ -52,10 +52,10 @@ def run_trial(trial: Trial, task, partial_path=None, report=None, should_stop=No
     Args:
       trial: what to train.
       task: a tasks.base.Task.
-      partial_path: where the running trial saves itself, and from where it goes on; None saves nothing. The predictions
-        at the points of its curves are then written beside it, see training/curve_files.py.
+      partial_path: where the running trial saves itself, and from where it resumes; None saves nothing. The predictions
+        at the points of its curves are then written next to it, see training/curve_files.py.
       report: called as report({trial, step, loss}) now and then, report({trial, resumed}) with the step from which
-        a trial goes on, report({warning}).
+        a trial continues, report({warning}).
       should_stop: called after each step; when it returns true, the trial saves itself and raises Interrupted.
       probes: names from diagnostics.probes.PROBES, measured at each point of the curves; they change nothing else.
 
@@ -243,7 +243,7 @@ def _keep_point(member, log_p, step, trial, task, partial_path, report):
             log_p = str(point_path(folder, step))
         except RunError as error:
             if report:
-                report({"warning": f"{error}; the trial goes on, but could not resume from here"})
+                report({"warning": f"{error}; the trial continues, but could not resume from here"})
     member["curve"].append((step, log_p))
 
 
@@ -266,7 +266,7 @@ def _save_partial(path, trials, task, learner, state, report):
 
 
 def _load_partial(path, trials, wanted, task, learner, report):
-    """The state from which trials go on: that of these trials at `path`, or the beginning."""
+    """The state from which trials resume: that of these trials at `path`, or the beginning."""
     members = [{"history": [], "curve": [], "diverged_at": None, "loss": None} for _ in trials]
     state = {"step": 0, "training_time_s": 0.0, "evaluation_time_s": 0.0, "members": members}
     identities = [partial_identity(trial, task) for trial in trials]
@@ -446,7 +446,7 @@ def verify(path: Path, number: int, corpus: str, own: dict[str, str]) -> int:
       path: the result.
       number: of the trial.
       corpus: as for --corpus; "auto" is the result's own, where it was.
-      own: kind -> name of what a reader's files define.
+      own: kind -> name of what a user's files define.
     """
     from architectures.registry import check_reader_sources
     from tasks.registry import load_recorded

@@ -3,7 +3,7 @@
     problems = check("my_model", "relu", ConfigCPU())      # sentences; none where all is well
 
 A module of its own because the tests, the quick check of an installation, the study and the notebook all make the same
-checks: the tests of every built-in architecture with every activation, the others of a reader's own. A check is a small
+checks: the tests of every built-in architecture with every activation, the others of user-defined ones. A check is a small
 function of a `Case` that returns a sentence about what is wrong, or None. All of them run at tiny sizes (`tiny_config`).
 """
 
@@ -315,7 +315,7 @@ def check(architecture: str, activation: str, config: Config) -> list[str]:
 
 
 def _is_built_in(case):
-    """Whether neither the architecture nor the activation is a reader's own."""
+    """Whether neither the architecture nor the activation is user-defined."""
     own = case.activation in activations.ACTIVATIONS and case.activation not in activations.BUILT_IN
     return case.architecture in registry.BUILT_IN and not own
 
@@ -326,7 +326,7 @@ def _outcome(one, case):
         return one(case)
     except UserError as error:
         return str(error)
-    except (Exception, SystemExit) as error:  # whatever a reader's code raises
+    except (Exception, SystemExit) as error:  # whatever a user's code raises
         text = (str(error).strip() or "no message").splitlines()[0]
         return f"{case.architecture} with {case.activation} raises {type(error).__name__}: {text}"
 

@@ -1,4 +1,4 @@
-"""What all trials of a process share, and a reader's file may not change: the reference would change with it.
+"""What all trials of a process share, and a user's file may not change: the reference would change with it.
 
     before = snapshot()
     ...                                  # load a file, or let its model run

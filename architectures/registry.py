@@ -37,12 +37,12 @@ class Architecture:
     make: (config, make_activation, vocabulary_size, gated) -> nn.Module; config.n_embd is its width.
     description: a few words.
     acts: where the activation acts.
-    n_activations: configuration -> how many activations the graph holds; None: one at least (a reader's own).
+    n_activations: configuration -> how many activations the graph holds; None: at least one (user-defined models).
     takes_gated: whether it can use an activation that halves its input.
     receptive_field: configuration -> how many characters an output can see, its own included; None: all so far.
     heads: whether its width must be a multiple of n_head.
     solved: whether its width is solved for CharLM's number of parameters; otherwise it is n_embd.
-    source_sha256: of the file that a reader's own architecture came from.
+    source_sha256: of the file that a user-defined architecture came from.
     task: name of the task that it is trained on.
     """
 
@@ -183,7 +183,7 @@ def supports(architecture: str, activation: str) -> str | None:
 def solve_width(architecture: str, config: Config, vocabulary_size: int) -> int:
     """The width at which an architecture's number of parameters is nearest to CharLM's at this configuration.
 
-    Without a gated or learnable activation. CharLM's width, and that of a reader's own architecture, is n_embd.
+    Without a gated or learnable activation. CharLM's width, and that of a user-defined architecture, is n_embd.
     """
     entry = architecture_record(architecture)
     if not entry.solved:
@@ -287,7 +287,7 @@ def _replace_dropouts(entry, model):
         ):
             raise UserError(
                 f"the architecture {entry.name} has a dropout inside {name} ({type(module).__name__}), which draws "
-                "from PyTorch's global generator; use nn.Dropout beside it"
+                "from PyTorch's global generator; use nn.Dropout instead"
             )
 
 
@@ -345,11 +345,11 @@ def _initial_values(module, own_name, parameter, seed, name):
     return torch.from_numpy(values * np.float32(getattr(module, "init_std", networks.INITIAL_SD)))
 
 
-# --- a reader's own --------------------------------------------------------------------------------------------------
+# --- user-defined --------------------------------------------------------------------------------------------------
 
 
 def register_architecture(name: str, make: Callable, **facts) -> Architecture:
-    """Adds a reader's own architecture under `name`; registering that name again replaces it.
+    """Adds a user-defined architecture under `name`; registering that name again replaces it.
 
     Args:
       name: lower-case letters, digits, underscores and dots, beginning with a letter.
@@ -367,7 +367,7 @@ def register_architecture(name: str, make: Callable, **facts) -> Architecture:
             raise UserError(f"the architecture {name} must give an nn.Module, not a {type(model).__name__}")
         return model
 
-    defaults = {"description": "a reader's own", "acts": "where its author put it", "heads": True}
+    defaults = {"description": "user-defined", "acts": "where its author put it", "heads": True}
     entry = {**defaults, **facts, "n_activations": None, "takes_gated": False, "solved": False}
     ARCHITECTURES[name] = Architecture(name, make_checked, **entry)
     return ARCHITECTURES[name]
@@ -385,19 +385,19 @@ def load_architecture_file(path, source: bytes | None = None) -> str:
 
 
 def read_user_files(architecture_file, activation_file) -> tuple[tuple[str, str, bytes], ...]:
-    """(kind, path, content) of a reader's files, of those that are given: what a worker needs to load the same."""
+    """(kind, path, content) of a user's files, of those that are given: what a worker needs to load the same."""
     given = (("architecture", architecture_file), ("activation", activation_file))
     return tuple((kind, str(path), activations.read_source(path, kind)) for kind, path in given if path is not None)
 
 
 def load_user_files(files) -> dict[str, str]:
-    """Registers a reader's files, as `read_user_files` gives them; returns kind -> name."""
+    """Registers a user's files, as `read_user_files` gives them; returns kind -> name."""
     load = {"architecture": load_architecture_file, "activation": activations.load_activation_file}
     return {kind: load[kind](path, source) for kind, path, source in files}
 
 
 def reader_sources(architecture: str, activation: str) -> dict:
-    """{"source_sha256": {kind: SHA-256 of the reader's file}}, part of a trial's identity; {} where both are built in."""
+    """{"source_sha256": {kind: SHA-256 of the user's file}}, part of a trial's identity; {} where both are built in."""
     records = {"architecture": architecture_record(architecture), "activation": activations.record(activation)}
     found = {kind: entry.source_sha256 for kind, entry in records.items() if entry.source_sha256}
     return {"source_sha256": found} if found else {}
@@ -409,7 +409,7 @@ def check_reader_sources(stored: dict) -> None:
     for kind, registry in (("architecture", ARCHITECTURES), ("activation", activations.ACTIVATIONS)):
         name = stored[kind]
         if kind in before and name not in registry:
-            raise UserError(f"{name} is a reader's own {kind}; give its file with --{kind}-file")
+            raise UserError(f"{name} is a user-defined {kind}; give its file with --{kind}-file")
         now = registry[name].source_sha256 if name in registry else None
         if before.get(kind) != now:
             was, is_now = (f"{digest[:12]}..." if digest else "none" for digest in (before.get(kind), now))

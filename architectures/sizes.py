@@ -7,7 +7,7 @@ A module of its own because the sweep over sizes (`run_all_experiments.py --scal
 the rules are pure functions, and what they give is part of every trial's identity.
 
 Shape. Kaplan et al. 2020 (arXiv 2001.08361, section 3.1 and figure 5): at a fixed number of parameters the loss depends
-little on the ratio of width to depth, a few per cent over a factor of forty. So the ratio is held near the 64 of the
+little on the ratio of width to depth, a few percent over a factor of forty. So the ratio is held near the 64 of the
 report's full-size model (384 / 6), which is also that of GPT-2 small (768 / 12): of all depths and of all widths that
 are multiples of 8 (what a GPU's matrix units take) whose model has the wanted number of parameters within TOLERANCE,
 the one nearest to this ratio and to heads of 64 channels, which both of these models have; distances are added, as

@@ -1,4 +1,4 @@
-"""Our training step beside nanoGPT's: the same model size, data and batch, on the same cores, in one run.
+"""Our training step compared with nanoGPT's: the same model size, data and batch, on the same cores, in one run.
 
 nanoGPT (https://github.com/karpathy/nanoGPT) is a checkout that the user names; only its model.py is used, unchanged. Its
 step is that of its train.py on a CPU, with two things left out that ours does not do either and that would cost it time:
@@ -41,7 +41,7 @@ def benchmark_peers(repeats, size, nanogpt):
     Parameters
     ----------
     repeats : int
-        Rounds; in each one, every arrangement is started anew and measured once.
+        Rounds; in each one, every arrangement is started again and measured once.
     size : dict
         Fields of ConfigCPU other than its defaults.
     nanogpt : Path or None

@@ -199,7 +199,7 @@ def needed_text(needed: int | None) -> str:
 def difference(evidence, reported, measure, of, than, claimed="lower", tolerance=None, role="matched") -> Answer:
     """Is the mean of some activations lower (or higher) than another's?
 
-    reported: the report's difference in per cent, or null. With a tolerance, in points, its size must hold as well.
+    reported: the report's difference in percent, or null. With a tolerance, in points, its size must hold as well.
     """
     comparison = settle(evidence, of, than, measure, role)
     (base,) = cells_of(evidence, role, [than])

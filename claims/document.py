@@ -27,7 +27,7 @@ from claims.comparisons import (
 )
 from report.document import markdown_table
 
-FIGURES = "figures"  # the folder beside the document
+FIGURES = "figures"  # the folder next to the document
 PUBLIC_CODE = Path(__file__).with_name("public_code.md")  # facts that no study here can produce, with their commits
 
 # --- tables -----------------------------------------------------------------------------------------------------------

@@ -286,7 +286,7 @@ def speed_ranking(evidence, reported) -> Answer:
 
 @claim_test
 def time_cost(evidence, reported, of, than, tolerance) -> Answer:
-    """Does training take as many per cent longer as the report says, within `tolerance` points? Compared in turns."""
+    """Does training take as many percent longer as the report says, within `tolerance` points? Compared in turns."""
     timing = timing_of(evidence, [of, than])
     ratio = trial_seconds(timing, of) / trial_seconds(timing, than)
     percent = significance.mean_interval(list(100 * (ratio - 1)))

@@ -180,7 +180,7 @@ class _Table:
 
     @property
     def array(self) -> np.ndarray:
-        """Memory-mapped anew, so that what was read of it does not stay in memory."""
+        """Memory-mapped again, so that what was read of it does not stay in memory."""
         return np.load(self.file, mmap_mode="r", allow_pickle=False)
 
 

@@ -52,5 +52,5 @@ def end_by_default():
 
 
 open_closed_streams()
-if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # one that ignores Ctrl-C goes on doing so
+if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # one that ignores Ctrl-C keeps doing so
     signal.signal(signal.SIGINT, _interrupt)

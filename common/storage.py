@@ -1,6 +1,6 @@
 """Studies, results and checkpoints on disk: atomic, validated, versioned.
 
-A file is complete and valid, or absent: it is written beside its place, flushed to the disk and renamed. Results and
+A file is complete and valid, or absent: it is written next to its place, flushed to the disk and renamed. Results and
 checkpoints carry a checksum of their own content, so that damage is noticed and named instead of being analysed. A
 checksum shows damage, not forgery: whoever edits a file can make a new one.
 """
@@ -238,7 +238,7 @@ def _parsed(data):
 
 
 def read_npz(path: Path) -> ArrayFile:
-    """The arrays beside a result of schema_version 1, which do not say what they belong to; errors as of `read_arrays`."""
+    """The arrays of a result of schema_version 1, which do not say what they belong to; errors as of `read_arrays`."""
     try:
         with open_regular(path) as file:
             _check_archive(file, MOST_ARRAY_BYTES)
@@ -396,11 +396,11 @@ def _check_plain(content, size):
 
 
 def save_state(path: Path | None, identity, environment: dict, content: dict, report) -> None:
-    """Writes what a running trial needs to go on from here; a path of None writes nothing.
+    """Writes what a running trial needs to resume from here; a path of None writes nothing.
 
     Args:
-      identity: of the trial, or of those that are trained together; only an equal one goes on from this state.
-      environment: what decides the trial's bits beside its identity; the same is true of it.
+      identity: of the trial, or of those that are trained together; only an equal one resumes from this state.
+      environment: what decides the trial's bits besides its identity; the same is true of it.
       report: told of a disk that is full, which is no reason to end the trial: what it gives is written at its end.
     """
     if path is None:
@@ -410,7 +410,7 @@ def save_state(path: Path | None, identity, environment: dict, content: dict, re
         write_checkpoint(path, content)
     except RunError as error:
         if report:
-            report({"warning": f"{error}; the trial goes on, but could not resume from here"})
+            report({"warning": f"{error}; the trial continues, but could not resume from here"})
 
 
 def load_state(path: Path | None, identity, environment: dict, report) -> dict | None:

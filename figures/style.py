@@ -180,7 +180,7 @@ def say_instead(ax, text):
 
 
 def panel_height(count):
-    """Inches for a panel with a legend of `count` lines beside it."""
+    """Inches for a panel with a legend of `count` lines next to it."""
     return max(2.3, 0.14 * count + 0.5)
 
 

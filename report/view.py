@@ -7,7 +7,7 @@ from analysis import results
 from analysis.curves import CommonLoss
 from analysis.results import MEASURES, Cell, Margins, Study
 from analysis.words import decimals_for, listing, plural, with_interval
-from tasks.corpus import Yardstick
+from tasks.ngrams import Baseline
 
 PAIRS_METHOD = (
     "n counts trials; 95% intervals: Student's t over trials, for pairs of trials with the variance of a U-statistic."
@@ -21,7 +21,7 @@ class View:
     """One architecture of a study, and what the options ask for.
 
     study: its cells with complete trials. cells: those of this architecture. missing: sentences on what is absent.
-    baselines: from `recompute.yardsticks`. common: where activations are compared at equal loss, if anywhere.
+    baselines: from `recompute.baselines`. common: where activations are compared at equal loss, if anywhere.
     passage_of: cells -> `recompute.passage`; None: the section is left out.
     """
 
@@ -31,7 +31,7 @@ class View:
     others: Sequence[Study] = ()
     missing: Sequence[str] = ()
     unfinished: Sequence[str] = ()
-    baselines: Sequence[Yardstick] | str = "not asked for"
+    baselines: Sequence[Baseline] | str = "not asked for"
     common: CommonLoss | None = None
     passage_of: Callable | None = None
 

@@ -135,7 +135,7 @@ class OutOfFold:
 def leave_one_family_out(
     features: np.ndarray, q: np.ndarray, families: Sequence[str], sets: Mapping[str, Sequence[int]]
 ) -> OutOfFold:
-    """Every choice is made anew without the family that is predicted."""
+    """Every choice is made again without the family that is predicted."""
     families = np.asarray(families)
     p, answers, chosen = np.empty(len(q)), [""] * len(q), {}
     for family in np.unique(families):

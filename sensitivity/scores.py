@@ -38,7 +38,7 @@ def reliability(p: np.ndarray, q: np.ndarray) -> list[tuple[int, float, float]]:
 
 
 def decided(answers: Sequence[str], q: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(whether a case was decided, the expected error of its answer; 0 where undecided)."""
+    """(whether a case was decided, the expected error of its answer; 0 if inconclusive)."""
     says = np.array([{"matters": 1.0, "does not matter": 0.0}.get(answer, np.nan) for answer in answers])
     known = ~np.isnan(says)
     return known, np.where(known, np.abs(np.nan_to_num(says) - q), 0.0)
@@ -79,7 +79,7 @@ def permutation_p(
     n: int = 199,
     seed: int = 0,
 ) -> float:
-    """p of "the features say nothing": labels permuted over cases, everything chosen and fitted anew each time."""
+    """p of "the features say nothing": labels permuted over cases, everything chosen and fitted again each time."""
     rng = np.random.default_rng(seed)
     observed = log_score(leave_one_family_out(features, q, families, sets).p, q)
     as_low = 0

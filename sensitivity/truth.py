@@ -32,7 +32,7 @@ BIGRAM = 2.45  # nats: a case whose best activation does not get there is not tr
 def make(run_study: Callable[[list[str]], int], folder: Path, task, options: Sequence[str] = ()) -> int:
     """Trains whatever is missing of every group, and writes each group's cases as soon as they are complete.
 
-    They are gathered beside the studies and become FILE at the end: a tracked file that changes meanwhile would make the
+    They are gathered next to the studies and become FILE at the end: a tracked file that changes meanwhile would make the
     commit that the next trials record unclean.
 
     Parameters
@@ -152,7 +152,7 @@ def quick_part(folder: Path, architecture: str, task, activations=cases.ACTIVATI
     mine = {r["activation"]: r for r in results if r["architecture"] == architecture}
     if len(losses[activations[0]]) < 2:
         raise RunError(
-            f"{folder} has fewer than two seeds of every activation yet; the same command goes on from there"
+            f"{folder} has fewer than two seeds of every activation yet; the same command resumes from there"
         )
     complete = [k for k in losses[activations[0]] if all(values[k] is not None for values in losses.values())]
     features: dict[str, float | None] = dict.fromkeys(FEATURES)

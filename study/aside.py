@@ -12,7 +12,7 @@ FIGURE = r"({})_(.+_)?(cpu|cuda|mps)_\w+\.(png|pdf|svg)"  # see figures/style.py
 
 
 def set_study_aside(plan) -> list[Path]:
-    """Moves an old study's results, checkpoints and figures aside, into folders beside the new one's; returns these."""
+    """Moves an old study's results, checkpoints and figures aside, into folders next to the new one's; returns these."""
     folders = (plan.results_dir, plan.checkpoints_dir, plan.plots_dir)
     stamp = time.strftime("aside_%Y%m%d_%H%M%S")
     while any((folder / stamp).exists() for folder in folders):

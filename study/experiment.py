@@ -38,7 +38,7 @@ from training.identity import (
 from training.trial import Trial, arithmetic, checkpoint_content, stream_seeds
 
 TRIAL_SUMMARY = ("train_loss", "val_loss", "train_accuracy", "val_accuracy")
-PER_WINDOW = "pair_{}_{}_{}"  # names of the arrays beside a result
+PER_WINDOW = "pair_{}_{}_{}"  # names of a result's arrays
 WINDOW_LOSS = "trial_{}_loss"
 PREDICTIONS = f".predictions{storage.ARRAY_SUFFIX}"
 SHARE_UNSAVED = 10  # a result file lacks at most one in so many
@@ -552,7 +552,7 @@ def write_summary(plan, task, experiments, others=()) -> None:
     found |= {storage.name_of(result): summary_of(result) for result in others}
     path = plan.results_dir / storage.SUMMARY_FILE
     known = ()  # their order is the order of every table
-    with contextlib.suppress(RunError):  # there is none, or a damaged one, which is written anew
+    with contextlib.suppress(RunError):  # there is none, or a damaged one, which is rewritten
         known = storage.read_json(path, storage.SUMMARY)["experiments"]
     content = {
         "kind": storage.SUMMARY,

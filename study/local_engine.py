@@ -5,7 +5,7 @@ a job is a pure function of its arguments. Events are tuples (kind, job, payload
 
     ("progress", job, dict)   a running trial reports {trial, step, loss}, {trial, resumed} or {warning}
     ("done", job, result)
-    ("retry", job, text)      its worker died or lost its GPU, or memory ran out beside others; the job is tried again
+    ("retry", job, text)      its worker died or lost its GPU, or memory ran out next to others; the job is tried again
     ("failed", job, text)     it raised an error, or its workers died MAX_ATTEMPTS times
     ("stopped", job, None)    it was asked to stop, and has saved itself
 """
@@ -61,7 +61,7 @@ def _work(channel, stop):
     from training.trial import Interrupted
 
     def send(kind, payload):
-        # Not channel.send(): beside torch it sends each tensor as a file in /dev/shm and a descriptor, and either can run out.
+        # Not channel.send(): with torch loaded it sends each tensor as a file in /dev/shm and a descriptor, and either can run out.
         channel.send_bytes(pickle.dumps((kind, payload), pickle.HIGHEST_PROTOCOL))
 
     while True:
@@ -98,7 +98,7 @@ class _Worker:
 class LocalEngine:
     """Worker processes on this machine, each running one job at a time.
 
-    When a job runs out of memory beside others, there is one worker less from then on, and it is tried again. Where not
+    When a job runs out of memory next to others, one worker fewer runs from then on, and it is retried. Where not
     even that many processes can be started, those that could do the work.
 
     Args:

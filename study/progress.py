@@ -58,11 +58,11 @@ class Progress:
         return f"about {duration(elapsed / worked * max(self.total - reached, 0))} left"
 
     def resumed(self, name, number, step):
-        """A trial goes on from a step that it, or an earlier run of the study, had saved."""
+        """A trial resumes from a step that it, or an earlier run of the study, had saved."""
         if (name, number) not in self.fractions:  # else it is this run's own work, after a worker died
             self.fractions[name, number] = self._share(step)
             self.found_done += self._share(step)
-        self.say(f"{name}  trial {number} of {self.n_trials}  goes on from step {step} of {self.max_iters}")
+        self.say(f"{name}  trial {number} of {self.n_trials}  resumes from step {step} of {self.max_iters}")
 
     def _share(self, step):
         return min(step / self.max_iters, 1) * 0.9  # evaluation is about the last tenth

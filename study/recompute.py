@@ -20,6 +20,7 @@ from common.errors import RunError, UserError
 from config import Config
 from study.jobs import Job, Member
 from tasks import corpus as text
+from tasks import ngrams
 from training import curve_files
 from training.options import check_device
 
@@ -40,7 +41,7 @@ def study_task(result: dict, may_download: bool, data: str = "auto"):
     return load_recorded(result, data)
 
 
-def yardsticks(study, data: str = "auto") -> tuple[text.Yardstick, ...] | str:
+def baselines(study, data: str = "auto") -> tuple[ngrams.Baseline, ...] | str:
     """What tables of counts predict on a study's text, or why that cannot be said."""
     try:
         task = study_task(study.cells[0].result, may_download=False, data=data)
@@ -48,7 +49,7 @@ def yardsticks(study, data: str = "auto") -> tuple[text.Yardstick, ...] | str:
         return str(error)
     if not hasattr(task, "corpus"):
         return "the task is not text"
-    return text.yardsticks(task.corpus, study.identity["config"]["block_size"])
+    return ngrams.baselines(task.corpus, study.identity["config"]["block_size"])
 
 
 def checkpoint_path(checkpoints_dir: Path, cell: Cell, number: int) -> Path:
@@ -61,12 +62,12 @@ def checkpoint_path(checkpoints_dir: Path, cell: Cell, number: int) -> Path:
 def recompute(cells: Sequence[Cell], checkpoints_dir: Path, user_files=(), say=print, data: str = "auto") -> bool:
     """Measures every stored loss, accuracy and pair again from the checkpoints; says per cell whether all is identical.
 
-    Greedy continuations are taken from the result: writing text anew is no part of this check. Histories of pairs are
+    Greedy continuations are taken from the result: generating text again is no part of this check. Histories of pairs are
     compared if the predictions along training are still there.
 
     Args:
       cells: those that have complete trials.
-      user_files: a reader's own architecture or activation, from `options.load_user_files`.
+      user_files: a user-defined architecture or activation, from `options.load_user_files`.
       data: where the data are, as for `load_recorded`.
 
     Returns:

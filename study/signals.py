@@ -44,7 +44,7 @@ class Signals:
                 "\nstopping: the running trials finish their step and save themselves (a second signal ends at once)\n"
             )
             return
-        _write("interrupted before any trial was at work; the same command goes on\n")
+        _write("interrupted before any trial was at work; the same command resumes\n")
         if is_importing(frame):
             os._exit(128 + number)
         raise SystemExit(128 + number)

@@ -32,7 +32,7 @@ MOST_DISTINCT_CHARACTERS = 65_536
 
 
 class DownloadFailed(UserError):
-    """Shakespeare is not on this machine and could not be fetched; `auto` goes on with another corpus."""
+    """Shakespeare is not on this machine and could not be fetched; `auto` falls back to another corpus."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,7 +112,7 @@ def load_corpus(name: str = "auto", data_dir="data", progress: bool = True) -> C
 
 
 def load_recorded(record: dict, given: str = "auto") -> Corpus:
-    """The corpus that a result was made on; a UserError where it is not to be had.
+    """The corpus that a result was made on; a UserError if it is unavailable.
 
     Args:
       record: what the result says of it: {label, sha256, ...}.
@@ -156,7 +156,7 @@ def pydoc_text() -> str:
     try:
         from pydoc_data.topics import topics
     except ImportError:
-        raise UserError("corpus pydoc is not to be had: this Python came without its manual, pydoc_data") from None
+        raise UserError("corpus pydoc is unavailable: this Python came without its manual, pydoc_data") from None
     return "\n\n".join(topics[topic] for topic in sorted(topics))
 
 
@@ -248,7 +248,7 @@ def _download(url: str, progress: bool) -> bytes:
 def _connect(url: str, seconds: float):
     """An open answer from `url`, within `seconds` in all.
 
-    The time limit of urlopen is for each address of a host anew and leaves out looking up its name, so that
+    The time limit of urlopen is for each address of a host separately and does not cover looking up its name, so that
     behind a firewall which drops packets the attempts would add up to minutes.
     """
     from queue import Empty, SimpleQueue
@@ -356,42 +356,3 @@ def curve_windows(n_evaluation_windows: int, count: int) -> np.ndarray:
 def batch_starts(generator: np.random.Generator, split_length: int, block_size: int, batch_size: int) -> np.ndarray:
     """(batch_size,) independent offsets, uniform in [0, split_length - T)."""
     return generator.integers(0, split_length - block_size, size=batch_size)
-
-
-@dataclass(frozen=True)
-class Yardstick:
-    """What a table of counts predicts: a loss in nats per character and a share of right top-1 predictions."""
-
-    name: str
-    loss: float
-    accuracy: float
-
-
-def yardsticks(corpus: Corpus, block_size: int) -> tuple[Yardstick, Yardstick]:
-    """The unigram and the bigram baseline of a corpus.
-
-    Counted on the training split, one added to every count (Laplace), and measured like a model: on all windows of the
-    validation split. Ties go to the lower index.
-    """
-    size, train = corpus.vocabulary_size, corpus.train.astype(np.int64)
-    x, y = (part.ravel() for part in evaluation_windows(corpus, "validation", block_size))
-    single = np.bincount(train, minlength=size)
-    frequencies = Yardstick(
-        "unigram baseline",
-        float(-np.log((single[y] + 1) / (len(train) + size)).mean()),
-        float((y == single.argmax()).mean()),
-    )
-    codes, counts = np.unique(train[:-1] * size + train[1:], return_counts=True)  # a V x V table may be too large
-    before = np.bincount(train[:-1], minlength=size)
-    place = np.searchsorted(codes, x * size + y).clip(max=len(codes) - 1)
-    found = np.where(codes[place] == x * size + y, counts[place], 0)
-    often_first = codes[np.lexsort((codes, -counts))]
-    seen, first = np.unique(often_first // size, return_index=True)
-    likeliest = np.zeros(size, np.int64)
-    likeliest[seen] = often_first[first] % size
-    following = Yardstick(
-        "bigram baseline",
-        float(-np.log((found + 1) / (before[x] + size)).mean()),
-        float((y == likeliest[x]).mean()),
-    )
-    return frequencies, following

@@ -181,7 +181,7 @@ def test_generalized_smelu_without_asymmetry_is_smelu():
     assert torch.equal(GeneralizedSmeLU(0.8, 0.8)(x), SmeLU(0.8)(x))
 
 
-# --- the facts beside each activation -----------------------------------------------------------------------
+# --- the facts about each activation -----------------------------------------------------------------------
 
 
 def derivatives(name):
@@ -299,7 +299,7 @@ def test_each_call_gives_a_fresh_module_that_bears_its_name():
     assert first.is_activation
 
 
-# --- a reader's own -----------------------------------------------------------------------------------------
+# --- user-defined -----------------------------------------------------------------------------------------
 
 
 @pytest.fixture

@@ -23,7 +23,8 @@ from report import contents, document
 from report.details import MOST_IN_FULL
 from report.document import Figure
 from study.experiment import summarize
-from tasks.corpus import load_corpus, yardsticks
+from tasks.corpus import load_corpus
+from tasks.ngrams import baselines
 
 REFERENCE = Path(__file__).resolve().parent.parent / "results" / "reference"
 REPORT = ("smelu_05", "smelu_1", "relu", "gelu", "swish")
@@ -260,7 +261,7 @@ def test_models_that_a_baseline_equals_are_said_to_be_in_early_training(folder, 
         _, out, _ = analyze("--no-figures")
         return " ".join(out.split())
 
-    single, double = (baseline.loss for baseline in yardsticks(load_corpus(str(folder / "tiny.txt")), 8))
+    single, double = (baseline.loss for baseline in baselines(load_corpus(str(folder / "tiny.txt")), 8))
     assert double < single
     out = answer_at(single)
     assert "Nothing is learned yet: the unigram baseline has a lower validation loss" in out

@@ -1,4 +1,4 @@
-"""Claims about a model or an activation of a reader's own: checked before it trains, used where given, never mistaken."""
+"""Claims about a user-defined model or activation: checked before it trains, used where given, never mistaken."""
 
 import pytest
 import studies
@@ -127,7 +127,7 @@ def test_a_study_of_a_readers_own_model_and_activation_runs_in_worker_processes(
 
     for options in (("--verify", result_file, "--corpus", "text.txt"), ("--sample", checkpoint, "--prompt", "the")):
         without = studies.run("train.py", *options, *files[:2], folder=folder)
-        says = "soft_step is a reader's own activation; give its file with --activation-file"
+        says = "soft_step is a user-defined activation; give its file with --activation-file"
         assert (without.status, says in without.err) == (2, True), without.err
 
     (folder / "soft.py").write_text(ACTIVATION.replace("4", "5"))
@@ -269,4 +269,4 @@ def test_one_trial_of_a_readers_own_is_checked_and_trained(folder):
     assert refused.status == 2 and "my_model with relu may not be trained: position 1 sees" in refused.err
     checkpoint = "checkpoints/single/my_model_relu_seed_42.pt"
     unused = studies.run("train.py", "--sample", checkpoint, "--activation-file", "soft.py", folder=folder)
-    assert unused.status == 2 and "my_model is a reader's own architecture" in unused.err
+    assert unused.status == 2 and "my_model is a user-defined architecture" in unused.err

@@ -145,9 +145,9 @@ def test_the_table_of_sources_is_that_of_its_studies():
 
 
 def test_the_table_of_counts_is_that_of_the_corpus(shakespeare):
-    from tasks.corpus import yardsticks
+    from tasks.ngrams import baselines
 
-    _, following = yardsticks(shakespeare, 128)
+    _, following = baselines(shakespeare, 128)
     text = " ".join(SETTING.split())
     assert f"has a validation loss of {following.loss:.3f} nats and {following.accuracy:.2%} accuracy" in text
 

@@ -443,7 +443,7 @@ def test_varying_one_stream_leaves_the_others_at_the_seed_of_trial_one(study, tm
     assert done.status == 0
     assert done.out.splitlines()[-2:] == [
         "now: python analyze_results.py results/vary_init",
-        "and, beside the study that varies everything: python analyze_results.py results --compare results/vary_init",
+        "and, compared with the study that varies everything: python analyze_results.py results --compare results/vary_init",
     ]
     found = result(tmp_path, "vary_init")
     assert [record["seeds"] for record in found["trials"]] == [

@@ -172,7 +172,7 @@ def test_a_trial_is_not_gone_on_with_in_another_environment(task, undisturbed, t
     assert "variables" not in outcome["record"]["environment"]
 
 
-def test_a_damaged_state_is_set_aside_and_the_trial_begins_anew(task, undisturbed, tmp_path):
+def test_a_damaged_state_is_set_aside_and_the_trial_starts_over(task, undisturbed, tmp_path):
     partial = tmp_path / "trial_1.partial.pt"
     with pytest.raises(Interrupted):
         train.run_trial(a_trial(), task, partial, should_stop=stop_after(3))
@@ -196,7 +196,7 @@ def test_a_state_that_cannot_be_saved_does_not_end_the_trial(task, undisturbed, 
     outcome = train.run_trial(a_trial(), task, tmp_path / "x.pt", report=events.append)
     assert_same(outcome, undisturbed["float32"])
     warnings = [event["warning"] for event in events if "warning" in event]
-    assert len(warnings) == 6 and all("No space left on device; the trial goes on" in text for text in warnings)
+    assert len(warnings) == 6 and all("No space left on device; the trial continues" in text for text in warnings)
 
 
 # --- divergence -------------------------------------------------------------------------------------------------------

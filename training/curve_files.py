@@ -1,7 +1,7 @@
 """The predictions at the points of a trial's curves: each point is written once, in a file of its own.
 
 A pair's history compares two trials at each point, and no checkpoint can give these predictions again. So they stay
-beside the trial's checkpoint, for the pairs with trials that are added later. Without them (they may be deleted) such a
+next to the trial's checkpoint, for the pairs with trials that are added later. Without them (they may be deleted) such a
 trial is trained again, to the same bits, when a pair needs its curve.
 
     checkpoints/<architecture>_<activation>/trial_<k>.curve/<step>.safetensors

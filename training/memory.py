@@ -18,7 +18,7 @@ def least_bytes(architecture: str, config: Config, model_sizes) -> int:
     if architecture not in BUILT_IN or architecture_record(architecture).task != "text":
         try:
             return 4 * WORD * count_parameters(architecture, config, model_sizes)
-        except Exception:  # a reader's own model may not like to be made without numbers
+        except Exception:  # a user's model may fail to build on the meta device
             return 0
     n_weights = n_parameters(config.n_layer, config.n_embd, config.block_size, model_sizes)
     kept = config.batch_size * config.block_size * 2 * (config.n_layer * config.n_embd + model_sizes)

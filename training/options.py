@@ -26,9 +26,9 @@ def add_config_options(parser, several_rates=False):
     several_rates: whether --learning-rate also takes name=rate, for activations or architectures with their own.
     """
     parser.add_argument(
-        "--config", choices=("auto", "cpu", "gpu"), default="auto", help="auto: gpu where CUDA is there, else cpu"
+        "--config", choices=("auto", "cpu", "gpu"), default="auto", help="auto: gpu if CUDA is available, else cpu"
     )
-    parser.add_argument("--device", choices=DEVICES, default="auto", help="auto: cuda where it is there, else cpu")
+    parser.add_argument("--device", choices=DEVICES, default="auto", help="auto: cuda if available, else cpu")
     group = parser.add_argument_group("configuration fields", "defaults: config_cpu.py and config.py")
     for spec in fields(Config):
         kind = {"type": type(spec.default), "metavar": type(spec.default).__name__.upper()}
@@ -53,7 +53,7 @@ def add_compile_option(parser):
 
 
 def choose_compiled(args, device) -> bool:
-    """Whether the training step is compiled; `auto` where CUDA, Triton and the C compiler that it needs are there."""
+    """Whether the training step is compiled; `auto` if CUDA, Triton and the C compiler that it needs are available."""
     names = [os.environ.get("CC"), "gcc", "clang"] if device == "cuda" else [os.environ.get("CXX"), "g++"]
     compiler = any(shutil.which(name) for name in names if name)
     if args.compile == "on" and not compiler:
@@ -62,7 +62,7 @@ def choose_compiled(args, device) -> bool:
     return args.compile == "on" or (args.compile == "auto" and ready)
 
 
-# --- a reader's own architecture or activation ----------------------------------------------------------------------
+# --- a user-defined architecture or activation ----------------------------------------------------------------------
 
 
 def add_file_options(parser):
@@ -105,7 +105,7 @@ def check_own_are_used(own, experiments) -> None:
 
 
 def check_user_files(own, experiments, config) -> None:
-    """A reader's own must pass the checks of architectures/checks.py before it trains: a UserError names the first problem."""
+    """A user-defined architecture or activation must pass the checks of architectures/checks.py before it trains: a UserError names the first problem."""
     if not own:
         return
     from architectures.checks import check
@@ -153,7 +153,7 @@ def split_rates(values) -> tuple[float | None, dict[str, float]]:
 
 
 def choose_config(args, stored_dtype=None) -> tuple[Config, str]:
-    """(configuration, device) from parsed options. `auto` becomes the GPU configuration where CUDA is there.
+    """(configuration, device) from parsed options. `auto` becomes the GPU configuration if CUDA is available.
 
     stored_dtype: that of the study which the options continue, if any: what --dtype auto stands for there.
     """

@@ -3,7 +3,7 @@
 A pack has a fixed number N of slots, and that number is part of the identity of its trials: the batched arithmetic
 rounds otherwise than that of a trial alone, and otherwise for another N. Trial k sits in slot (k - 1) mod N of pack
 (k - 1) // N. Where a study does not fill its last pack, the slots that are left train the trials that would come next,
-and nobody asks for their outcomes; so a trial has the same companions, and the same bits, however many trials the study
+and their results are discarded; so a trial has the same companions, and the same bits, however many trials the study
 has. Each draw comes from its own trial's address, as everywhere, and no operation mixes slots: a trial that diverges
 leaves its companions alone. torch.compile takes the same path: a trial alone whose step is compiled is a stack of one,
 since masks that are drawn ahead leave a step that can be compiled whole.
@@ -87,7 +87,7 @@ class Stack:
         return losses.detach()
 
     def state(self):
-        """What the pack needs to go on from here."""
+        """What the pack needs to resume from here."""
         return {
             "parameters": {name: tensor.detach() for name, tensor in self.parameters.items()},
             "buffers": self.buffers,
@@ -96,7 +96,7 @@ class Stack:
 
     @torch.no_grad()
     def load(self, state):
-        """Goes on from what `state` gave."""
+        """Resumes from what `state` gave."""
         for kind in ("parameters", "buffers"):
             for name, tensor in getattr(self, kind).items():
                 tensor.copy_(state[kind][name])

@@ -6,7 +6,7 @@ another model, and the two models of a pair never see the same context. Followed
 report's own figures. Everything here is eager, float32 and on the CPU, for CharLM alone.
 
 A trial seeds the generator itself and depends on nothing that ran before. The comparison of an activation's
-models goes on where its last trial left the generator. Both leave the caller's generators as they found them.
+models continues where its last trial left the generator. Both leave the caller's generators as they found them.
 
 Shapes: B sequences, T = block_size characters, C channels, H heads, D = C / H, V characters.
 """
@@ -112,7 +112,7 @@ def train_published_trial(
       corpus: a corpus.Corpus.
       report: called as report(step, loss, snapshot) after every update: how many updates are done, the loss
         of the batch, and a function that returns the whole state, fit for torch.save and for `start_state`.
-      start_state: a snapshot of this same trial; training goes on from there, to the same bits.
+      start_state: a snapshot of this same trial; training resumes from there, to the same bits.
       one_by_one: evaluate the accuracies' contexts one at a time, as the report's script did. Otherwise the
         same contexts go through the model many at once, which is faster and differs only by rounding.
 
@@ -183,7 +183,7 @@ def _snapshot(step, model, optimizer, history, began):
 
 def _restore(snapshot, model, optimizer):
     model.load_state_dict(snapshot["model"])
-    optimizer.load_state_dict(deepcopy(snapshot["optimizer"]))  # not to go on in the snapshot's own tensors
+    optimizer.load_state_dict(deepcopy(snapshot["optimizer"]))  # or training would change the snapshot's own tensors
     torch.set_rng_state(snapshot["generator_state"])
     return snapshot["step"], deepcopy(snapshot["history"]), snapshot["training_time_s"]
 
@@ -260,7 +260,7 @@ def compare_published(models, generator_state, config, corpus, one_by_one=True) 
     Returns:
       A list of {trial_a, trial_b (from 1), relative_pd, prediction_differences, total_predictions}, a < b in
       order; the two figures are None where a model diverged. All of them change with the number of trials,
-      since the generator goes on where the last one ended.
+      since the generator continues where the last one ended.
     """
     check_published(config, corpus)
     split = _as_tensor(corpus.validation)

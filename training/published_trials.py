@@ -88,7 +88,7 @@ def _save(path, trial, task, snapshot, report):
 
 
 def _load(path, trial, task, report):
-    """The snapshot from which the trial goes on, or None."""
+    """The snapshot from which the trial resumes, or None."""
     from common import storage
     from common.provenance import numeric_environment
     from training.trial import environment_of, partial_identity
@@ -107,7 +107,7 @@ def compare_checkpoints(checkpoints, task) -> list[dict]:
 
     None stands for a trial that diverged, but not for the last one.
 
-    The generator goes on from where the last of these trials left it, so the pairs change with the number of trials.
+    The generator continues from where the last of these trials left it, so the pairs change with the number of trials.
     """
     from common.storage import read_checkpoint
 

@@ -1,4 +1,4 @@
-"""Claims about every architecture with every activation, and about what the checks of a reader's own would catch."""
+"""Claims about every architecture with every activation, and about what the checks of user-defined ones would catch."""
 
 import math
 import random
@@ -177,7 +177,7 @@ def test_the_plain_recurrence_is_elmans():
 
 
 class Sound(nn.Module):
-    """A reader's model that passes: each output sees its own character and the one before."""
+    """A user's model that passes: each output sees its own character and the one before."""
 
     def __init__(self, config, make_activation, vocabulary_size):
         super().__init__()
@@ -302,7 +302,7 @@ class DrawsInsideARecurrence(Sound):
 
 @pytest.fixture
 def registered():
-    """Registers a reader's own for one test."""
+    """Registers a user-defined one for one test."""
     before = dict(ARCHITECTURES), dict(ACTIVATIONS)
     yield
     for registry, old in zip((ARCHITECTURES, ACTIVATIONS), before):

@@ -220,7 +220,7 @@ def start(script, *arguments, folder, prelude="", kill_at=0, victim="driver", tr
 
     Args:
       prelude: Python that the run executes first, in the driver; its workers inherit what it does.
-      kill_at: end the `victim` (driver or worker) just before its so-manieth change of a study's files; 0: never.
+      kill_at: end the `victim` (driver or worker) just before its kill_at-th change of a study's files; 0: never.
       trace: a file for these changes, one line each.
     """
     output = tempfile.mktemp(dir=folder, prefix=".run_")

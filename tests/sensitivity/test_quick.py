@@ -93,7 +93,7 @@ def test_a_budget_that_ends_too_early_keeps_what_was_trained(tmp_path, tiny_corp
     early = "import quick_sensitivity\nquick_sensitivity.OVERRUN = 0\nquick.seeds_within = lambda *a: 2\n"
     options = ["--architecture", "faint", *OPTIONS, "--max-iters", "600000", "--corpus", str(tiny_corpus_file)]
     run = studies.run("quick_sensitivity.py", *options, folder=tmp_path, prelude=PLANTED + early)
-    assert run.status == 1 and "fewer than two seeds of every activation yet; the same command goes on" in run.err
+    assert run.status == 1 and "fewer than two seeds of every activation yet; the same command resumes" in run.err
     assert list(tmp_path.glob("checkpoints/quick_faint/faint_relu/*.partial.pt"))
 
 

@@ -102,12 +102,12 @@ def test_a_stopped_study_saves_itself_says_how_to_go_on_and_leaves_no_orphans(
     assert started.wait() == status
     assert started.wait_until_alone(seconds=0) == [], "a worker outlived its study"
     assert "stopping: the running trials finish their step and save themselves" in started.err
-    assert started.out.endswith("interrupted; the same command goes on from here\n")
+    assert started.out.endswith("interrupted; the same command resumes from here\n")
     assert "Traceback" not in started.out + started.err
     step = storage.read_checkpoint(partial(tmp_path))["step"]
     assert step >= 1
     again = studies.run(*study, folder=tmp_path)
-    assert again.status == 0 and f"trial 1 of 3  goes on from step {step} of 6" in again.out
+    assert again.status == 0 and f"trial 1 of 3  resumes from step {step} of 6" in again.out
     assert studies.difference(undisturbed, tmp_path) is None
 
 
@@ -142,7 +142,7 @@ def test_a_flurry_of_signals_ends_a_study_at_once(study, undisturbed, tmp_path, 
 
 
 def spawned_workers(run):
-    """The worker processes of a run that a user started (multiprocessing has a helper of its own beside them)."""
+    """The worker processes of a run that a user started (multiprocessing has a helper process of its own)."""
     listing = subprocess.run(["ps", "-A", "-ww", "-o", "pid=,args="], capture_output=True, text=True, check=True).stdout
     spawned = {int(line.split()[0]) for line in listing.splitlines() if "spawn_main" in line}
     return [pid for pid in run.workers() if pid in spawned]
@@ -155,7 +155,7 @@ def test_ctrl_c_in_a_terminal_while_workers_are_starting_leaves_neither_tracebac
     started.signal_all(signal.SIGINT)
     assert started.wait() == 130
     assert started.wait_until_alone(seconds=5) == []
-    assert started.out.endswith("interrupted; the same command goes on from here\n")
+    assert started.out.endswith("interrupted; the same command resumes from here\n")
     assert "Traceback" not in started.out + started.err
 
 
@@ -167,7 +167,7 @@ def test_a_study_that_is_stopped_while_it_imports_torch_says_so_in_one_line(stud
     wait_for(started, (tmp_path / "importing").exists)
     started.signal(number)
     assert started.wait(seconds=15) == status
-    assert (started.out, started.err) == ("", "interrupted before any trial was at work; the same command goes on\n")
+    assert (started.out, started.err) == ("", "interrupted before any trial was at work; the same command resumes\n")
     assert not (tmp_path / "results").exists()
 
 

@@ -29,7 +29,7 @@ def test_steps_that_an_earlier_run_did_are_not_this_runs_pace(clock, capsys):
     """A trial found at step 50 of 100, at step 100 after 45 s: so 0.45 trials took 45 s, and one and a tenth are left."""
     shown = progress.Progress(total=2, n_trials=2, max_iters=100)
     shown.resumed("charlm_relu", 1, 50)
-    assert "trial 1 of 2  goes on from step 50 of 100" in capsys.readouterr().out
+    assert "trial 1 of 2  resumes from step 50 of 100" in capsys.readouterr().out
     assert shown.time_left() == "time left unknown yet"
     clock[0] = 45
     shown.step("charlm_relu", 1, 100, 2.5)

@@ -128,7 +128,7 @@ def test_a_study_on_a_cluster_survives_a_signal_and_the_death_of_a_node_and_is_i
     stopped.terminate()
     assert stopped.wait(timeout=300) == 143, log.read_text()
     assert "stopping: the running trials finish their step and save themselves" in log.read_text()
-    assert log.read_text().endswith("interrupted; the same command goes on from here\n")
+    assert log.read_text().endswith("interrupted; the same command resumes from here\n")
     assert "***" not in log.read_text() and "Traceback" not in log.read_text()  # Ray's own words for a signal
 
     study, log = start()
@@ -136,7 +136,7 @@ def test_a_study_on_a_cluster_survives_a_signal_and_the_death_of_a_node_and_is_i
     made.remove_node(victim, allow_graceful=False)
     assert study.wait(timeout=500) == 0, log.read_text()
     said = log.read_text()
-    assert "goes on from step" in said or "0 done before" not in said, "the stopped trials were lost"
+    assert "resumes from step" in said or "0 done before" not in said, "the stopped trials were lost"
     assert contents(tmp_path) == undisturbed
 
 

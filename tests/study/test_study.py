@@ -243,7 +243,7 @@ published_trials._save = saves
         int(step.split(":")[1]) for step in (tmp_path / "steps").read_text().split() if step.startswith("42:")
     ]
     assert of_trial_one == sorted(of_trial_one)
-    assert len(of_trial_one) < 6 + 3, "every attempt began anew"
+    assert len(of_trial_one) < 6 + 3, "every attempt started over"
     assert of_trial_one.count(0) == 1
 
 

@@ -30,7 +30,6 @@ from tasks.corpus import (
     n_windows,
     window_starts,
     windows,
-    yardsticks,
 )
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=400)
@@ -424,24 +423,3 @@ def test_batches_reach_every_start_and_repeat_with_the_generator():
     assert sorted(set(starts.tolist())) == list(range(8))
     assert np.bincount(starts).min() > 2000 / 8 * 0.7
     assert np.array_equal(starts, batch_starts(np.random.default_rng(1), 12, 4, 2000))
-
-
-# --- tables of counts -----------------------------------------------------------------------------------------------
-
-
-@given(st.text("abcd", min_size=60, max_size=200))
-def test_yardsticks_are_tables_of_counts_of_the_training_split(text):
-    corpus = make_corpus("random.txt", text)
-    x, y = evaluation_windows(corpus, "validation", 4)
-    size = corpus.vocabulary_size
-    single, double = np.ones(size), np.ones((size, size))
-    for token in corpus.train:
-        single[token] += 1
-    for before, after in zip(corpus.train[:-1], corpus.train[1:]):
-        double[before, after] += 1
-    p = single / single.sum(), double / double.sum(1, keepdims=True)
-    frequencies, following = yardsticks(corpus, 4)
-    assert frequencies.loss == pytest.approx(-np.log(p[0][y]).mean())
-    assert following.loss == pytest.approx(-np.log(p[1][x, y]).mean())
-    assert frequencies.accuracy == (p[0].argmax() == y).mean()
-    assert following.accuracy == (p[1].argmax(1)[x] == y).mean()

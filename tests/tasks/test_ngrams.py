@@ -4,11 +4,13 @@ import re
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from studies import ROOT
 
 from config_cpu import ConfigCPU
 from tasks import ngrams
-from tasks.corpus import make_corpus
+from tasks.corpus import evaluation_windows, make_corpus
 from tasks.text import Text
 
 
@@ -52,3 +54,21 @@ def test_the_pages_table_of_baselines_is_what_the_command_gives(shakespeare):
     for row, (order, estimates) in zip(rows, found.items()):
         cells = [cell.strip() for cell in row.strip("|").split("|")]
         assert cells == [str(order), "5", *(ngrams.with_interval(e, 4) for e in estimates.values())]
+
+
+@given(st.text("abcd", min_size=60, max_size=200))
+def test_baselines_are_tables_of_counts_of_the_training_split(text):
+    corpus = make_corpus("random.txt", text)
+    x, y = evaluation_windows(corpus, "validation", 4)
+    size = corpus.vocabulary_size
+    single, double = np.ones(size), np.ones((size, size))
+    for token in corpus.train:
+        single[token] += 1
+    for before, after in zip(corpus.train[:-1], corpus.train[1:]):
+        double[before, after] += 1
+    p = single / single.sum(), double / double.sum(1, keepdims=True)
+    frequencies, following = ngrams.baselines(corpus, 4)
+    assert frequencies.loss == pytest.approx(-np.log(p[0][y]).mean())
+    assert following.loss == pytest.approx(-np.log(p[1][x, y]).mean())
+    assert frequencies.accuracy == (p[0].argmax() == y).mean()
+    assert following.accuracy == (p[1].argmax(1)[x] == y).mean()

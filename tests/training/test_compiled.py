@@ -26,7 +26,7 @@ from training.trial import Interrupted, arithmetic
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler (g++) here to compile with")
 
 
-def compiled_anew(trials, task, **hooks):
+def compiled_again(trials, task, **hooks):
     """What a pack gives whose step is compiled from the very beginning, as on a machine that has never compiled it."""
     trials = tuple(replace(trial, compiled=True) for trial in trials)
     packed._last_compiled.clear()
@@ -40,7 +40,7 @@ def compiled_anew(trials, task, **hooks):
 def test_a_compiled_step_is_the_step(size, activation, task, in_float64):
     trials = a_pack(size, activation=activation, max_iters=3)
     expected = run_pack(trials, trials, task)
-    for outcome, plain in zip(compiled_anew(trials, task), expected):
+    for outcome, plain in zip(compiled_again(trials, task), expected):
         assert farthest(outcome["weights"], plain["weights"]) < 1e-10
 
 
@@ -49,10 +49,10 @@ def test_a_compiled_step_is_the_step(size, activation, task, in_float64):
 def test_a_step_that_is_compiled_twice_gives_the_same_bits(task, tmp_path):
     """Before and after an interruption, too."""
     trials = a_pack(2)
-    expected = compiled_anew(trials, task)
+    expected = compiled_again(trials, task)
     with pytest.raises(Interrupted):
-        compiled_anew(trials, task, partial_path=tmp_path / "pack.pt", should_stop=stop_after(3))
-    for outcome, before in zip(compiled_anew(trials, task, partial_path=tmp_path / "pack.pt"), expected):
+        compiled_again(trials, task, partial_path=tmp_path / "pack.pt", should_stop=stop_after(3))
+    for outcome, before in zip(compiled_again(trials, task, partial_path=tmp_path / "pack.pt"), expected):
         assert_same(outcome, before)
 
 
