@@ -40,11 +40,8 @@ def run(plan, task, experiments, others, jobs, engine, progress, interrupted, wo
         while waiting and (workers is None or len(owner) < workers * (1 if last & owner.keys() else 2)):
             submit(*waiting.popleft())
 
-    for experiment in experiments:  # pairs whose predictions outlived an earlier run
-        ready, experiment.ready = sorted(experiment.ready), set()
-        for number in ready:
-            experiment.ready.add(number)
-            submit(experiment, experiment.comparison(number), first=True)
+    for experiment in experiments:
+        _submit_ready(experiment, submit)
         _submit_published(experiment, submit)
     feed()
     all_well = True
@@ -60,16 +57,11 @@ def run(plan, task, experiments, others, jobs, engine, progress, interrupted, wo
                 progress.say(f"{job.name}: {payload}")
             elif kind == "failed":
                 all_well = False
-                progress.say(f"{job.name} FAILED: {payload}")
-                for trial in trials_of(job):
-                    progress.trial_done(experiment.name, experiment.add_failure(trial, payload))
+                _note_failure(experiment, job, payload, progress)
             elif kind == "done":
                 for number in _finish(experiment, job, payload, progress):
                     under_way = {*owner, *(job.name for _, job in waiting)}
-                    for again in experiment.partners_predictions(number):
-                        if again.name not in under_way:
-                            submit(experiment, again)
-                    submit(experiment, experiment.comparison(number), first=True)
+                    _submit_comparison(experiment, number, under_way, submit)
                 _submit_published(experiment, submit)
                 if not experiment.unsaved:
                     write_summary(plan, task, experiments, others)
@@ -78,14 +70,35 @@ def run(plan, task, experiments, others, jobs, engine, progress, interrupted, wo
     for experiment in experiments:
         if experiment.unsaved:
             experiment.save()
-    if not interrupted():
-        for experiment in experiments:
-            if experiment.missing_pairs():
-                all_well = False
-            else:
-                experiment.forget_predictions()
-        write_summary(plan, task, experiments, others)
-    return all_well
+    if interrupted():
+        return all_well
+    complete = [experiment for experiment in experiments if not experiment.missing_pairs()]
+    for experiment in complete:
+        experiment.forget_predictions()
+    write_summary(plan, task, experiments, others)
+    return all_well and len(complete) == len(experiments)
+
+
+def _submit_ready(experiment, submit):
+    """Submits the comparisons of trials whose predictions outlived an earlier run."""
+    ready, experiment.ready = sorted(experiment.ready), set()
+    for number in ready:
+        experiment.ready.add(number)
+        submit(experiment, experiment.comparison(number), first=True)
+
+
+def _submit_comparison(experiment, number, under_way, submit):
+    """Submits a trial's comparison with those before it, and what that needs of them unless it is under way."""
+    for again in experiment.partners_predictions(number):
+        if again.name not in under_way:
+            submit(experiment, again)
+    submit(experiment, experiment.comparison(number), first=True)
+
+
+def _note_failure(experiment, job, reason, progress):
+    progress.say(f"{job.name} FAILED: {reason}")
+    for trial in trials_of(job):
+        progress.trial_done(experiment.name, experiment.add_failure(trial, reason))
 
 
 def _show(progress, experiment, job, event):

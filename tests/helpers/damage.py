@@ -16,7 +16,7 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections import Counter, deque
+from collections import Counter
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -27,6 +27,7 @@ import run_all_experiments
 import studies
 import train
 from analyze_results import read_study
+from benchmarks import scaling
 from common import storage
 from common.errors import RunError, UserError
 from study.jobs import FUNCTIONS
@@ -51,18 +52,12 @@ KINDS = {
 # --- the study ------------------------------------------------------------------------------------------------------
 
 
-class Engine:
-    """Runs jobs in this process, one after the other; `done` counts them by what they do."""
+class Engine(scaling.Engine):
+    """Runs jobs in this process; `done` counts them by what they do, and unexpected errors are kept in `faults`."""
 
     def __init__(self, context, broken=()):
-        self.context, self.broken, self.waiting, self.done, self.faults = context, broken, deque(), Counter(), []
-
-    def submit(self, job, first=False):
-        (self.waiting.appendleft if first else self.waiting.append)(job)
-
-    @property
-    def idle(self):
-        return not self.waiting
+        super().__init__(context)
+        self.broken, self.done, self.faults = broken, Counter(), []
 
     def events(self):
         job, reported = self.waiting.popleft(), []
