@@ -206,7 +206,7 @@ def study_folder(args) -> Path:
 def read_study(folder: Path):
     """The analysis.Study in a folder, in the order of its summary."""
     from analysis.results import PRIMARY, Cell, Study
-    from common import storage
+    from common import json_files, storage
     from training.identity import difference_of_identities, identity_of
 
     study, results = storage.read_study(folder, say=lambda text: print(f"note: {text}", file=sys.stderr))
@@ -219,7 +219,7 @@ def read_study(folder: Path):
         raise UserError(f"{folder} holds a study, but no result yet; run run_all_experiments.py again")
     planned = []
     if (folder / storage.SUMMARY_FILE).exists():
-        experiments = storage.read_json(folder / storage.SUMMARY_FILE, storage.SUMMARY)["experiments"].values()
+        experiments = json_files.read_json(folder / storage.SUMMARY_FILE, json_files.SUMMARY)["experiments"].values()
         planned = [(entry["architecture"], entry["activation"]) for entry in experiments]
     rank = {key: position for position, key in enumerate(planned)}
     results.sort(key=lambda r: rank.get((r["architecture"], r["activation"]), len(rank)))

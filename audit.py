@@ -18,7 +18,7 @@ if __name__ == "__main__":
 from collections.abc import Sequence
 from pathlib import Path
 
-from common import scripts, storage
+from common import files, scripts
 from common.errors import UserError
 
 
@@ -37,7 +37,7 @@ def run(studies: Sequence[Path], timing: Path | None = None, output: Path | None
     if output is not None:
         text = markdown(evidence, claims, answers, tables)
         draw_figures(evidence, tables, Path(output).parent / FIGURES)
-        storage.write_atomically(Path(output), text.encode())
+        files.write_atomically(Path(output), text.encode())
         print(f"written: {output}")
     return 0
 

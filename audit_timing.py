@@ -38,7 +38,7 @@ def main(argv=None) -> int:
     for name, least in (("repeats", 2), ("steps", 1), ("full_steps", 0)):
         if getattr(args, name) < least:
             raise UserError(f"--{name.replace('_', '-')} must be at least {least}, but it is {getattr(args, name)}")
-    from common.storage import write_json
+    from common.json_files import write_json
 
     content = measure(
         ConfigCPU(),

@@ -297,7 +297,7 @@ def main(argv=None) -> int:
     p.add_argument("--json", type=Path, help="also write the results to this file")
     args = p.parse_args(argv)
     from common.errors import UserError, unknown
-    from common.storage import write_atomically
+    from common.files import write_atomically
 
     for part in args.parts:
         if part not in choices:

@@ -492,12 +492,12 @@ def main(argv=None) -> int:
     text = markdown(lines, args.studies)
     print(text)
     if args.json or args.markdown:
-        from common import storage
+        from common import files, json_files
 
         if args.json:
-            storage.write_json(args.json, {"studies": args.studies, "seed": SEED, "lines": lines})
+            json_files.write_json(args.json, {"studies": args.studies, "seed": SEED, "lines": lines})
         if args.markdown:
-            storage.write_atomically(args.markdown, text.encode())
+            files.write_atomically(args.markdown, text.encode())
     broken = sum(item["kept"] is False and not item["limit"] for item in lines)
     limits = sum(item["kept"] is False and item["limit"] for item in lines)
     print(f"{sum(item['kept'] is True for item in lines)} promises kept, {limits} known limits, {broken} broken")

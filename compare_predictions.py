@@ -110,12 +110,12 @@ def compare(predictions, reference=None, margin=0.05, margin_loss=0.01, workers=
 
 def report(variants, folder, figures=True):
     """Prints the report, and writes REPORT.md, report.html, forest.png and comparison.json into a folder."""
-    from common import storage
+    from common import json_files
     from report import predictions as contents
     from report.document import publish
 
     folder = Path(folder)
-    storage.write_json(folder / contents.FILE_OF_NUMBERS, contents.as_json(variants))
+    json_files.write_json(folder / contents.FILE_OF_NUMBERS, contents.as_json(variants))
     publish(contents.document(variants), folder, REPORT_FILES, folder if figures else None)
 
 

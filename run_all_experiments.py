@@ -226,11 +226,11 @@ def make_plan(args):
 
 def stored_dtype(args, results) -> str | None:
     """The dtype of the study, or of the first one of a sweep over sizes, that the options continue; None: a new one."""
-    from common import storage
+    from common import json_files, storage
 
     folders = [results / scale_subfolder(size) for size in chosen_sizes(args)] or [results]
     paths = [folder / storage.STUDY_FILE for folder in folders if not args.fresh]
-    return next((storage.read_json(p)["identity"]["config"]["dtype"] for p in paths if p.exists()), None)
+    return next((json_files.read_json(p)["identity"]["config"]["dtype"] for p in paths if p.exists()), None)
 
 
 def check_rates(rates, experiments) -> None:

@@ -46,14 +46,14 @@ def check_training() -> str:
 
 def check_study() -> str:
     """A tiny study through the command line, then the same trial verified from its result."""
-    from common import storage
+    from common import json_files
 
     with tempfile.TemporaryDirectory() as folder:
         folders = [f"--{kind}-dir={folder}/{kind}" for kind in ("results", "checkpoints", "plots")]
         study = ("run_all_experiments.py", "--activations=relu", "--trials=2", "--corpus=pydoc", *SMALL, *folders)
         _run(study, "the study runner fails")
         _run(("train.py", f"--verify={folder}/results/charlm_relu.json"), "a stored trial cannot be repeated")
-        result = storage.read_json(Path(folder) / "results" / "charlm_relu.json")
+        result = json_files.read_json(Path(folder) / "results" / "charlm_relu.json")
         pd = result["pairs"][0]["relative_pd"]
     return (
         f"runs a study in worker processes, writes its results (relative PD of two models {pd:.3f}), verifies a trial"

@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 import randomness
-from common import files, storage
+from common import checkpoint_files, files, json_files
 from common.errors import RunError, UserError
 from common.provenance import numeric_environment
 from common.scripts import Parser, run
@@ -144,7 +144,7 @@ def _outcome(trial, task, model, state, member):
     if learned := learned_activation_parameters(model):
         record["activation_parameters"] = learned
     weights = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
-    record["weights_sha256"] = storage.weights_sha256(weights)
+    record["weights_sha256"] = checkpoint_files.weights_sha256(weights)
     if not all(math.isfinite(record[name]) for name in ("train_loss", "val_loss")):
         record |= {"status": "diverged", "train_loss": None, "val_loss": None, "reason": "the final loss is not finite"}
         return outcome
@@ -262,7 +262,7 @@ def _save_partial(path, trials, task, learner, state, report):
     members = [{**member, "curve": []} for member in state["members"]]  # its points lie in files of their own
     content = {**state, "learner": learner.state(), "members": members}
     identities = [partial_identity(trial, task) for trial in trials]
-    storage.save_state(path, identities, numeric_environment(environment_of(trials[0])), content, report)
+    checkpoint_files.save_state(path, identities, numeric_environment(environment_of(trials[0])), content, report)
 
 
 def _load_partial(path, trials, wanted, task, learner, report):
@@ -270,7 +270,7 @@ def _load_partial(path, trials, wanted, task, learner, report):
     members = [{"history": [], "curve": [], "diverged_at": None, "loss": None} for _ in trials]
     state = {"step": 0, "training_time_s": 0.0, "evaluation_time_s": 0.0, "members": members}
     identities = [partial_identity(trial, task) for trial in trials]
-    content = storage.load_state(path, identities, numeric_environment(environment_of(trials[0])), report)
+    content = checkpoint_files.load_state(path, identities, numeric_environment(environment_of(trials[0])), report)
     if content is None or not _takes_its_curves(path, trials, wanted, task, content["members"], report):
         return state
     learner.load(content["learner"])
@@ -393,7 +393,7 @@ def train_one(args, own) -> int:
         )
     if record["status"] != "complete":
         raise RunError(f"the trial diverged: {record['reason']}; try a smaller --learning-rate")
-    storage.write_checkpoint(output, checkpoint_content(trial, task, outcome))
+    checkpoint_files.write_checkpoint(output, checkpoint_content(trial, task, outcome))
     print(
         f"{trial.name}, seed {args.seed}, {task.label}: train loss {record['train_loss']:.4f},"
         f" val loss {record['val_loss']:.4f}, val accuracy {record['val_accuracy']:.2%} (all windows);"
@@ -453,7 +453,7 @@ def verify(path: Path, number: int, corpus: str, own: dict[str, str]) -> int:
 
     if not path.exists():
         raise UserError(f"there is no result {path}")
-    result = storage.read_json(path)
+    result = json_files.read_json(path)
     if "trials" not in result or "identity" not in result:
         raise UserError(f"{path} is not a result of one architecture and activation")
     numbers = [record["trial"] for record in result["trials"]]
@@ -479,13 +479,13 @@ def verify(path: Path, number: int, corpus: str, own: dict[str, str]) -> int:
         "checkpoint": None,
         "history": history,
     }  # probes change no trial, and are not measured again
-    difference = storage.first_difference(storage.stable(expected), storage.stable(found))
+    difference = json_files.first_difference(json_files.stable(expected), json_files.stable(found))
     if difference is None:
         print(f"identical: weights_sha256 {found['weights_sha256']}, and every loss, accuracy and text")
         return 0
     print(f"different: {difference} (stored against now)")
     before, now = (numeric_environment(environment) for environment in (expected["environment"], found["environment"]))
-    if elsewhere := storage.first_difference(before, now):
+    if elsewhere := json_files.first_difference(before, now):
         print(f"the environments differ, and bits are promised within one only: {elsewhere}")
     return 1
 

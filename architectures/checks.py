@@ -21,7 +21,7 @@ import activations
 import randomness
 from architectures import global_state, registry
 from architectures.registry import build_model, initialize
-from common import storage
+from common import checkpoint_files
 from common.errors import UserError
 from config import Config
 from model import address_dropout
@@ -237,8 +237,8 @@ def survives_storage(case: Case) -> str | None:
     """A checkpoint, written and read, gives the same outputs bit for bit."""
     model, tokens = case.lively_model().eval(), case.tokens()
     with tempfile.TemporaryDirectory() as folder:
-        storage.write_checkpoint(Path(folder) / "model.pt", {"model": model.state_dict()})
-        stored = storage.read_checkpoint(Path(folder) / "model.pt")
+        checkpoint_files.write_checkpoint(Path(folder) / "model.pt", {"model": model.state_dict()})
+        stored = checkpoint_files.read_checkpoint(Path(folder) / "model.pt")
     twin = case.model(seed=5).eval()
     twin.load_state_dict(stored["model"])
     if torch.equal(twin(tokens), model(tokens)):
@@ -274,7 +274,7 @@ def _train_twice_drawn(case, global_seed):
         optimizer.zero_grad()
         loss_of(model, case.tokens(), case.tokens(site="targets")).backward()
         optimizer.step()
-    return storage.weights_sha256(model.state_dict()), not torch.equal(before, torch.get_rng_state())
+    return checkpoint_files.weights_sha256(model.state_dict()), not torch.equal(before, torch.get_rng_state())
 
 
 def loss_of(model, tokens, targets) -> torch.Tensor:

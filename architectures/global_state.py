@@ -19,7 +19,7 @@ from torch import nn
 
 import activations
 from architectures.registry import build_model, initialize
-from common.storage import weights_sha256
+from common.checkpoint_files import weights_sha256
 from config import Config
 
 ROOT = Path(__file__).resolve().parent.parent

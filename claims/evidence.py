@@ -8,7 +8,7 @@ import claims.facts  # noqa: F401 - its tests become known by being imported
 from analysis.results import Cell
 from claims.comparisons import TESTS, Answer, Evidence, Untested
 from claims.timing import KIND
-from common import storage
+from common import json_files, storage
 from common.errors import UserError
 from config import Config
 from config_cpu import ConfigCPU
@@ -107,12 +107,12 @@ def _differs(identity, role):
         {n: v for n, v in c.items() if n not in FREE_FIELDS[role]}
         for c in (expected, Config(**identity["config"]).as_dict())
     ]
-    return storage.first_difference(*kept)
+    return json_files.first_difference(*kept)
 
 
 def _read_timing(path):
     """(the content, no notes), or (None, why it is not used)."""
-    content = storage.read_json(path)
+    content = json_files.read_json(path)
     if content.get("kind") != KIND:
         raise UserError(f"{path} is neither a study's folder nor a file of audit_timing.py")
     if difference := _differs({"config": content["config"]}, "published"):

@@ -86,8 +86,8 @@ def measure(small: Config, full: Config, repeats: int, steps: int, full_steps: i
 
     from activations import REPORT
     from architectures.registry import count_parameters
+    from common.json_files import SCHEMA_VERSION
     from common.provenance import environment, program
-    from common.storage import SCHEMA_VERSION
     from training.trial import prepare_torch
 
     prepare_torch(small)

@@ -7,11 +7,13 @@ written, reads anything but a regular file, or reads more than a reader is prepa
 import contextlib
 import errno
 import fcntl
+import io
 import os
 import secrets
 import socket
 import stat
 import tempfile
+import zipfile
 from pathlib import Path
 from typing import BinaryIO
 
@@ -55,6 +57,21 @@ def read_regular(path: Path, most: int) -> bytes:
             return file.read(most)
         except OSError as error:
             raise RunError(f"cannot read {path}: {cause(error)}") from error
+
+
+def check_archive(file: BinaryIO, most: int) -> int:
+    """A ValueError unless a zip archive unpacks to no more than it has; returns its size, and leaves it at its start."""
+    size = file.seek(0, io.SEEK_END)
+    if size > most:
+        raise ValueError("too large")
+    with zipfile.ZipFile(file) as archive:
+        members = archive.infolist()
+    if any(member.compress_type != zipfile.ZIP_STORED for member in members):
+        raise ValueError("compressed")
+    if sum(member.file_size for member in members) > size:
+        raise ValueError("members overlap")
+    file.seek(0)
+    return size
 
 
 # --- writing --------------------------------------------------------------------------------------------------------

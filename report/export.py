@@ -13,7 +13,6 @@ from tabulate import LATEX_ESCAPE_RULES, tabulate
 
 import metrics
 from analysis.results import Cell, Study
-from common import storage
 from report.document import Document, Table, plain
 
 CELL = ("study", "architecture", "activation")
@@ -36,7 +35,7 @@ def export(studies: Sequence[Study], document: Document, folder: Path) -> list[P
         "tables.tex": latex(document),
     }
     for name, text in files.items():
-        storage.write_atomically(folder / name, text.encode())
+        files.write_atomically(folder / name, text.encode())
     return [folder / name for name in files]
 
 

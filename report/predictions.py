@@ -10,7 +10,7 @@ from analysis import results
 from analysis.predictions import FEWEST_BLOCKS, Variants, error_over_examples, measures_of, primary_of
 from analysis.results import Cell
 from analysis.words import brief_p, decimals_for, listing, number, plural, with_interval
-from common import provenance, storage
+from common import json_files, provenance
 from common.files import write_atomically
 from common.prediction_files import MOST_BLOCKS
 from report.document import Document, Figure, Section, Table
@@ -277,12 +277,12 @@ def _methods(variants):
 
 
 def as_json(variants: Variants) -> dict:
-    """Everything that was found, for `storage.write_json`: estimates, comparisons, and every trial and pair."""
+    """Everything that was found, for `json_files.write_json`: estimates, comparisons, and every trial and pair."""
     predictions = variants.predictions
     measures, primary = measures_of(predictions), primary_of(predictions)
     reference = variants.reference.activation
     return {
-        "schema_version": storage.SCHEMA_VERSION,
+        "schema_version": json_files.SCHEMA_VERSION,
         "folder": str(predictions.folder),
         "kind": predictions.kind,
         "shape": list(predictions.shape),

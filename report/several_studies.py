@@ -11,7 +11,7 @@ from analysis import results, significance
 from analysis.labels import architecture_label
 from analysis.results import MEASURES, Study
 from analysis.words import brief_p, decimals_for, listing, plural, with_interval
-from common import storage
+from common import json_files
 from common.errors import UserError
 from report.document import Figure, Section, Table
 from report.view import PAIRS_METHOD, View, counted, difference, headed, shown
@@ -118,7 +118,7 @@ def check_alike(studies: Sequence[Study], compared: Callable[[Study], dict], ref
     """
     first = studies[0]
     for position, other in enumerate(studies[1:], 1):
-        difference = storage.first_difference(compared(first), compared(other))
+        difference = json_files.first_difference(compared(first), compared(other))
         if difference:
             raise UserError(f"{first.folder} and {other.folder} {refusal}: {difference}; only {allowed} may differ")
         for earlier in studies[:position]:

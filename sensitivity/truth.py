@@ -13,7 +13,7 @@ import numpy as np
 from analysis.curves import CommonLoss, at_equal_loss
 from analysis.results import Cell, matrix
 from analysis.sensitivity import pseudo_values
-from common import storage
+from common import json_files, storage
 from common.errors import RunError
 from common.files import write_atomically
 from common.provenance import program
@@ -68,7 +68,9 @@ def make(run_study: Callable[[list[str]], int], folder: Path, task, options: Seq
             known[case_name(group, architecture)] = case_of(
                 group, architecture, chosen[architecture], tuning, folder, task
             )
-        storage.write_json(path, {"schema_version": storage.SCHEMA_VERSION, "cases": known, "provenance": program()})
+        json_files.write_json(
+            path, {"schema_version": json_files.SCHEMA_VERSION, "cases": known, "provenance": program()}
+        )
     write_atomically(FILE, path.read_bytes())
     return 0
 
@@ -80,7 +82,7 @@ def case_name(group, architecture: str) -> str:
 def load(path: Path | None = None) -> dict[str, dict]:
     """Name -> case, of a file (FILE by default); {} where there is no ground truth yet."""
     path = FILE if path is None else path
-    return storage.read_json(path)["cases"] if Path(path).exists() else {}
+    return json_files.read_json(path)["cases"] if Path(path).exists() else {}
 
 
 def tuning_losses(group, folder) -> dict[float, dict[str, dict[str, float | None]]]:

@@ -20,7 +20,7 @@ import numpy as np
 
 import metrics
 from analysis import significance
-from common import storage
+from common import array_files, checkpoint_files, json_files, storage
 from common.errors import RunError, UserError
 from common.files import set_aside
 from common.provenance import program
@@ -40,7 +40,7 @@ from training.trial import Trial, arithmetic, checkpoint_content, stream_seeds
 TRIAL_SUMMARY = ("train_loss", "val_loss", "train_accuracy", "val_accuracy")
 PER_WINDOW = "pair_{}_{}_{}"  # names of a result's arrays
 WINDOW_LOSS = "trial_{}_loss"
-PREDICTIONS = f".predictions{storage.ARRAY_SUFFIX}"
+PREDICTIONS = f".predictions{array_files.ARRAY_SUFFIX}"
 SHARE_UNSAVED = 10  # a result file lacks at most one in so many
 
 
@@ -150,11 +150,11 @@ class Experiment:
         """Takes over what an earlier run measured and did not come to name in the result file."""
         folder = self.plan.results_dir / self.name
         for kind, take in (("trial", self._adopt_trial), ("pairs", self._adopt_pairs)):
-            for path in sorted(folder.glob(f"{kind}_*{storage.ARRAY_SUFFIX}")):
+            for path in sorted(folder.glob(f"{kind}_*{array_files.ARRAY_SUFFIX}")):
                 place = f"{self.name}/{path.name}"
                 if place in self.values or path.name.endswith(PREDICTIONS):
                     continue
-                file = storage.read_arrays(path)
+                file = array_files.read_arrays(path)
                 try:
                     content = file.about.pop("content", None)
                     check_belongs(path, file.about, self._about(kind))
@@ -176,7 +176,7 @@ class Experiment:
         number = record["trial"]
         known = self.records.get(number)
         same = known is None or known["weights_sha256"] == record["weights_sha256"]
-        if name != f"trial_{number}{storage.ARRAY_SUFFIX}" or number in self.file_of or not same:
+        if name != f"trial_{number}{array_files.ARRAY_SUFFIX}" or number in self.file_of or not same:
             return []
         self.records[number] = record
         return [number]
@@ -204,14 +204,14 @@ class Experiment:
         """Writes what one job gave."""
         place = f"{self.name}/{name}"
         about = {**self._about(kind), "content": content}
-        self.values[place] = storage.write_arrays(self.plan.results_dir / place, about, arrays)
+        self.values[place] = array_files.write_arrays(self.plan.results_dir / place, about, arrays)
         self.file_of |= dict.fromkeys(keys, place)
         self.unsaved += 1
         if self.unsaved * SHARE_UNSAVED > len(self.values):
             self.save()
 
     def _keep_trial(self, number, arrays):
-        name = f"trial_{number}{storage.ARRAY_SUFFIX}"
+        name = f"trial_{number}{array_files.ARRAY_SUFFIX}"
         self._keep("trial", name, {"record": self.records[number]}, [number], arrays)
 
     def identity(self):
@@ -310,8 +310,8 @@ class Experiment:
         for number in self.complete_trials():
             path = self.checkpoint_path(number)
             try:
-                content = storage.read_checkpoint(path, storage.TRAINED_MODEL)
-                sound = storage.weights_sha256(content["model"]) == self.records[number]["weights_sha256"]
+                content = checkpoint_files.read_checkpoint(path, checkpoint_files.TRAINED_MODEL)
+                sound = checkpoint_files.weights_sha256(content["model"]) == self.records[number]["weights_sha256"]
                 reason = f"{path} holds other weights than {self.path} says"
             except FileNotFoundError:
                 continue
@@ -332,7 +332,7 @@ class Experiment:
     def _has_old_curve(self, number):
         """Whether the checkpoint itself holds the curve, as in schema_version 1."""
         try:
-            return bool(storage.read_checkpoint(self.checkpoint_path(number)).get("curve"))
+            return bool(checkpoint_files.read_checkpoint(self.checkpoint_path(number)).get("curve"))
         except (FileNotFoundError, RunError):
             return False
 
@@ -384,7 +384,7 @@ class Experiment:
         if "generator_state" in outcome:
             content["generator_state"] = outcome["generator_state"]
         self.keep_another_checkpoint(number, record["weights_sha256"])
-        storage.write_checkpoint(self.checkpoint_path(number), content)
+        checkpoint_files.write_checkpoint(self.checkpoint_path(number), content)
         record["checkpoint"] = f"{self.name}/trial_{number}.pt"
         member = self.member(number)
         for step, log_p in outcome["curve"]:
@@ -417,7 +417,7 @@ class Experiment:
         if not path.exists():
             return
         try:
-            known = storage.read_checkpoint(path).get("weights_sha256") == weights_sha256
+            known = checkpoint_files.read_checkpoint(path).get("weights_sha256") == weights_sha256
         except RunError:
             known = False
         if not known:
@@ -444,7 +444,7 @@ class Experiment:
     def write_predictions(self, number, log_probabilities):
         """Keeps a trial's predictions until all its pairs are measured."""
         arrays = {"log_probabilities": log_probabilities}
-        storage.write_arrays(self.predictions_path(number), self.member(number).about, arrays)
+        array_files.write_arrays(self.predictions_path(number), self.member(number).about, arrays)
         self.ready.add(number)
 
     def comparison(self, number):
@@ -484,7 +484,7 @@ class Experiment:
     def save(self):
         """Writes the result, which names the values."""
         content = self.result()
-        storage.write_json(self.path, content)
+        json_files.write_json(self.path, content)
         self.unsaved, self._summary = 0, summary_of(content)
 
     def summary(self):
@@ -498,8 +498,8 @@ class Experiment:
         from architectures.registry import reader_sources
 
         content = {
-            "kind": storage.RESULT,
-            "schema_version": storage.SCHEMA_VERSION,
+            "kind": json_files.RESULT,
+            "schema_version": json_files.SCHEMA_VERSION,
             "numerics_version": numerics_version(self.plan.config.dtype),
             "architecture": self.architecture,
             "activation": self.activation,
@@ -520,7 +520,7 @@ def _name_of_pairs(content):
     """The file of a comparison: another one for other pairs, and for other models."""
     keys = [[pair["trial_a"], pair["trial_b"]] for pair in content["pairs"]]
     text = json.dumps([keys, content["weights"]], sort_keys=True)
-    return f"pairs_{hashlib.sha256(text.encode()).hexdigest()[:16]}{storage.ARRAY_SUFFIX}"
+    return f"pairs_{hashlib.sha256(text.encode()).hexdigest()[:16]}{array_files.ARRAY_SUFFIX}"
 
 
 def summarize(result: dict) -> dict:
@@ -553,16 +553,16 @@ def write_summary(plan, task, experiments, others=()) -> None:
     path = plan.results_dir / storage.SUMMARY_FILE
     known = ()  # their order is the order of every table
     with contextlib.suppress(RunError):  # there is none, or a damaged one, which is rewritten
-        known = storage.read_json(path, storage.SUMMARY)["experiments"]
+        known = json_files.read_json(path, json_files.SUMMARY)["experiments"]
     content = {
-        "kind": storage.SUMMARY,
-        "schema_version": storage.SCHEMA_VERSION,
+        "kind": json_files.SUMMARY,
+        "schema_version": json_files.SCHEMA_VERSION,
         "identity": plan.identity(task),
         **task.result_facts(),
         "experiments": {name: found[name] for name in dict.fromkeys([*known, *found]) if name in found},
         "provenance": program(),
     }
-    storage.write_json(path, content)
+    json_files.write_json(path, content)
 
 
 def summary_of(result):

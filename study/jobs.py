@@ -68,8 +68,8 @@ def evaluate(context, report, should_stop, checkpoint, weights_sha256, device):
 
 def _model(checkpoint, weights_sha256):
     """(model, its configuration) of a checkpoint; a RunError where it holds other weights."""
+    from common.checkpoint_files import weights_sha256 as digest
     from common.errors import RunError
-    from common.storage import weights_sha256 as digest
     from config import Config
     from training.trial import load_model, prepare_torch
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from analysis.results import Cell
-from common import storage
+from common import array_files, checkpoint_files, json_files, storage
 from common.errors import RunError, UserError
 from config import Config
 from study.jobs import Job, Member
@@ -115,7 +115,7 @@ class _Check:
     def add_evaluation(self, number, found):
         """Keeps what a model gave, and its predictions on the disk; whether it was the last one."""
         arrays = {"log_probabilities": found.pop("log_probabilities")}
-        storage.write_arrays(Path(self.members[number].predictions), self.members[number].about, arrays)
+        array_files.write_arrays(Path(self.members[number].predictions), self.members[number].about, arrays)
         self.evaluated[number] = found
         return len(self.evaluated) == len(self.members)
 
@@ -185,7 +185,9 @@ def _name(cell):
 def _other_weights(cell, paths):
     """Which checkpoint holds another model than its trial's, in words; None where none does."""
     for number, path in paths.items():
-        found = storage.weights_sha256(storage.read_checkpoint(path, storage.TRAINED_MODEL)["model"])
+        found = checkpoint_files.weights_sha256(
+            checkpoint_files.read_checkpoint(path, checkpoint_files.TRAINED_MODEL)["model"]
+        )
         if found != cell.trials[number]["weights_sha256"]:
             return f"{path} holds other weights than the result of trial {number} says"
     return None
@@ -200,7 +202,7 @@ def _member(cell, task, checkpoints_dir, number, folder):
     curve_folder = curve_files.curve_folder(path.parent, number)
     steps = tuple(point["step"] for point in record["history"])
     if curve_files.what_is_wrong(curve_folder, about_curve, steps):
-        curve = storage.read_checkpoint(path).get("curve") or []  # of schema_version 1
+        curve = checkpoint_files.read_checkpoint(path).get("curve") or []  # of schema_version 1
         curve_folder, steps = curve_files.curve_folder(folder, number), tuple(step for step, _ in curve)
         for step, log_p in curve:
             curve_files.write_point(curve_folder, about_curve, step, log_p.numpy())
@@ -208,7 +210,7 @@ def _member(cell, task, checkpoints_dir, number, folder):
         checkpoint=str(path),
         weights_sha256=record["weights_sha256"],
         device=cell.result["identity"]["device"],
-        predictions=str(folder / f"{number}{storage.ARRAY_SUFFIX}"),
+        predictions=str(folder / f"{number}{array_files.ARRAY_SUFFIX}"),
         about={"identity": cell.result["identity"], "weights_sha256": record["weights_sha256"]},
         curve_folder=str(curve_folder),
         about_curve=about_curve,
@@ -237,7 +239,7 @@ def _difference_of_trial(record, now, values, number):
     """(first difference in words or None, the largest one, how many numbers were compared) of one trial."""
     exact = record.get("matched") or record  # of the published protocol, whose own losses are sampled
     names = ("train_loss", "val_loss", "train_accuracy", "val_accuracy")
-    first = storage.first_difference(
+    first = json_files.first_difference(
         {name: exact[name] for name in names}, {name: now[name] for name in names}, f"trial {number}"
     )
     worst = max(abs(exact[name] - now[name]) for name in names)
@@ -255,7 +257,7 @@ def _difference(stored, now, arrays, key):
     for name, value in now.items():
         if name in NOT_MEASURES or (name == "history" and not value):  # the predictions along training were deleted
             continue
-        found = storage.first_difference(stored.get(name), value, f"pair {key} {name}")
+        found = json_files.first_difference(stored.get(name), value, f"pair {key} {name}")
         first = first or found
         count += len(value) if isinstance(value, list) else 1
         if found and isinstance(value, float) and isinstance(stored.get(name), float):
@@ -325,7 +327,7 @@ def _choices(path, record, x):
     from training.trial import load_model
 
     model, content = load_model(path)
-    if storage.weights_sha256(content["model"]) != record["weights_sha256"]:
+    if checkpoint_files.weights_sha256(content["model"]) != record["weights_sha256"]:
         raise UserError(f"{path} holds other weights than the result of trial {record['trial']} says")
     log_p = log_probabilities(model, torch.from_numpy(x), Config(**content["config"]))
     return np.concatenate([part.argmax(-1).numpy() for part in log_p]).ravel()

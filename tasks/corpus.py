@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from common.errors import RunError, UserError, unknown
-from common.storage import write_atomically
+from common.files import write_atomically
 
 CORPORA = ("auto", "shakespeare", "pydoc")
 

@@ -16,7 +16,7 @@ import activations
 import analyze_results
 from analysis.labels import activation_label
 from analysis.results import Cell, Margins, Study
-from common import scripts, storage
+from common import json_files, scripts, storage
 from common.errors import UserError
 from figures import drawing
 from report import contents, document
@@ -105,10 +105,10 @@ def report_of(folder):
 
 def change(path, edit):
     """Rewrites a result with what `edit` makes of it, and its summary."""
-    result = storage.read_json(path)
+    result = json_files.read_json(path)
     edit(result)
     result["summary"] = summarize(result)
-    storage.write_json(path, result)
+    json_files.write_json(path, result)
 
 
 def keep_trials(results, n):
@@ -203,7 +203,7 @@ def test_the_report_of_the_reference_study_says_what_its_files_say(tmp_path, ana
     study = shutil.copytree(REFERENCE / "matched", tmp_path / "matched")
     _, out, _ = analyze(study, "--no-figures")
     for name in REPORT:
-        result = storage.read_json(study / f"charlm_{name}.json")
+        result = json_files.read_json(study / f"charlm_{name}.json")
         mean = np.mean([pair["relative_pd"] for pair in result["pairs"]])
         low, high = result["summary"]["relative_pd"]["ci95"]
         row = rf"{re.escape(activation_label(name))} +10 +2\.6.*{mean:.4f} \[{low:.4f}, {high:.4f}\]"
@@ -234,7 +234,7 @@ def test_two_trials_have_means_of_pairs_but_no_intervals(folder, analyze):
     keep_trials(folder / "results", 2)
     status, out, _ = analyze("--no-figures")
     assert status == 0 and "Two trials make one pair" in out and "n = 2 trials each" in out
-    pair = storage.read_json(folder / "results" / "charlm_relu.json")["pairs"][0]
+    pair = json_files.read_json(folder / "results" / "charlm_relu.json")["pairs"][0]
     assert f"{pair['relative_pd']:.4f} (no interval)" in out
 
 
@@ -388,9 +388,9 @@ def test_a_mistake_is_one_sentence_and_status_2(arguments, sentence, folder, ana
 def test_studies_of_different_corpora_are_not_compared(folder, analyze):
     other = shutil.copytree(folder / "results", folder / "other")
     for path in [other / "study.json", *other.glob("charlm_*.json")]:
-        content = storage.read_json(path)
+        content = json_files.read_json(path)
         content["identity"]["corpus_sha256"] = "f" * 64
-        storage.write_json(path, content)
+        json_files.write_json(path, content)
     status, _, err = analyze("results", "--compare", "other")
     assert status == 2 and "results and other were made on different data" in err and err.count("\n") == 1
 
@@ -430,11 +430,11 @@ def test_a_damaged_checkpoint_costs_the_figure_of_a_passage_and_nothing_else(few
 def test_sources_of_randomness_stand_beside_all_of_them(few, analyze, plans):
     fixed = shutil.copytree(few / "results", few / "vary_data")
     for path in [fixed / "study.json", *fixed.glob("charlm_*.json")]:
-        content = storage.read_json(path)
+        content = json_files.read_json(path)
         content["identity"]["vary"] = ["data"]
         for pair in content.get("pairs", []):
             pair["relative_pd"] /= 2
-        storage.write_json(path, content)
+        json_files.write_json(path, content)
     status, out, _ = analyze("results", "--compare", "vary_data")
     assert status == 0 and "50.0 [50.0, 50.0]" in out
     ((labels,),) = (plan.data for plan in plans if plan.draw.__name__ == "sources")

@@ -9,7 +9,7 @@ import pytest
 from own_predictions import made_logits, place, softmax
 
 import compare_predictions
-from common import storage
+from common import json_files
 from common.scripts import run
 
 NOISE = {"relu": 0.5, "gelu": 0.4, "tanh": 0.5}
@@ -45,7 +45,7 @@ def test_one_command_gives_the_verdicts_the_tables_the_figure_and_the_numbers(fo
     assert (folder / "forest.png").read_bytes().startswith(b"\x89PNG")
     assert "data:image/png;base64" in (folder / "report.html").read_text()
     assert "![" in (folder / "REPORT.md").read_text()
-    content = storage.read_json(folder / "comparison.json")
+    content = json_files.read_json(folder / "comparison.json")
     assert content["reference"] == "relu" and list(content["variants"]) == ["relu", "gelu", "tanh"]
     assert {c["variant"]: c["paired"] for c in content["comparisons"]} == {"gelu": True, "tanh": False}
     assert len(content["provenance"]["sha256"]) == 13
@@ -53,7 +53,7 @@ def test_one_command_gives_the_verdicts_the_tables_the_figure_and_the_numbers(fo
 
 def test_every_number_of_the_tables_is_in_the_json_with_n_interval_and_method(folder):
     compare_predictions.main([str(folder), "--reference", "relu", "--no-figures", "--workers", "1"])
-    content = storage.read_json(folder / "comparison.json")
+    content = json_files.read_json(folder / "comparison.json")
     for variant in content["variants"].values():
         for name, estimate in variant["summary"].items():
             assert estimate["n"] == 4 and estimate["method"] and len(estimate["ci95"]) == 2, name
@@ -141,7 +141,7 @@ def test_three_functions_do_the_same_in_a_notebook(folder, tmp_path, capsys):
     assert found.comparisons["gelu", "relative_pd"].verdict in ("different", "equivalent", "inconclusive")
     compare_predictions.report(found, tmp_path / "here")
     assert status_of(folder, "--reference", "relu") == 0
-    contents = [storage.read_json(place / "comparison.json") for place in (folder, tmp_path / "here")]
+    contents = [json_files.read_json(place / "comparison.json") for place in (folder, tmp_path / "here")]
     assert contents[0] == contents[1]
     assert {path.name for path in (tmp_path / "here").iterdir()} == {
         "REPORT.md",

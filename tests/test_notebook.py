@@ -11,7 +11,7 @@ from made_results import summarized
 from nbclient import NotebookClient
 from studies import ROOT
 
-from common import storage
+from common import json_files
 
 
 @pytest.mark.slow
@@ -50,9 +50,9 @@ def study(tmp_path_factory, tiny_corpus_file):
 def one_trial(folder):
     """Takes one of two trials away."""
     path = folder / "results" / "charlm_relu.json"
-    result = storage.read_json(path)
+    result = json_files.read_json(path)
     result["trials"], result["pairs"] = result["trials"][:1], []
-    storage.write_json(path, summarized(result))
+    json_files.write_json(path, summarized(result))
 
 
 def just_begun(folder):

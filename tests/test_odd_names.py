@@ -6,7 +6,7 @@ import shutil
 import pytest
 import studies
 
-from common import storage
+from common import json_files
 
 NAME = "<img src=x onerror=alert(1)> $$ _[a](b)_ 日本 | `c`.txt"
 STUDY = ("run_all_experiments.py", "--activations", "relu", "--trials", "2", "--workers", "2", *studies.TINY)
@@ -15,7 +15,7 @@ STUDY = ("run_all_experiments.py", "--activations", "relu", "--trials", "2", "--
 def run_study(folder, corpus):
     done = studies.run(*STUDY, "--corpus", corpus, folder=folder)
     assert done.status == 0, done.out + done.err
-    return storage.read_json(folder / "results" / "charlm_relu.json")
+    return json_files.read_json(folder / "results" / "charlm_relu.json")
 
 
 @pytest.mark.slow

@@ -3,7 +3,7 @@
 import pytest
 import studies
 
-from common import storage
+from common import json_files
 
 MODEL = """
 import torch
@@ -108,7 +108,7 @@ def test_a_study_of_a_readers_own_model_and_activation_runs_in_worker_processes(
     files = ("--architecture-file", "my_model.py", "--activation-file", "soft.py")
     done = studies.run(*STUDY, *files, folder=folder, really=True, seconds=300)
     assert done.status == 0, done.out + done.err
-    result = storage.read_json(folder / "results" / "my_model_soft_step.json")
+    result = json_files.read_json(folder / "results" / "my_model_soft_step.json")
     assert [record["status"] for record in result["trials"]] == ["complete", "complete"]
     assert sorted(result["source_sha256"]) == ["activation", "architecture"]
     assert not list((folder / "results").glob("charlm*"))
@@ -167,7 +167,7 @@ def test_a_changed_file_goes_on_from_no_state_of_the_old_one(folder, tmp_path):
             identities.append(partial_identity(trial, task))
     finally:
         activations.ACTIVATIONS.pop("soft_step")
-    assert storage.first_difference(*identities).startswith("source_sha256.activation: ")
+    assert json_files.first_difference(*identities).startswith("source_sha256.activation: ")
 
 
 @pytest.mark.parametrize(
@@ -251,7 +251,7 @@ def test_a_trial_whose_model_ends_the_program_has_failed(folder):
     own = ("--architecture-file", "my_model.py", "--activations", "relu")
     done = studies.run(*STUDY, *own, "--batch-size", "5", folder=folder)
     assert done.status == 1 and "trial 1 FAILED: RunError: the model called sys.exit(0) as it trained" in done.out
-    result = storage.read_json(folder / "results" / "my_model_relu.json")
+    result = json_files.read_json(folder / "results" / "my_model_relu.json")
     assert [record["status"] for record in result["trials"]] == ["failed", "failed"]
     one = ("--corpus", "text.txt", *studies.TINY, "--batch-size", "5")
     alone = studies.run("train.py", *own[:2], *one, folder=folder)

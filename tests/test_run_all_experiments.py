@@ -11,7 +11,7 @@ import studies
 import torch
 from studies import ROOT
 
-from common import storage
+from common import json_files, storage
 from config_cpu import ConfigCPU
 from training.published_protocol import FIELDS
 from training.step import build
@@ -45,7 +45,7 @@ def files(folder):
 
 
 def result(folder, kind=""):
-    return storage.read_json(folder / "results" / kind / "charlm_relu.json")
+    return json_files.read_json(folder / "results" / kind / "charlm_relu.json")
 
 
 # --- mistakes ---------------------------------------------------------------------------------------------------------
@@ -160,7 +160,7 @@ def test_auto_is_bfloat16_where_it_is_native_and_results_record_which_it_was(stu
     done = studies.run(*study, "--dtype=auto", "--trials=1", folder=tmp_path, prelude=prelude)
     assert done.status == 0 and said in done.out
     for name in ("study", "charlm_relu"):
-        assert storage.read_json(tmp_path / f"results/{name}.json")["identity"]["config"]["dtype"] == dtype
+        assert json_files.read_json(tmp_path / f"results/{name}.json")["identity"]["config"]["dtype"] == dtype
     again = studies.run(*study, f"--dtype={dtype}", "--trials=1", folder=tmp_path)
     assert "0 trials to train, 1 done before" in again.out, "auto is no identity of its own"
 
@@ -260,13 +260,13 @@ def test_another_activation_joins_the_study_in_its_summary(study, three, tmp_pat
     before = files(tmp_path)["results/charlm_relu.json"]
     assert studies.run(*study, "--trials=2", "--activations=gelu", folder=tmp_path).status == 0
     assert files(tmp_path)["results/charlm_relu.json"] == before
-    summary = storage.read_json(tmp_path / "results" / storage.SUMMARY_FILE)
+    summary = json_files.read_json(tmp_path / "results" / storage.SUMMARY_FILE)
     assert set(summary["experiments"]) == {"charlm_relu", "charlm_gelu"}
 
 
 def test_extending_one_activation_leaves_the_order_of_the_others(study, tmp_path):
     def order():
-        return list(storage.read_json(tmp_path / "results" / "all_experiments_summary.json")["experiments"])
+        return list(json_files.read_json(tmp_path / "results" / "all_experiments_summary.json")["experiments"])
 
     assert studies.run(*study, "--activations=swish,gelu", "--trials=1", folder=tmp_path).status == 0
     assert order() == ["charlm_swish", "charlm_gelu"]
@@ -330,7 +330,7 @@ def test_fresh_never_moves_a_study_onto_one_that_was_set_aside_before(study, tmp
         assert done.status == 0, done.err
         assert ("set aside" in done.out) == (stamp is not None)
         if stamp:
-            aside = storage.read_json(tmp_path / "results" / stamp / "charlm_relu.json")
+            aside = json_files.read_json(tmp_path / "results" / stamp / "charlm_relu.json")
             assert aside["identity"]["seed_base"] == number - 1
             assert (tmp_path / "checkpoints" / stamp / "charlm_relu" / "trial_1.pt").exists()
     assert list((tmp_path / "results" / "aside_then").iterdir()) == []
@@ -418,8 +418,8 @@ from study import jobs
 real = jobs.FUNCTIONS["trial"]
 def looking(context, report, should_stop, trial, partial_path):
     if trial.number == 3:
-        from common import storage
-        found = storage.read_json("results/charlm_relu.json")
+        from common import json_files, storage
+        found = json_files.read_json("results/charlm_relu.json")
         open("seen", "w").write(f"{[r['trial'] for r in found['trials']]} {len(found['pairs'])}")
     return real(context, report, should_stop, trial, partial_path)
 jobs.FUNCTIONS["trial"] = looking

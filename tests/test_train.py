@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from studies import TINY, a_trial, assert_same, stop_after
 
 import train
-from common import storage
+from common import checkpoint_files, json_files
 from common.errors import RunError
 from training.trial import Interrupted, stream_seeds
 
@@ -31,7 +31,7 @@ def test_the_same_trial_gives_the_same_bits_whatever_ran_before(task, dtype):
     train.run_trial(a_trial(number=2, activation="gelu"), task)
     assert_same(train.run_trial(trial, task), first)
     assert torch.equal(torch.get_rng_state(), state)
-    assert first["record"]["weights_sha256"] == storage.weights_sha256(first["weights"])
+    assert first["record"]["weights_sha256"] == checkpoint_files.weights_sha256(first["weights"])
 
 
 def test_training_changes_the_model_and_lowers_the_loss(task):
@@ -105,7 +105,7 @@ def test_a_trial_that_was_stopped_after_any_step_goes_on_to_the_same_bits(task, 
     partial = tmp_path / "trial_1.partial.pt"
     with pytest.raises(Interrupted):
         train.run_trial(a_trial(dtype=dtype), task, partial, should_stop=stop_after(steps))
-    assert storage.read_checkpoint(partial)["step"] == steps
+    assert checkpoint_files.read_checkpoint(partial)["step"] == steps
     taken = []
     outcome = train.run_trial(a_trial(dtype=dtype), task, partial, should_stop=lambda: taken.append(1) or False)
     assert len(taken) == 6 - steps, "steps were trained again"
@@ -125,10 +125,12 @@ def test_a_trial_that_was_killed_goes_on_from_any_of_its_states_to_the_same_bits
 ):
     """It saves its state by time, here after each step."""
     partial, states = tmp_path / "trial_1.partial.pt", []
-    real = storage.write_checkpoint
+    real = checkpoint_files.write_checkpoint
     monkeypatch.setattr(train, "SAVE_EVERY_S", 0)
     monkeypatch.setattr(
-        storage, "write_checkpoint", lambda path, content: (real(path, content), states.append(path.read_bytes()))
+        checkpoint_files,
+        "write_checkpoint",
+        lambda path, content: (real(path, content), states.append(path.read_bytes())),
     )
     assert_same(train.run_trial(a_trial(), task, partial), undisturbed["float32"])
     monkeypatch.undo()
@@ -190,7 +192,7 @@ def test_a_state_that_cannot_be_saved_does_not_end_the_trial(task, undisturbed, 
     def full(path, content):
         raise RunError(f"cannot write {path}: No space left on device")
 
-    monkeypatch.setattr(storage, "write_checkpoint", full)
+    monkeypatch.setattr(checkpoint_files, "write_checkpoint", full)
     monkeypatch.setattr(train, "SAVE_EVERY_S", 0)
     events = []
     outcome = train.run_trial(a_trial(), task, tmp_path / "x.pt", report=events.append)
@@ -247,12 +249,12 @@ def test_training_twice_by_the_command_gives_the_same_weights(folder, tmp_path):
     really = run_train(folder, "--corpus", "tiny.txt", *TINY, "--output", tmp_path / "a.pt", really=True)
     again = run_train(folder, "--corpus", "tiny.txt", *TINY, "--output", tmp_path / "b.pt")
     digests = [re.search(r"weights_sha256 ([0-9a-f]{64})\n", run.out)[1] for run in (really, again)]
-    result = storage.read_json(folder / "results" / "charlm_relu.json")
+    result = json_files.read_json(folder / "results" / "charlm_relu.json")
     assert {*digests} == {result["trials"][0]["weights_sha256"]}
     assert really.status == again.status == 0
-    contents = [storage.read_checkpoint(tmp_path / name) for name in ("a.pt", "b.pt")]
+    contents = [checkpoint_files.read_checkpoint(tmp_path / name) for name in ("a.pt", "b.pt")]
     assert studies._digest(contents[0]) == studies._digest(contents[1])
-    assert storage.weights_sha256(contents[0]["model"]) == digests[0]
+    assert checkpoint_files.weights_sha256(contents[0]["model"]) == digests[0]
 
 
 def test_a_trained_model_is_not_overwritten(folder):
@@ -269,15 +271,15 @@ def test_a_trained_model_is_not_overwritten(folder):
 def test_verify_by_the_command_a_user_types(folder):
     run = run_train(folder, "--verify", "results/charlm_relu.json", "--trial", "2", "--corpus", "tiny.txt", really=True)
     assert run.status == 0, run.err
-    expected = storage.read_json(folder / "results" / "charlm_relu.json")["trials"][1]["weights_sha256"]
+    expected = json_files.read_json(folder / "results" / "charlm_relu.json")["trials"][1]["weights_sha256"]
     assert f"identical: weights_sha256 {expected}" in run.out
 
 
 def tampered(folder, tmp_path, change):
     """The path of a copy of the result, changed by `change` and given a valid checksum."""
-    result = copy.deepcopy(storage.read_json(folder / "results" / "charlm_relu.json"))
+    result = copy.deepcopy(json_files.read_json(folder / "results" / "charlm_relu.json"))
     change(result)
-    storage.write_json(tmp_path / "charlm_relu.json", result)
+    json_files.write_json(tmp_path / "charlm_relu.json", result)
     return tmp_path / "charlm_relu.json"
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from common import storage
+from common import array_files
 from common.errors import RunError
 from common.provenance import numeric_environment
 from training.identity import read_belonging
@@ -25,7 +25,7 @@ def curve_folder(folder: Path, number: int) -> Path:
 
 def point_path(folder: Path, step: int) -> Path:
     """The file of one point."""
-    return Path(folder) / f"{step}{storage.ARRAY_SUFFIX}"
+    return Path(folder) / f"{step}{array_files.ARRAY_SUFFIX}"
 
 
 def about_curve(trial, task, environment: dict) -> dict:
@@ -36,7 +36,7 @@ def about_curve(trial, task, environment: dict) -> dict:
 
 def write_point(folder: Path, about: dict, step: int, log_p: np.ndarray) -> None:
     """Writes the (Wc, T, C) log-probabilities of one point."""
-    storage.write_arrays(point_path(folder, step), {**about, "step": step}, {"log_probabilities": log_p})
+    array_files.write_arrays(point_path(folder, step), {**about, "step": step}, {"log_probabilities": log_p})
 
 
 def read_point(folder: Path, about: dict, step: int) -> np.ndarray:

@@ -8,9 +8,9 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from common import storage
+from common import array_files, json_files, storage
 from common.errors import RunError, UserError
-from common.storage import first_difference
+from common.json_files import first_difference
 from config import Config
 
 
@@ -49,7 +49,7 @@ def identity_of(study: dict, architecture: str, activation: str) -> dict:
 def check_belongs(path: Path, found: dict, expected: dict) -> None:
     """A RunError unless what a file says that it belongs to is what is expected in its place."""
     try:
-        difference = difference_of_identities(expected["identity"], found["identity"]) or storage.first_difference(
+        difference = difference_of_identities(expected["identity"], found["identity"]) or json_files.first_difference(
             *({name: value for name, value in about.items() if name != "identity"} for about in (expected, found))
         )
     except (KeyError, TypeError, ValueError, AttributeError):
@@ -66,7 +66,7 @@ def read_belonging(path: Path, about: dict) -> dict:
     FileNotFoundError : there is none
     RunError : it is damaged, or belongs to something else
     """
-    found = storage.read_arrays(path, mapped=True)
+    found = array_files.read_arrays(path, mapped=True)
     check_belongs(path, found.about, about)
     return found.arrays
 
@@ -80,15 +80,15 @@ def open_study(folder: Path, identity: dict, provenance: dict, option: str = "--
     Learning rates of activations or architectures that the stored study does not have are added to it.
     """
     path = Path(folder) / storage.STUDY_FILE
-    content = {"kind": storage.STUDY, "schema_version": storage.SCHEMA_VERSION}
+    content = {"kind": json_files.STUDY, "schema_version": json_files.SCHEMA_VERSION}
     content |= {"identity": identity, "provenance": provenance}
     if holds_study(folder, identity, option):
-        known = storage.read_json(path, storage.STUDY)
+        known = json_files.read_json(path, json_files.STUDY)
         rates = known["identity"].get("learning_rates", {})
         if identity.get("learning_rates", {}).items() <= rates.items():
             return
         content = known | {"identity": known["identity"] | {"learning_rates": rates | identity["learning_rates"]}}
-    storage.write_json(path, content)
+    json_files.write_json(path, content)
 
 
 def holds_study(folder: Path, identity: dict, option: str = "--results-dir") -> bool:
@@ -99,7 +99,7 @@ def holds_study(folder: Path, identity: dict, option: str = "--results-dir") -> 
         if next(results_in(folder), None):
             raise UserError(f"{folder} holds results but no {storage.STUDY_FILE}; {advice}")
         return False
-    if difference := difference_of_studies(storage.read_json(path, storage.STUDY)["identity"], identity):
+    if difference := difference_of_studies(json_files.read_json(path, json_files.STUDY)["identity"], identity):
         raise UserError(f"{folder} holds a study of another identity ({difference}); {advice}")
     return True
 
@@ -126,7 +126,7 @@ def _has_known_name(name):
 def _is_result(path):
     """Whether a file holds the result that its name says."""
     try:
-        content = storage.read_json(path)
+        content = json_files.read_json(path)
     except RunError:
         return False
     return path.stem == f"{content.get('architecture')}_{content.get('activation')}"

@@ -16,7 +16,7 @@ def run_trial(trial, task, partial_path=None, report=None, should_stop=None, pro
     Arguments and result are those of train.run_trial; `probes` must be empty. The record's losses and accuracies are the report's kind
     (sampled estimates); `matched` holds the exact ones of the same model. The outcome also has `generator_state`.
     """
-    from common.storage import weights_sha256
+    from common.checkpoint_files import weights_sha256
     from training import evaluate
     from training.trial import REPORT_EVERY_S, SAVE_EVERY_S, Interrupted, environment_of, prepare_torch
 
@@ -79,22 +79,22 @@ def _model(activation, config, vocabulary_size, weights):
 
 
 def _save(path, trial, task, snapshot, report):
-    from common import storage
+    from common import checkpoint_files
     from common.provenance import numeric_environment
     from training.trial import environment_of, partial_identity
 
     environment = numeric_environment(environment_of(trial))
-    storage.save_state(path, partial_identity(trial, task), environment, {"snapshot": snapshot}, report)
+    checkpoint_files.save_state(path, partial_identity(trial, task), environment, {"snapshot": snapshot}, report)
 
 
 def _load(path, trial, task, report):
     """The snapshot from which the trial resumes, or None."""
-    from common import storage
+    from common import checkpoint_files
     from common.provenance import numeric_environment
     from training.trial import environment_of, partial_identity
 
     environment = numeric_environment(environment_of(trial))
-    content = storage.load_state(path, partial_identity(trial, task), environment, report)
+    content = checkpoint_files.load_state(path, partial_identity(trial, task), environment, report)
     if content is None:
         return None
     if report:
@@ -109,7 +109,7 @@ def compare_checkpoints(checkpoints, task) -> list[dict]:
 
     The generator continues from where the last of these trials left it, so the pairs change with the number of trials.
     """
-    from common.storage import read_checkpoint
+    from common.checkpoint_files import read_checkpoint
 
     corpus = task.corpus
     contents = [read_checkpoint(path) if path else None for path in checkpoints]

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 import randomness
+from common.checkpoint_files import TRAINED_MODEL, kind_of_checkpoint, read_checkpoint
 from common.errors import RunError, UserError
-from common.storage import TRAINED_MODEL, kind_of_checkpoint, read_checkpoint
 from config import Config
 
 SAVE_EVERY_S = 60.0  # how often a running trial saves its state

@@ -15,7 +15,7 @@ from claims import evidence as evidence_module
 from claims.comparisons import TESTS, VERDICTS, Evidence
 from claims.document import markdown, three_steps
 from claims.timing import KINDS, evaluation_batches, measure, trial_seconds
-from common import storage
+from common import json_files
 from common.errors import UserError
 from config import Config
 from config_cpu import ConfigCPU
@@ -26,7 +26,7 @@ BY_ID = {claim["id"]: claim for claim in CLAIMS}
 SECTIONS = {"1.2", "2.1", "2.2", "2.3", "2.4", "3.1", "3.2", "3.3", "3.4", "3.5", "4.1", "4.2", "4.3", "4.4", "4.5"}
 SECTIONS |= {"5.2", "6.1", "6.2", "7.1", "7.2", "7.3", "7.4", "7.5", "8", "A", "B", "C"}
 METRICS = {"top1_disagreement": 1.2, "js_divergence": 0.1, "prediction_differences": 1000}
-SHIPPED = storage.read_json(
+SHIPPED = json_files.read_json(
     evidence_module.REFERENCE / "matched" / "charlm_relu.json"
 )  # its fields make results complete
 LOSSES = {"smelu_05": 2.638, "smelu_1": 2.6588, "relu": 2.627, "gelu": 2.627, "swish": 2.6284}
@@ -79,7 +79,7 @@ def write_study(
         **identity,
     }
     identity |= {"vary": identity.get("vary", ["init", "data", "dropout"]), "config": config, "numerics_version": 1}
-    storage.write_json(
+    json_files.write_json(
         folder / "study.json", {"schema_version": 1, "identity": identity, "provenance": SHIPPED["provenance"]}
     )
     corpus = SHIPPED["corpus"] | {"sha256": sha}
@@ -91,7 +91,7 @@ def write_study(
         result["pairs"] = pairs(rng, pds[activation], n, noise)
         if identity["protocol"] == "published":
             result |= published_figures(result, activation)
-        storage.write_json(folder / f"{architecture}_{activation}.json", result)
+        json_files.write_json(folder / f"{architecture}_{activation}.json", result)
     return folder
 
 
@@ -302,7 +302,7 @@ def test_claims_about_the_full_size_wait_for_it(tmp_path, evidence):
 
 
 def test_speed_is_judged_on_a_timing_run_alone(tmp_path, evidence):
-    storage.write_json(tmp_path / "timing.json", timing({"smelu_1": 1.21, "gelu": 1.02}))
+    json_files.write_json(tmp_path / "timing.json", timing({"smelu_1": 1.21, "gelu": 1.02}))
     found = evidence_module.gather([tmp_path / "timing.json"])  # a timing file may stand among the studies
     assert verdict_of("smelu-cost", found) == "reproduced"
     assert verdict_of("step-small", found) == verdict_of("trial-time", found) == "reproduced"

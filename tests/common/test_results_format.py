@@ -10,7 +10,7 @@ import pytest
 import studies
 
 import metrics
-from common import results_format, storage
+from common import json_files, results_format, storage
 from common.errors import RunError
 from common.results_format import HistoryPoint, Pair, Result, StudyFile, SummaryFile, mismatches, type_in_words
 from config import Config
@@ -58,7 +58,7 @@ def test_the_document_describes_every_field_as_the_code_has_it(name):
 def test_the_document_describes_nothing_else():
     headings = set(re.findall(r"^### (\w+)$", DOCUMENT, re.MULTILINE))
     assert headings == SHAPES.keys() | {"Arrays"}
-    assert f"`schema_version` is {storage.SCHEMA_VERSION}." in DOCUMENT
+    assert f"`schema_version` is {json_files.SCHEMA_VERSION}." in DOCUMENT
 
 
 def test_a_pair_has_every_metric():
@@ -73,7 +73,7 @@ def test_a_pair_has_every_metric():
 def test_every_shipped_file_has_the_format(path):
     content = json.loads(path.read_text(encoding="utf-8"))
     assert mismatches(content, shape_of(path)) == []
-    assert content["schema_version"] <= storage.SCHEMA_VERSION
+    assert content["schema_version"] <= json_files.SCHEMA_VERSION
     Config(**content["identity"]["config"])  # fields that it lacks have defaults
     assert ("task" in content["identity"]) != ("corpus_sha256" in content["identity"])
 
@@ -106,7 +106,7 @@ def test_what_a_study_writes_has_the_format(tiny_corpus_file, tmp_path, options,
     assert len(paths) > 2
     found = set()
     for path in paths:
-        content = storage.read_json(path)
+        content = json_files.read_json(path)
         assert mismatches(content, shape_of(path)) == []
         assert content["identity"]["config"].keys() == ConfigCPU().as_dict().keys()
         found |= {record["status"] for record in content.get("trials", [])}
@@ -161,8 +161,8 @@ def test_a_fault_deep_inside_a_file_is_placed():
 
 def test_a_newer_version_is_refused_by_name_and_an_unknown_field_is_not(tmp_path):
     path = tmp_path / "study.json"
-    storage.write_json(path, {"schema_version": storage.SCHEMA_VERSION, "identity": {}, "of_the_future": 1})
-    assert storage.read_json(path)["of_the_future"] == 1
-    storage.write_json(path, {"schema_version": storage.SCHEMA_VERSION + 1, "identity": {}})
+    json_files.write_json(path, {"schema_version": json_files.SCHEMA_VERSION, "identity": {}, "of_the_future": 1})
+    assert json_files.read_json(path)["of_the_future"] == 1
+    json_files.write_json(path, {"schema_version": json_files.SCHEMA_VERSION + 1, "identity": {}})
     with pytest.raises(RunError, match=r"study\.json has schema_version 3, but this program knows up to 2"):
-        storage.read_json(path)
+        json_files.read_json(path)

@@ -18,7 +18,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common import files, storage
+from common import array_files, checkpoint_files, files, json_files, storage
 from common.errors import RunError, UserError
 
 # torch.load speaks of the pickle protocol that a flipped bit has made of another.
@@ -74,24 +74,24 @@ def checkpoint_content():
 
 def write_each(folder):
     """One file of each kind: (path, how it is read)."""
-    storage.write_json(folder / "result.json", CONTENT)
+    json_files.write_json(folder / "result.json", CONTENT)
     arrays = {"trial_1_loss": np.arange(700.0), "pair_1_2_relative_pd": np.arange(5, dtype=np.float32)}
-    storage.write_arrays(folder / "values.safetensors", {"kind": "trial"}, arrays)
-    storage.write_checkpoint(folder / "trial_1.pt", checkpoint_content())
+    array_files.write_arrays(folder / "values.safetensors", {"kind": "trial"}, arrays)
+    checkpoint_files.write_checkpoint(folder / "trial_1.pt", checkpoint_content())
     write_old_arrays(folder / "result.npz", arrays)
     return [
-        (folder / "result.json", storage.read_json),
-        (folder / "values.safetensors", storage.read_arrays),
-        (folder / "trial_1.pt", storage.read_checkpoint),
-        (folder / "result.npz", storage.read_npz),
+        (folder / "result.json", json_files.read_json),
+        (folder / "values.safetensors", array_files.read_arrays),
+        (folder / "trial_1.pt", checkpoint_files.read_checkpoint),
+        (folder / "result.npz", array_files.read_npz),
     ]
 
 
 READERS = {
-    "json": storage.read_json,
-    "arrays": storage.read_arrays,
-    "checkpoint": storage.read_checkpoint,
-    "old arrays": storage.read_npz,
+    "json": json_files.read_json,
+    "arrays": array_files.read_arrays,
+    "checkpoint": checkpoint_files.read_checkpoint,
+    "old arrays": array_files.read_npz,
 }
 
 
@@ -106,7 +106,7 @@ KINDS = pytest.mark.parametrize("kind", [0, 1, 2, 3], ids=["json", "arrays", "ch
 def digest(content):
     """A digest of any content that the readers give."""
     found = hashlib.sha256()
-    storage._add(found, content)
+    checkpoint_files.add_to_digest(found, content)
     return found.hexdigest()
 
 
@@ -118,25 +118,25 @@ def test_json_is_read_as_it_was_written(tmp_path_factory, content):
     path = tmp_path_factory.mktemp("json") / "some.json"
     content = {**content, "provenance": {"git_commit": None}}
     content.pop("schema_version", None)
-    storage.write_json(path, content)
-    assert without_checksum(storage.read_json(path)) == content
+    json_files.write_json(path, content)
+    assert without_checksum(json_files.read_json(path)) == content
     first = path.read_bytes()
-    storage.write_json(path, storage.read_json(path))
+    json_files.write_json(path, json_files.read_json(path))
     assert path.read_bytes() == first, "writing what was read changes the file"
 
 
 def test_arrays_and_checkpoints_are_read_as_they_were_written(tmp_path):
     arrays = {"b": np.arange(3.0), "a": np.zeros((2, 0, 3), np.float32), "c": np.array(7, np.int64)}
     about = {"kind": "trial", "identity": {"config": {"dropout": 0.2}}}
-    sha256 = storage.write_arrays(tmp_path / "x.safetensors", about, arrays)
+    sha256 = array_files.write_arrays(tmp_path / "x.safetensors", about, arrays)
     for mapped in (False, True):
-        found = storage.read_arrays(tmp_path / "x.safetensors", mapped)
+        found = array_files.read_arrays(tmp_path / "x.safetensors", mapped)
         assert found.about == about and found.sha256 == sha256 and list(found.arrays) == list(arrays)
         for name, array in arrays.items():
             assert found.arrays[name].dtype == array.dtype and np.array_equal(found.arrays[name], array)
     content = checkpoint_content()
-    storage.write_checkpoint(tmp_path / "x.pt", content)
-    assert digest(storage.read_checkpoint(tmp_path / "x.pt")) == digest(content)
+    checkpoint_files.write_checkpoint(tmp_path / "x.pt", content)
+    assert digest(checkpoint_files.read_checkpoint(tmp_path / "x.pt")) == digest(content)
 
 
 def test_equal_content_gives_equal_bytes(tmp_path):
@@ -157,9 +157,9 @@ def test_a_failure_in_the_middle_leaves_the_old_file(tmp_path, monkeypatch, call
         raise OSError(code, os.strerror(code))
 
     writers = [
-        lambda: storage.write_json(tmp_path / "result.json", {"new": True}),
-        lambda: storage.write_arrays(tmp_path / "values.safetensors", {}, {"new": np.ones(3)}),
-        lambda: storage.write_checkpoint(tmp_path / "trial_1.pt", {"new": torch.ones(3)}),
+        lambda: json_files.write_json(tmp_path / "result.json", {"new": True}),
+        lambda: array_files.write_arrays(tmp_path / "values.safetensors", {}, {"new": np.ones(3)}),
+        lambda: checkpoint_files.write_checkpoint(tmp_path / "trial_1.pt", {"new": torch.ones(3)}),
     ]
     for write, (path, _) in zip(writers, written, strict=False):
         with monkeypatch.context() as patch:
@@ -173,16 +173,16 @@ def test_a_failure_in_the_middle_leaves_the_old_file(tmp_path, monkeypatch, call
 
 def test_an_interruption_in_the_middle_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "result.json"
-    storage.write_json(path, CONTENT)
+    json_files.write_json(path, CONTENT)
 
     def interrupt(descriptor):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(os, "fsync", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        storage.write_json(path, {"new": True})
+        json_files.write_json(path, {"new": True})
     monkeypatch.undo()
-    assert without_checksum(storage.read_json(path)) == CONTENT
+    assert without_checksum(json_files.read_json(path)) == CONTENT
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -195,7 +195,7 @@ def test_data_reach_the_disk_before_their_name_does(tmp_path, monkeypatch):
     sizes = []
     real_replace = os.replace
     monkeypatch.setattr(os, "replace", lambda a, b: (sizes.append(os.path.getsize(a)), real_replace(a, b))[1])
-    storage.write_atomically(tmp_path / "x", b"twelve bytes")
+    files.write_atomically(tmp_path / "x", b"twelve bytes")
     assert [name for name, _ in calls] == ["fsync", "replace", "fsync"]
     assert sizes == [12]
 
@@ -203,10 +203,10 @@ def test_data_reach_the_disk_before_their_name_does(tmp_path, monkeypatch):
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_a_number_that_json_does_not_have_is_refused(tmp_path, value):
     path = tmp_path / "result.json"
-    storage.write_json(path, CONTENT)
+    json_files.write_json(path, CONTENT)
     with pytest.raises(ValueError):
-        storage.write_json(path, {"trials": [{"val_loss": value}]})
-    assert without_checksum(storage.read_json(path)) == CONTENT
+        json_files.write_json(path, {"trials": [{"val_loss": value}]})
+    assert without_checksum(json_files.read_json(path)) == CONTENT
 
 
 @pytest.fixture
@@ -247,7 +247,7 @@ def test_a_file_system_without_modes_and_without_flushing_of_folders_is_no_obsta
 def test_a_folder_that_cannot_be_is_named(tmp_path, name):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(RunError, match=f"cannot write .*file/{name}"):
-        storage.write_atomically(tmp_path / "file" / name, b"")
+        files.write_atomically(tmp_path / "file" / name, b"")
 
 
 # --- damage -----------------------------------------------------------------------------------------------------------
@@ -319,8 +319,8 @@ def test_a_destroyed_region_is_noticed(one_of_each, kind, data):
 @pytest.mark.parametrize("shape", [(), (0,), (0, 3), (2, 0), (2, 3)])
 def test_a_tensor_of_any_shape_is_kept_and_told_from_others(shape, tmp_path):
     """A damaged file can hold a shape with a zero in it, and the digest is taken of what was read."""
-    storage.write_checkpoint(tmp_path / "x.pt", {"model": torch.zeros(shape)})
-    assert storage.read_checkpoint(tmp_path / "x.pt")["model"].shape == shape
+    checkpoint_files.write_checkpoint(tmp_path / "x.pt", {"model": torch.zeros(shape)})
+    assert checkpoint_files.read_checkpoint(tmp_path / "x.pt")["model"].shape == shape
     assert digest({"x": torch.zeros(shape)}) != digest({"x": torch.zeros(4)})
 
 
@@ -332,7 +332,7 @@ def test_an_old_array_that_is_cut_short_is_noticed(tmp_path):
     assert data.count(b"(5000,)") == 1
     path.write_bytes(data.replace(b"(5000,)", b"(4000,)"))
     with pytest.raises(RunError, match="is damaged"):
-        storage.read_npz(path)
+        array_files.read_npz(path)
 
 
 def test_an_old_array_that_is_lost_is_noticed(tmp_path):
@@ -345,13 +345,13 @@ def test_an_old_array_that_is_lost_is_noticed(tmp_path):
     for content in (fewer, arrays):  # without an array; without the checksum
         np.savez(path, **content)
         with pytest.raises(RunError, match="is damaged"):
-            storage.read_npz(path)
+            array_files.read_npz(path)
 
 
 def test_a_file_of_arrays_is_read_by_anyone_who_knows_the_safetensors_format(tmp_path):
     """As docs/results-format.md describes it: the length of the header, the header, the numbers."""
     path, loss = tmp_path / "x.safetensors", np.array([1.5, 2.5])
-    storage.write_arrays(path, {"kind": "trial"}, {"count": np.array([7]), "loss": loss})
+    array_files.write_arrays(path, {"kind": "trial"}, {"count": np.array([7]), "loss": loss})
     data = path.read_bytes()
     length = int.from_bytes(data[:8], "little")
     header = json.loads(data[8 : 8 + length])
@@ -370,22 +370,22 @@ def test_json_that_is_none_of_ours_is_refused(tmp_path, text):
     path = tmp_path / "result.json"
     path.write_text(text)
     with pytest.raises(RunError, match=f"^{path} is damaged or was edited .* left as it is"):
-        storage.read_json(path)
+        json_files.read_json(path)
 
 
 def test_an_edited_number_is_noticed(tmp_path):
     path = tmp_path / "result.json"
-    storage.write_json(path, CONTENT)
+    json_files.write_json(path, CONTENT)
     path.write_text(path.read_text().replace("2.5", "2.4"))
     with pytest.raises(RunError, match="is damaged or was edited"):
-        storage.read_json(path)
+        json_files.read_json(path)
 
 
 def test_a_file_of_a_later_program_is_refused(tmp_path):
     path = tmp_path / "result.json"
-    storage.write_json(path, {**CONTENT, "schema_version": storage.SCHEMA_VERSION + 1})
-    with pytest.raises(RunError, match=rf"{path} has schema_version {storage.SCHEMA_VERSION + 1}"):
-        storage.read_json(path)
+    json_files.write_json(path, {**CONTENT, "schema_version": json_files.SCHEMA_VERSION + 1})
+    with pytest.raises(RunError, match=rf"{path} has schema_version {json_files.SCHEMA_VERSION + 1}"):
+        json_files.read_json(path)
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path):
@@ -393,25 +393,25 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path):
         with pytest.raises(RunError, match=f"cannot read {tmp_path}: Is a directory"):
             read(tmp_path)
     with pytest.raises(RunError, match=f"cannot read {tmp_path}/absent: No such file"):
-        storage.read_json(tmp_path / "absent")
+        json_files.read_json(tmp_path / "absent")
 
 
 def test_a_missing_checkpoint_or_array_is_not_a_damaged_one(tmp_path):
-    for read in (storage.read_checkpoint, storage.read_arrays, storage.read_npz):
+    for read in (checkpoint_files.read_checkpoint, array_files.read_arrays, array_files.read_npz):
         with pytest.raises(FileNotFoundError):
             read(tmp_path / "trial_1.pt")
 
 
 def test_a_checkpoint_that_cannot_be_read_is_not_called_damaged(tmp_path, monkeypatch):
     path = tmp_path / "trial_1.pt"
-    storage.write_checkpoint(path, checkpoint_content())
+    checkpoint_files.write_checkpoint(path, checkpoint_content())
 
     def fail(*arguments, **options):
         raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
 
     monkeypatch.setattr(torch, "load", fail)
     with pytest.raises(RunError, match=f"cannot read the checkpoint {path}: Input/output error"):
-        storage.read_checkpoint(path)
+        checkpoint_files.read_checkpoint(path)
 
 
 # --- files of an enemy ------------------------------------------------------------------------------------------------
@@ -436,7 +436,7 @@ def test_a_hostile_pickle_is_refused_and_not_executed(tmp_path, inside):
         torch.save({**checkpoint_content(), "extra": Hostile(proof), "checksum": "0" * 64}, path)
     before = path.read_bytes()
     with pytest.raises(RunError, match=str(path)):
-        storage.read_checkpoint(path)
+        checkpoint_files.read_checkpoint(path)
     assert not proof.exists(), "the file's code ran"
     assert path.read_bytes() == before
     if inside != "in a valid checkpoint":
@@ -449,7 +449,7 @@ def test_a_hostile_array_is_refused_and_not_executed(tmp_path):
     path, proof = tmp_path / "x.npz", tmp_path / "executed"
     np.savez(path, loss=np.array([Hostile(proof)], dtype=object))
     with pytest.raises(RunError, match=str(path)):
-        storage.read_npz(path)
+        array_files.read_npz(path)
     assert not proof.exists()
 
 
@@ -476,7 +476,7 @@ def test_json_that_is_nested_deeply_is_refused(tmp_path, depth):
     path = tmp_path / "result.json"
     path.write_text('{"provenance": {"checksum": "0"}, "trials": ' + "[" * depth + "]" * depth + "}")
     with pytest.raises(RunError, match=f"^{path} is damaged or was edited"):
-        storage.read_json(path)
+        json_files.read_json(path)
 
 
 def of_itself():
@@ -507,10 +507,10 @@ def test_a_checkpoint_without_end_is_refused_at_once(tmp_path, make):
     torch.save({"model": {"x": make()}, "checksum": "0" * 64}, path)
     assert path.stat().st_size < 100_000
     with pytest.raises(RunError, match=f"{path} is damaged or is not plain data"):
-        storage.read_checkpoint(path)
+        checkpoint_files.read_checkpoint(path)
 
 
-@pytest.mark.parametrize("read", [storage.read_npz, storage.read_checkpoint])
+@pytest.mark.parametrize("read", [array_files.read_npz, checkpoint_files.read_checkpoint])
 def test_a_small_archive_of_large_content_is_refused(tmp_path, read):
     path = tmp_path / "x"
     np.savez_compressed(path.with_suffix(".npz"), loss=np.zeros(10**7))
@@ -522,13 +522,13 @@ def test_a_small_archive_of_large_content_is_refused(tmp_path, read):
 
 def test_a_checkpoint_of_another_kind_is_refused_by_name(tmp_path):
     path = tmp_path / "trial_1.pt"
-    storage.save_state(path, {"seed": 1}, {}, {"step": 3}, None)
-    assert storage.read_checkpoint(path, storage.RUNNING_TRIAL)["step"] == 3
+    checkpoint_files.save_state(path, {"seed": 1}, {}, {"step": 3}, None)
+    assert checkpoint_files.read_checkpoint(path, checkpoint_files.RUNNING_TRIAL)["step"] == 3
     with pytest.raises(RunError, match=f"{path} holds the state of an unfinished trial, not a trained model"):
-        storage.read_checkpoint(path, storage.TRAINED_MODEL)
-    storage.write_checkpoint(path, checkpoint_content())
+        checkpoint_files.read_checkpoint(path, checkpoint_files.TRAINED_MODEL)
+    checkpoint_files.write_checkpoint(path, checkpoint_content())
     with pytest.raises(RunError, match=f"{path} holds a trained model, not the state of an unfinished trial"):
-        storage.read_checkpoint(path, storage.RUNNING_TRIAL)
+        checkpoint_files.read_checkpoint(path, checkpoint_files.RUNNING_TRIAL)
 
 
 @pytest.mark.parametrize("link", [os.symlink, os.link])
@@ -545,9 +545,9 @@ def test_a_link_in_the_place_of_a_file_is_replaced_and_not_followed(tmp_path):
     mine, path = tmp_path / "mine", tmp_path / "result.json"
     mine.write_text("precious")
     path.symlink_to(mine)
-    storage.write_json(path, CONTENT)
+    json_files.write_json(path, CONTENT)
     assert mine.read_text() == "precious"
-    assert without_checksum(storage.read_json(path)) == CONTENT and not path.is_symlink()
+    assert without_checksum(json_files.read_json(path)) == CONTENT and not path.is_symlink()
 
 
 def test_a_folder_of_temporary_files_is_private(tmp_path, monkeypatch):
@@ -570,12 +570,14 @@ def test_the_digest_of_weights_is_pinned():
         "a": torch.tensor([[1, 2]]),
         "c": torch.tensor(1.0, dtype=torch.bfloat16),
     }
-    assert storage.weights_sha256(weights) == "da5a2250eade5aafb7f660e6d9b032d861a93384c03dc2deda75fce2551f922d"
+    assert (
+        checkpoint_files.weights_sha256(weights) == "da5a2250eade5aafb7f660e6d9b032d861a93384c03dc2deda75fce2551f922d"
+    )
 
 
 def test_the_digest_of_weights_sees_names_dtypes_shapes_and_bytes_but_not_order():
     base = {"a": torch.zeros(2, 3), "b": torch.ones(3)}
-    assert storage.weights_sha256(dict(reversed(base.items()))) == storage.weights_sha256(base)
+    assert checkpoint_files.weights_sha256(dict(reversed(base.items()))) == checkpoint_files.weights_sha256(base)
     others = [
         {"a": torch.zeros(2, 3), "c": torch.ones(3)},
         {"a": torch.zeros(3, 2), "b": torch.ones(3)},
@@ -586,9 +588,11 @@ def test_the_digest_of_weights_sees_names_dtypes_shapes_and_bytes_but_not_order(
         {"a": torch.zeros(2, 3)},
         {"b": torch.zeros(2, 3), "a": torch.ones(3)},
     ]
-    assert len({storage.weights_sha256(weights) for weights in [base, *others]}) == 9
+    assert len({checkpoint_files.weights_sha256(weights) for weights in [base, *others]}) == 9
     transposed = {"a": torch.zeros(3, 2).T, "b": torch.ones(6)[::2]}
-    assert storage.weights_sha256(transposed) == storage.weights_sha256(base), "how it lies in memory does not matter"
+    assert checkpoint_files.weights_sha256(transposed) == checkpoint_files.weights_sha256(base), (
+        "how it lies in memory does not matter"
+    )
 
 
 @given(st.lists(st.lists(st.text(max_size=3), max_size=3), max_size=3))
@@ -608,13 +612,13 @@ def test_stable_leaves_out_times_and_environments_only():
         "summary": {"val_loss": {"mean": 1.0}},
     }
     expected = {"trials": [{"val_loss": 1.0}], "summary": {"val_loss": {"mean": 1.0}}}
-    assert storage.stable(content) == expected
+    assert json_files.stable(content) == expected
 
 
 @given(json_values, json_values)
 def test_the_first_difference_is_none_exactly_where_values_are_equal(one, other):
-    assert storage.first_difference(one, one) is None
-    found = storage.first_difference(one, other)
+    assert json_files.first_difference(one, one) is None
+    found = json_files.first_difference(one, other)
     assert (found is None) == (one == other)
 
 
@@ -630,7 +634,7 @@ def test_the_first_difference_is_none_exactly_where_values_are_equal(one, other)
     ],
 )
 def test_the_first_difference_is_named(expected, found, says):
-    assert storage.first_difference(expected, found) == says
+    assert json_files.first_difference(expected, found) == says
 
 
 # --- a study's folder -------------------------------------------------------------------------------------------------
@@ -687,11 +691,11 @@ def test_a_lock_that_cannot_be_written_is_named(tmp_path):
 
 
 def test_a_study_is_read_back_whole(tmp_path):
-    storage.write_json(tmp_path / storage.STUDY_FILE, {"identity": {"protocol": "matched"}})
+    json_files.write_json(tmp_path / storage.STUDY_FILE, {"identity": {"protocol": "matched"}})
     for name in ("charlm_relu", "charlm_gelu"):
         content = json.loads((SHIPPED / f"{name}.json").read_text())
-        storage.write_json(tmp_path / f"{name}.json", content)
-    storage.write_json(tmp_path / storage.SUMMARY_FILE, {"experiments": {}})
+        json_files.write_json(tmp_path / f"{name}.json", content)
+    json_files.write_json(tmp_path / storage.SUMMARY_FILE, {"experiments": {}})
     study, results = storage.read_study(tmp_path)
     assert study["identity"] == {"protocol": "matched"}
     assert [Path(result["path"]).stem for result in results] == ["charlm_gelu", "charlm_relu"]
@@ -747,14 +751,14 @@ def test_a_summary_in_the_place_of_a_study_is_refused_by_name(shipped):
     with pytest.raises(RunError, match=r"study\.json is a summary, not a study"):
         storage.read_study(shipped)
     with pytest.raises(RunError, match=r"all_experiments_summary\.json is a study, not a summary"):
-        storage.read_json(shipped / storage.SUMMARY_FILE, storage.SUMMARY)
+        json_files.read_json(shipped / storage.SUMMARY_FILE, json_files.SUMMARY)
 
 
 def spoil(change):
     def changed(path):
         content = json.loads(path.read_text())
         change(content)
-        storage.write_json(path, content)
+        json_files.write_json(path, content)
 
     return changed
 

@@ -5,7 +5,7 @@ import studies
 import torch
 
 import train
-from common import storage
+from common import json_files
 from common.errors import UserError
 from config_cpu import ConfigCPU
 from diagnostics.probes import PROBES, check_probes, gradient_norm, measure_probes
@@ -48,7 +48,7 @@ def test_a_study_stores_its_probes_and_resumes_with_them(tmp_path, tiny_corpus_f
     study = ("run_all_experiments.py", *studies.TINY, "--corpus", tiny_corpus_file, "--activations", "relu", "gelu")
     run = studies.run(*study, "--trials=2", "--probes", "gradient_norm", folder=tmp_path)
     assert run.status == 0, run.out + run.err
-    history = storage.read_json(tmp_path / "results" / "charlm_gelu.json")["trials"][1]["history"]
+    history = json_files.read_json(tmp_path / "results" / "charlm_gelu.json")["trials"][1]["history"]
     assert [point["step"] for point in history] == [0, 2, 4, 6]
     assert all(point["probes"]["gradient_norm"]["all"] > 0 for point in history)
     verify = ("train.py", "--verify", "results/charlm_gelu.json", "--trial=2", "--corpus", tiny_corpus_file)

@@ -28,7 +28,7 @@ import studies
 import train
 from analyze_results import read_study
 from benchmarks import scaling
-from common import storage
+from common import json_files, storage
 from common.errors import RunError, UserError
 from study.jobs import FUNCTIONS
 from training.trial import Interrupted
@@ -120,9 +120,9 @@ def numbers(folder: Path) -> dict:
     found = {}
     for result in storage.read_study(folder / "results")[1]:
         name = storage.name_of(result)
-        found[name] = storage.stable({key: value for key, value in result.items() if key != "path"})
+        found[name] = json_files.stable({key: value for key, value in result.items() if key != "path"})
         found |= {f"{name} {array}": values.tolist() for array, values in storage.read_values(result).items()}
-    found["summary"] = storage.stable(storage.read_json(folder / "results" / storage.SUMMARY_FILE)["experiments"])
+    found["summary"] = json_files.stable(json_files.read_json(folder / "results" / storage.SUMMARY_FILE)["experiments"])
     return found
 
 
@@ -230,7 +230,7 @@ class Cases:
     def _read(self, folder):
         """What the analysis reads: name -> the records and pairs of an experiment."""
         cells = read_study(folder / "results").cells
-        return {cell.activation: (storage.stable([cell.trials, cell.pairs]), repr(cell.arrays)) for cell in cells}
+        return {cell.activation: (json_files.stable([cell.trials, cell.pairs]), repr(cell.arrays)) for cell in cells}
 
     def verdict(self, number: int) -> tuple[str, str]:
         """(what was done, one of SAME, AGAIN, REFUSED) of a case; an AssertionError says what went wrong instead."""
@@ -269,7 +269,7 @@ class Cases:
             assert "Traceback" not in said and not (engine and engine.faults), engine.faults if engine else said
             if outcome == 0:
                 found = numbers(folder)
-                difference = storage.first_difference(self.after, found)
+                difference = json_files.first_difference(self.after, found)
                 assert difference is None, f"another number: {difference:.300}"
                 return SAME if engine.done == self.jobs else AGAIN
         _check_refusal(folder, f"{outcome} {said}" if "see above" in str(outcome) else outcome)

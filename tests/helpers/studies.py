@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from common import storage
+from common import array_files, checkpoint_files, json_files, storage
 from config_cpu import ConfigCPU
 from training import packed
 from training.trial import Trial, stream_seeds
@@ -79,7 +79,7 @@ def a_pack(size=3, architecture="charlm", activation="gelu", vary=("init", "data
 
 def assert_same(one, other):
     """Two outcomes of a trial are identical: weights, predictions, curves, and every number of the record but times."""
-    assert storage.first_difference(storage.stable(one["record"]), storage.stable(other["record"])) is None
+    assert json_files.first_difference(json_files.stable(one["record"]), json_files.stable(other["record"])) is None
     assert one["weights"].keys() == other["weights"].keys()
     assert all(torch.equal(tensor, other["weights"][name]) for name, tensor in one["weights"].items())
     assert np.array_equal(one["log_probabilities"], other["log_probabilities"])
@@ -90,7 +90,7 @@ def assert_same(one, other):
 
 def _point(source):
     """Predictions at a point of a curve, which may lie in a file."""
-    return storage.read_arrays(source).arrays["log_probabilities"] if isinstance(source, str) else source
+    return array_files.read_arrays(source).arrays["log_probabilities"] if isinstance(source, str) else source
 
 
 def farthest(weights, others):
@@ -266,16 +266,16 @@ def content(folder) -> dict:
         if path.is_dir() or path.name == ".lock":
             continue
         if path.suffix == ".json":
-            content = storage.read_json(path)
-            found[name] = storage.stable(content)
+            content = json_files.read_json(path)
+            found[name] = json_files.stable(content)
             if "trials" in content:
                 values = storage.read_values(storage.read_result(path))
                 found |= {f"{name}: {array}": _digest(numbers) for array, numbers in values.items()}
                 named |= {str(path.parent.relative_to(folder) / place) for place, _ in storage.value_files(content)}
         elif path.parent.suffix == ".curve":
-            found[name] = _digest(storage.read_arrays(path).arrays)
+            found[name] = _digest(array_files.read_arrays(path).arrays)
         elif path.suffix == ".pt" and "aside" not in path.name:
-            found[name] = {part: _digest(value) for part, value in storage.read_checkpoint(path).items()}
+            found[name] = {part: _digest(value) for part, value in checkpoint_files.read_checkpoint(path).items()}
         else:
             found[name] = "a file of another kind"
     return {name: content for name, content in found.items() if name not in named}
@@ -283,11 +283,11 @@ def content(folder) -> dict:
 
 def _digest(value):
     digest = hashlib.sha256()
-    storage._add(digest, value)
+    checkpoint_files.add_to_digest(digest, value)
     return digest.hexdigest()
 
 
 def difference(one, other) -> str | None:
     """The first difference between two studies, each a folder or what `content` gave; None where they are identical."""
     one, other = (x if isinstance(x, dict) else content(x) for x in (one, other))
-    return storage.first_difference(one, other)
+    return json_files.first_difference(one, other)

@@ -8,7 +8,7 @@ from made_results import make_result
 
 import analyze_results
 from analysis.results import Cell, Study
-from common import scripts, storage
+from common import json_files, scripts
 from report.document import Document, Section, Table
 from report.export import export
 
@@ -38,7 +38,7 @@ def test_a_shipped_study_is_exported_with_every_trial_pair_and_point(name, n, tm
     assert stop.value.code == 0 and f"{tmp_path / 'out' / 'pairs.csv'}" in capsys.readouterr().out
     trials, pairs, curves = (read(tmp_path / "out" / f"{kind}.csv") for kind in ("trials", "pairs", "curves"))
     assert len(trials) == 5 * n and len(pairs) == 5 * n * (n - 1) // 2
-    result = storage.read_json(study / "charlm_gelu.json")
+    result = json_files.read_json(study / "charlm_gelu.json")
     (row,) = (r for r in pairs if (r["activation"], r["trial_a"], r["trial_b"]) == ("gelu", "1", "2"))
     assert float(row["relative_pd"]) == result["pairs"][0]["relative_pd"]
     of_trials = sum(2 * len(trial["history"]) for trial in result["trials"])

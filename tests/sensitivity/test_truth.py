@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import studies
 
-from common import storage
+from common import json_files
 from run_all_experiments import parser
 from sensitivity import cases, truth
 from sensitivity.features import FEATURES
@@ -95,7 +95,7 @@ def test_one_command_trains_tunes_and_writes_the_cases(made):
 
 def test_the_same_command_again_trains_nothing(made):
     folder, prelude, _ = made
-    before = storage.read_json(folder / "cases.json")["cases"]
+    before = json_files.read_json(folder / "cases.json")["cases"]
     again = studies.run(
         "quick_sensitivity.py", "--ground-truth", "--workers", "1", folder=folder, prelude=prelude, seconds=400
     )
@@ -106,7 +106,7 @@ def test_the_same_command_again_trains_nothing(made):
         "quick_sensitivity.py", "--ground-truth", "--workers", "1", folder=folder, prelude=prelude, seconds=400
     )
     assert rebuilt.status == 0 and rebuilt.out.count("0 trials to train") == 4
-    assert storage.first_difference(before, truth.load(folder / "cases.json")) is None
+    assert json_files.first_difference(before, truth.load(folder / "cases.json")) is None
 
 
 def test_every_shipped_case_was_made_under_the_protocol_as_it_is():

@@ -12,7 +12,7 @@ import pytest
 import studies
 from studies import SAVE_TWICE, SLOW
 
-from common import storage
+from common import checkpoint_files, json_files
 
 # The worker of trial 2 dies whenever it has begun.
 DEADLY = """
@@ -104,7 +104,7 @@ def test_a_stopped_study_saves_itself_says_how_to_go_on_and_leaves_no_orphans(
     assert "stopping: the running trials finish their step and save themselves" in started.err
     assert started.out.endswith("interrupted; the same command resumes from here\n")
     assert "Traceback" not in started.out + started.err
-    step = storage.read_checkpoint(partial(tmp_path))["step"]
+    step = checkpoint_files.read_checkpoint(partial(tmp_path))["step"]
     assert step >= 1
     again = studies.run(*study, folder=tmp_path)
     assert again.status == 0 and f"trial 1 of 3  resumes from step {step} of 6" in again.out
@@ -221,7 +221,7 @@ def test_a_trial_whose_workers_die_three_times_is_failed_while_the_others_go_on(
     assert done.err == (
         "error: a task failed (see above); everything else is done, and the same command tries it again\n"
     )
-    result = storage.read_json(tmp_path / "results" / "charlm_relu.json")
+    result = json_files.read_json(tmp_path / "results" / "charlm_relu.json")
     assert [record["status"] for record in result["trials"]] == ["complete", "failed", "complete"]
     assert "killed by SIGKILL" in result["trials"][1]["reason"]
     assert [(pair["trial_a"], pair["trial_b"]) for pair in result["pairs"]] == [(1, 3)]
@@ -234,10 +234,10 @@ def test_a_trial_whose_workers_die_three_times_is_failed_while_the_others_go_on(
 
 def test_a_complete_trial_whose_checkpoint_cannot_be_made_again_keeps_its_numbers(study, undisturbed, tmp_path):
     assert studies.run(*study, folder=tmp_path).status == 0
-    before = storage.read_json(tmp_path / "results" / "charlm_relu.json")["trials"]
+    before = json_files.read_json(tmp_path / "results" / "charlm_relu.json")["trials"]
     (tmp_path / "checkpoints" / "charlm_relu" / "trial_2.pt").write_bytes(b"damaged")
     assert studies.run(*study, folder=tmp_path, prelude=DEADLY).status == 1
-    assert storage.read_json(tmp_path / "results" / "charlm_relu.json")["trials"] == before
+    assert json_files.read_json(tmp_path / "results" / "charlm_relu.json")["trials"] == before
     assert studies.run(*study, folder=tmp_path).status == 0
     (tmp_path / "checkpoints" / "charlm_relu" / "trial_2.pt.aside-1").unlink()
     assert studies.difference(undisturbed, tmp_path) is None
@@ -375,8 +375,8 @@ def test_a_diverged_trial_is_recorded_left_out_of_pairs_and_no_failure(study, un
     assert done.status == 0, done.out + done.err
     assert f"trial {number} of 3  DIVERGED: the loss was no longer finite at step" in done.out
     assert "1 trial(s) diverged: recorded as such, and left out of every pair" in done.out
-    found = storage.read_json(tmp_path / "results" / "charlm_relu.json")
-    whole = storage.read_json(undisturbed / "results" / "charlm_relu.json")
+    found = json_files.read_json(tmp_path / "results" / "charlm_relu.json")
+    whole = json_files.read_json(undisturbed / "results" / "charlm_relu.json")
     others = [k for k in (1, 2, 3) if k != number]
     assert [r["status"] for r in found["trials"]] == ["diverged" if k == number else "complete" for k in (1, 2, 3)]
     record = found["trials"][number - 1]
@@ -393,7 +393,7 @@ def test_a_study_in_which_every_trial_diverges_ends_well_and_says_so(study, tmp_
     done = studies.run(*study, "--learning-rate=1e30", folder=tmp_path)
     assert done.status == 0
     assert "3 trial(s) diverged" in done.out
-    result = storage.read_json(tmp_path / "results" / "charlm_relu.json")
+    result = json_files.read_json(tmp_path / "results" / "charlm_relu.json")
     assert result["pairs"] == [] and result["summary"]["val_loss"]["mean"] is None
 
 
@@ -402,7 +402,7 @@ def test_the_published_comparison_goes_on_without_a_diverged_model(published, tm
     """After the last trial the generator's state is needed, which one that diverged does not keep."""
     done = studies.run(*published, folder=tmp_path, prelude=DIVERGING.format(number=number))
     assert done.status == 0, done.out + done.err
-    found = storage.read_json(tmp_path / "results" / "published" / "charlm_relu.json")["published_pairs"]
+    found = json_files.read_json(tmp_path / "results" / "published" / "charlm_relu.json")["published_pairs"]
     if pairs is None:
         assert found is None
     else:

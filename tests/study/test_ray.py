@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from studies import ROOT
 
-from common import storage
+from common import json_files, storage
 
 pytest.importorskip("ray", reason="Ray is not installed (requirements-cluster.txt)")
 pytestmark = pytest.mark.slow
@@ -27,7 +27,7 @@ def contents(folder):
     """Everything of a study that identical studies share."""
     _, results = storage.read_study(folder / "results")
     arrays = {result["path"]: storage.read_values(result) for result in results}
-    stable = [storage.stable({k: v for k, v in result.items() if k != "path"}) for result in results]
+    stable = [json_files.stable({k: v for k, v in result.items() if k != "path"}) for result in results]
     return stable, {
         (Path(file).name, name): values.tobytes() for file, named in arrays.items() for name, values in named.items()
     }

@@ -13,8 +13,8 @@ import pytest
 import studies
 import torch
 
+from common import array_files, checkpoint_files, json_files, storage
 from common import files as files_module
-from common import storage
 
 # The steps that trials train, one line each: which steps a run has really done, and which it went on from.
 WATCH_STEPS = """
@@ -102,7 +102,8 @@ def test_a_study_names_the_models_that_it_compares(undisturbed):
     assert {f"results/charlm_relu.json: {name}" for name in ("trial_1_loss", "pair_2_3_relative_pd")} < set(content)
     assert "checkpoints/charlm_relu/trial_1.curve/6.safetensors" in content
     assert (
-        len(storage.read_json(home(undisturbed["published"], "published") / "charlm_relu.json")["published_pairs"]) == 1
+        len(json_files.read_json(home(undisturbed["published"], "published") / "charlm_relu.json")["published_pairs"])
+        == 1
     )
 
 
@@ -430,13 +431,15 @@ def as_schema_version_1(folder):
     np.savez(path.with_suffix(".npz"), **arrays, checksum=np.array(studies._digest(arrays)))
     shutil.rmtree(path.with_suffix(""))
     old = {name: value for name, value in result.items() if name not in ("kind", "values", "path")}
-    storage.write_json(path, old | {"schema_version": 1})
+    json_files.write_json(path, old | {"schema_version": 1})
     for trial in (1, 2):
         checkpoint = folder / "checkpoints" / "charlm_relu" / f"trial_{trial}.pt"
         points = sorted(checkpoint.with_suffix(".curve").iterdir(), key=lambda point: int(point.stem))
-        curve = [(int(p.stem), torch.tensor(storage.read_arrays(p).arrays["log_probabilities"])) for p in points]
-        content = {name: value for name, value in storage.read_checkpoint(checkpoint).items() if name != "kind"}
-        storage.write_checkpoint(checkpoint, {**content, "curve": curve})
+        curve = [(int(p.stem), torch.tensor(array_files.read_arrays(p).arrays["log_probabilities"])) for p in points]
+        content = {
+            name: value for name, value in checkpoint_files.read_checkpoint(checkpoint).items() if name != "kind"
+        }
+        checkpoint_files.write_checkpoint(checkpoint, {**content, "curve": curve})
         shutil.rmtree(checkpoint.with_suffix(".curve"))
 
 
@@ -451,7 +454,7 @@ def test_a_study_of_schema_version_1_is_extended_without_training_its_trials_aga
         {name: value for name, value in studies.content(folder).items() if not name.endswith(".pt")}
         for folder in (tmp_path, undisturbed["matched"])
     )
-    assert storage.first_difference(expected, found) is None
+    assert json_files.first_difference(expected, found) is None
 
 
 def test_damaged_predictions_are_made_again_without_a_word(command, undisturbed, tmp_path):

@@ -9,7 +9,7 @@ import studies
 import torch
 
 import train
-from common import storage
+from common import json_files
 from common.errors import UserError
 from config_cpu import ConfigCPU
 from tasks.registry import load_task
@@ -89,7 +89,7 @@ def test_a_study_of_it_is_trained_resumed_and_analysed(name, tmp_path):
     assert first.status == 0, first.out + first.err
     again = studies.run(*study, "--trials", "3", folder=tmp_path, prelude=prelude)
     assert again.status == 0 and "2 trials to train, 4 done before" in again.out, again.out + again.err
-    result = storage.read_json(tmp_path / "results" / name / f"sectors_{name}_relu.json")
+    result = json_files.read_json(tmp_path / "results" / name / f"sectors_{name}_relu.json")
     assert result["task"]["label"] == other_tasks.Points.label if name == "points" else "corpus" not in result
     assert len(result["pairs"]) == 3 and result["pairs"][0]["total_predictions"] == 120
     analysed = studies.run("analyze_results.py", f"results/{name}", "--no-figures", folder=tmp_path, prelude=prelude)

@@ -16,7 +16,7 @@ import torch
 from studies import a_pack, assert_same, farthest, stop_after
 from torch._inductor.utils import fresh_cache
 
-from common import storage
+from common import checkpoint_files, json_files
 from common.errors import UserError
 from train import run_pack
 from training import packed
@@ -100,10 +100,10 @@ def test_a_compiled_study_says_so_in_its_identity_and_which_compiler_ran(tmp_pat
     command = ("run_all_experiments.py", *studies.TINY, "--corpus", tiny_corpus_file, "--activations", "relu")
     done = studies.run(*command, "--trials", "1", "--compile", "on", folder=tmp_path)
     assert done.status == 0, done.out + done.err
-    result = storage.read_json(tmp_path / "results" / "charlm_relu.json")
+    result = json_files.read_json(tmp_path / "results" / "charlm_relu.json")
     assert result["identity"]["compiled"] is True and "pack" not in result["identity"]
     assert result["trials"][0]["environment"]["compiler"]
-    content = storage.read_checkpoint(tmp_path / "checkpoints" / "charlm_relu" / "trial_1.pt")
+    content = checkpoint_files.read_checkpoint(tmp_path / "checkpoints" / "charlm_relu" / "trial_1.pt")
     assert content["compiled"] is True
     again = studies.run(*command, "--trials", "1", folder=tmp_path)
     assert again.status == 2 and "compiled: True against missing" in again.err

@@ -24,7 +24,7 @@ from activations import ACTIVATIONS
 from architectures.registry import architectures_of
 from benchmarks import gpu
 from benchmarks.gpu import attention_times, trials_per_hour, trials_per_hour_packed
-from common import storage
+from common import checkpoint_files, json_files
 from common.memory import is_out_of_memory
 from config_cpu import ConfigCPU
 from model import Attention, levels_on_device
@@ -48,7 +48,7 @@ def a_trial(device="cpu", **changes):
 
 def test_the_loop_of_another_device_is_the_same_training(task):
     here, there = (train.run_trial(a_trial(device), task) for device in ("cpu", "cpu:0"))
-    assert storage.first_difference(storage.stable(here["record"]), storage.stable(there["record"])) is None
+    assert json_files.first_difference(json_files.stable(here["record"]), json_files.stable(there["record"])) is None
     assert np.array_equal(here["log_probabilities"], there["log_probabilities"])
 
 
@@ -92,7 +92,7 @@ def test_time_alone_decides_when_a_state_is_written(device, task, tmp_path, monk
     """However many points the curves have: a state is as large as the model and all that was measured."""
     steps = []
     monkeypatch.setattr(
-        storage, "save_state", lambda path, identity, where, content, say: steps.append(content["step"])
+        checkpoint_files, "save_state", lambda path, identity, where, content, say: steps.append(content["step"])
     )
     train.run_trial(a_trial(device), task, partial_path=tmp_path / "state.pt")
     assert steps == []
@@ -140,7 +140,7 @@ def test_a_trial_on_another_device_that_is_interrupted_goes_on_to_the_same_bits(
             train.run_trial(a_trial("cpu:0"), task, tmp_path / "partial.pt", should_stop=lambda: True)
     found = train.run_trial(a_trial("cpu:0"), task, tmp_path / "partial.pt", should_stop=lambda: False)
     assert found["record"]["weights_sha256"] == expected["record"]["weights_sha256"]
-    history = [storage.stable(outcome["record"])["history"] for outcome in (expected, found)]
+    history = [json_files.stable(outcome["record"])["history"] for outcome in (expected, found)]
     assert history[0] == history[1]
 
 
@@ -151,7 +151,7 @@ def test_predictions_are_made_again_on_the_device_of_the_trial(task, tmp_path, m
     asked = []
     real = torch.nn.Module.to
     monkeypatch.setattr(torch.nn.Module, "to", lambda self, device: asked.append(device) or real(self, device))
-    storage.write_checkpoint(tmp_path / "trial_1.pt", content)
+    checkpoint_files.write_checkpoint(tmp_path / "trial_1.pt", content)
     predict(Context(task), None, None, tmp_path / "trial_1.pt", content["weights_sha256"], "cpu:0")
     assert asked == ["cpu:0"]
 
@@ -160,7 +160,7 @@ def test_predictions_are_made_again_on_the_device_of_the_trial(task, tmp_path, m
 def test_predictions_of_a_trial_on_a_gpu_are_not_made_on_a_cpu_instead(task, tmp_path):
     trial = a_trial()
     content = checkpoint_content(trial, task, train.run_trial(trial, task))
-    storage.write_checkpoint(tmp_path / "trial_1.pt", content)
+    checkpoint_files.write_checkpoint(tmp_path / "trial_1.pt", content)
     with pytest.raises((RuntimeError, AssertionError), match="CUDA"):
         predict(Context(task), None, None, tmp_path / "trial_1.pt", content["weights_sha256"], "cuda")
 

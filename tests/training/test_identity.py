@@ -6,7 +6,7 @@ import re
 import pytest
 import studies
 
-from common import storage
+from common import json_files
 from common.errors import RunError, UserError
 from config_cpu import ConfigCPU
 from training.identity import (
@@ -42,14 +42,14 @@ def test_a_study_stored_before_a_field_was_added_is_the_same_study(tmp_path):
     assert difference_of_identities(old_identity(), identity()) is None
     assert difference_of_identities(old_identity(), identity(cooldown=0.2)) == "config.cooldown: 0.0 against 0.2"
     assert complete(old_identity()) == identity()
-    storage.write_json(tmp_path / "study.json", {"identity": old_identity()})
+    json_files.write_json(tmp_path / "study.json", {"identity": old_identity()})
     before = (tmp_path / "study.json").read_bytes()
     open_study(tmp_path, identity(), {})
     assert (tmp_path / "study.json").read_bytes() == before, "it stays valid without rewriting"
 
 
 def test_results_without_their_study_are_not_taken_over(tmp_path):
-    storage.write_json(tmp_path / "charlm_relu.json", {"a": 1})
+    json_files.write_json(tmp_path / "charlm_relu.json", {"a": 1})
     with pytest.raises(UserError, match=r"holds results but no study\.json"):
         open_study(tmp_path, identity(), {})
     assert [path.name for path in tmp_path.iterdir()] == ["charlm_relu.json"]
@@ -69,7 +69,7 @@ def test_a_new_activations_learning_rate_is_added_and_a_changed_one_is_another_s
     first = identity() | {"learning_rates": {"gelu": 2e-3}}
     open_study(tmp_path, first, {})
     open_study(tmp_path, identity() | {"learning_rates": {"swish": 4e-3}}, {})
-    stored = storage.read_json(tmp_path / "study.json")["identity"]
+    stored = json_files.read_json(tmp_path / "study.json")["identity"]
     assert stored["learning_rates"] == {"gelu": 2e-3, "swish": 4e-3}
     assert holds_study(tmp_path, identity()), "the common rate alone is the same study"
     with pytest.raises(UserError, match=r"learning_rates.gelu: 0.002 against 0.001"):
@@ -96,14 +96,14 @@ def test_a_study_from_before_a_field_was_added_is_resumed_verified_and_analysed(
     study = ("run_all_experiments.py", *studies.TINY, "--corpus", tiny_corpus_file, "--activations", "relu", "gelu")
     assert studies.run(*study, "--trials=2", folder=tmp_path).status == 0
     for path in (tmp_path / "results").glob("*.json"):
-        content = storage.read_json(path)
+        content = json_files.read_json(path)
         for name in ("cooldown", "eval_spacing"):
             del content["identity"]["config"][name]
-        storage.write_json(path, content)
-    before = storage.read_json(tmp_path / "results" / "charlm_relu.json")["trials"]
+        json_files.write_json(path, content)
+    before = json_files.read_json(tmp_path / "results" / "charlm_relu.json")["trials"]
     run = studies.run(*study, "--trials=3", folder=tmp_path)
     assert run.status == 0 and "2 trials to train, 4 done before" in run.out, run.out + run.err
-    assert storage.read_json(tmp_path / "results" / "charlm_relu.json")["trials"][:2] == before
+    assert json_files.read_json(tmp_path / "results" / "charlm_relu.json")["trials"][:2] == before
     verify = ("--verify", "results/charlm_relu.json", "--trial", "1", "--corpus", tiny_corpus_file)
     assert "identical: weights_sha256" in studies.run("train.py", *verify, folder=tmp_path).out
     analysed = studies.run("analyze_results.py", "--no-figures", folder=tmp_path)

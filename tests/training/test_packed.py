@@ -13,7 +13,7 @@ import run_all_experiments
 import train
 from activations import ACTIVATIONS
 from architectures import registry
-from common import storage
+from common import checkpoint_files, json_files, storage
 from common.errors import UserError
 from config import Config
 from config_cpu import ConfigCPU
@@ -204,7 +204,7 @@ def six(command, tmp_path_factory):
 
 
 def test_a_trial_of_a_pack_has_a_result_a_history_and_a_checkpoint_of_its_own(six):
-    result = storage.read_json(six / "results" / "charlm_relu.json")
+    result = json_files.read_json(six / "results" / "charlm_relu.json")
     assert result["identity"]["pack"] == 4
     assert [record["trial"] for record in result["trials"]] == [1, 2, 3, 4, 5, 6]
     assert len(result["pairs"]) == 15
@@ -213,7 +213,7 @@ def test_a_trial_of_a_pack_has_a_result_a_history_and_a_checkpoint_of_its_own(si
     for record in result["trials"]:
         model, content = load_model(six / "checkpoints" / record["checkpoint"])
         assert (content["trial"], content["pack"]) == (record["trial"], 4)
-        assert storage.weights_sha256(model.state_dict()) == record["weights_sha256"]
+        assert checkpoint_files.weights_sha256(model.state_dict()) == record["weights_sha256"]
     assert not list(six.rglob("*.partial.pt"))
 
 
@@ -268,7 +268,7 @@ def test_a_study_of_packs_is_another_study(options, words, command, six):
 
 def test_a_study_without_packs_has_the_identity_that_it_always_had():
     """The shipped studies are still resumed, extended and verified."""
-    stored = storage.read_json(REFERENCE / storage.STUDY_FILE)["identity"]
+    stored = json_files.read_json(REFERENCE / storage.STUDY_FILE)["identity"]
     nowhere = dict.fromkeys(("results_dir", "checkpoints_dir", "plots_dir"))
     plan = Plan(ConfigCPU(), "cpu", "matched", 42, STREAMS, 10, (), **nowhere)
     assert complete(
@@ -309,7 +309,7 @@ def test_a_pack_that_fails_fails_its_trials_and_the_next_run_tries_them_again(co
     broken = "from study import jobs\njobs.FUNCTIONS['pack'] = lambda *a, **k: 1 / 0"
     failed = studies.run(*command, "--trials=6", folder=tmp_path, prelude=broken)
     assert failed.status == 1 and "pack of trials 1, 2, 3, 4 FAILED: ZeroDivisionError" in failed.out
-    result = storage.read_json(tmp_path / "results" / "charlm_relu.json")
+    result = json_files.read_json(tmp_path / "results" / "charlm_relu.json")
     assert [record["status"] for record in result["trials"]] == ["failed"] * 6
     assert studies.run(*command, "--trials=6", folder=tmp_path).status == 0
     assert studies.difference(six, tmp_path) is None
