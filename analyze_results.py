@@ -68,6 +68,7 @@ def parser():
         metavar="A:B",
         help="only compare these activations' relative PD, as one family: at the loss of --at-loss, and at the end",
     )
+    p.add_argument("--measure", metavar="NAME", help="with --contrasts: another measure of pairs, such as symmetric_kl")
     p.add_argument("--no-figures", action="store_true", help="tables only")
     p.add_argument(
         "--format",
@@ -114,6 +115,8 @@ def analyze(args) -> int:
         from report.scales import publish_scales
 
         return publish_scales([read_study(path) for path in args.scales], args.plots_dir, not args.no_figures)
+    if args.measure and not args.contrasts:
+        raise UserError("--measure says what contrasts are of; it needs --contrasts")
     if args.contrasts:
         return publish_contrasts(args)
     from report.contents import build
@@ -167,7 +170,9 @@ def publish_contrasts(args) -> int:
             raise UserError(f"a contrast names two activations, such as gelu:relu, and not {':'.join(pair)!r}")
     folder = study_folder(args)
     plots = None if args.no_figures else args.plots_dir or sibling(folder, "plots")
-    return contrasts.publish_contrasts(read_study(folder), named, margins_given(args), common_loss_given(args), plots)
+    return contrasts.publish_contrasts(
+        read_study(folder), named, margins_given(args), common_loss_given(args), args.measure or "relative_pd", plots
+    )
 
 
 def margins_given(args):

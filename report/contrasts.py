@@ -2,25 +2,27 @@
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 
 from tabulate import tabulate
 
 from analysis.contrasts import Contrast, contrasts, percent
 from analysis.curves import CommonLoss
-from analysis.results import MEASURES, Cell, Margins, Study, estimate
+from analysis.results import MEASURES, PAIR_MEASURES, Cell, Margins, Study, estimate
 from analysis.words import brief_p, listing, with_interval
-from common.errors import UserError
+from common.errors import UserError, unknown
 
-HEADERS = ["Contrast", "n", "Relative PD, difference [95% interval]", "p (Holm)", "p (equivalent)", "Verdict"]
 MEANS = ("val_loss", "relative_pd", "top1_disagreement")
 AT_THE_END = "At the end of training"
 
 
 def endpoints(
-    study: Study, named: Sequence[tuple[str, str]], margins: Margins, common: CommonLoss | None
+    study: Study,
+    named: Sequence[tuple[str, str]],
+    margins: Margins,
+    common: CommonLoss | None,
+    measure: str = "relative_pd",
 ) -> dict[str, list[Contrast]]:
-    """Title of an endpoint -> its contrasts of relative PD, each a family.
+    """Title of an endpoint -> its contrasts, each a family.
 
     Parameters
     ----------
@@ -31,7 +33,11 @@ def endpoints(
     margins : Margins
     common : CommonLoss or None
         None: there is only the endpoint at the end of training.
+    measure : str
+        A pair metric. Along training, only relative_pd and top1_disagreement are stored.
     """
+    if measure not in PAIR_MEASURES:
+        raise unknown("measure", measure, PAIR_MEASURES)
     if len(study.architectures) != 1:
         raise UserError(f"contrasts are computed within one architecture, but {study.folder} has several or none")
     cells = {cell.activation: cell for cell in study.cells}
@@ -42,8 +48,12 @@ def endpoints(
     margin = math.log1p(margins.pairs)
     found = {}
     if common is not None:
-        found[f"At {common.loss:g} nats"] = contrasts(pairs, "relative_pd", margin, common)
-    return found | {AT_THE_END: contrasts(pairs, "relative_pd", margin)}
+        if not any(
+            point.get(measure) is not None for cell in cells.values() for p in cell.pairs for point in p["history"]
+        ):
+            raise UserError(f"{measure} is not stored along training; leave out --at-loss")
+        found[f"At {common.loss:g} nats"] = contrasts(pairs, measure, margin, common)
+    return found | {AT_THE_END: contrasts(pairs, measure, margin)}
 
 
 def means_table(cells: Sequence[Cell]) -> str:
@@ -60,14 +70,16 @@ def means_table(cells: Sequence[Cell]) -> str:
     return tabulate(rows, headers, "pipe", disable_numparse=True)
 
 
-def contrast_table(found: Sequence[Contrast]) -> str:
+def contrast_table(found: Sequence[Contrast], measure: str = "relative_pd") -> str:
     """One family of contrasts: difference in percent, p values, verdict."""
+    difference = f"{MEASURES[measure].label}, difference [95% interval]"
+    headers = ["Contrast", "n", difference, "p (Holm)", "p (equivalent)", "Verdict"]
     rows = []
     for contrast in found:
         c = contrast.comparison
         row = [contrast.name, c.difference.n, in_percent(c.difference)]
         rows.append([*row, brief_p(c.p_adjusted), brief_p(c.equivalence_p), c.verdict_text])
-    return tabulate(rows, HEADERS, "pipe", disable_numparse=True)
+    return tabulate(rows, headers, "pipe", disable_numparse=True)
 
 
 def in_percent(difference) -> str:
@@ -88,23 +100,27 @@ def outlying_lines(found: Sequence[Contrast]) -> list[str]:
     ]
 
 
-def text(study: Study, found: dict[str, list[Contrast]], margins: Margins) -> str:
+def text(study: Study, found: dict[str, list[Contrast]], margins: Margins, measure: str = "relative_pd") -> str:
     """The tables in Markdown: means, then the contrasts of each endpoint."""
     blocks = [means_table(study.cells)]
     for title, family in found.items():
         note = (
-            f"{title}: mean over pairs of the log ratio of relative PD, in percent; margin {margins.pairs:.0%}; one family"
-            f" of {len(family)}."
+            f"{title}: mean over pairs of the log ratio, in percent; margin {100 * (1 / (1 + margins.pairs) - 1):+.1f}% to"
+            f" {margins.pairs:+.0%} (a factor of {1 + margins.pairs:g}); one family of {len(family)}."
         )
-        blocks += [note, contrast_table(family), *["\n".join(lines) for lines in [outlying_lines(family)] if lines]]
+        blocks += [
+            note,
+            contrast_table(family, measure),
+            *["\n".join(lines) for lines in [outlying_lines(family)] if lines],
+        ]
     return "\n\n".join(blocks)
 
 
-def publish_contrasts(study: Study, named, margins: Margins, common: CommonLoss | None, plots: Path | None) -> int:
-    """Prints the tables, draws the figure unless `plots` is None; returns the exit status."""
-    found = endpoints(study, named, margins, common)
-    print(text(study, found, margins))
-    if plots is not None:
+def publish_contrasts(study: Study, named, margins: Margins, common: CommonLoss | None, measure: str, plots) -> int:
+    """Prints the tables; draws the figure, of relative PD, unless `plots` (a folder) is None; returns the exit status."""
+    found = endpoints(study, named, margins, common, measure)
+    print(text(study, found, margins, measure))
+    if plots is not None and measure == "relative_pd":
         from figures.contrasts import pd_against_loss
 
         results = [cell.result for cell in study.cells]

@@ -569,3 +569,16 @@ def test_the_report_is_written_though_the_reader_of_the_output_has_gone(few, mon
         scripts.run(analyze_results.main, ["--no-figures"])
     assert stop.value.code == 0
     assert all((few / "results" / name).stat().st_size > 1000 for name in analyze_results.REPORT_FILES)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--measure", "js_divergence"), "it needs --contrasts"),
+        (("--contrasts", "smelu_1:relu", "--measure", "js"), "unknown measure 'js'"),
+        (("--contrasts", "smelu_1:relu", "--measure", "symmetric_kl", "--at-loss", "2.4"), "not stored along training"),
+    ],
+)
+def test_a_measure_that_contrasts_cannot_have_is_refused(options, says, analyze):
+    status, _, error = analyze(REFERENCE / "longer", "--no-figures", *options)
+    assert status == 2 and says in error

@@ -4,7 +4,14 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from analysis.contrasts import contrasts, percent
+from analysis.curves import CommonLoss, log_ratios
+from analysis.equal_loss import LOG_MARGIN
+from analysis.results import MEASURES, pair_values, without
+from report.contrasts import in_percent
 
 ROOT = Path(__file__).resolve().parent.parent
 REFERENCE = ROOT / "results" / "reference"
@@ -50,20 +57,92 @@ def test_the_table_of_a_study_is_that_of_its_trials(study, activations, n):
 def test_the_tables_of_the_answer_are_those_of_the_primary_study():
     """README's table, and docs/answer.md word for word what the command that it names prints."""
     import analyze_results
-    from analysis.curves import CommonLoss
     from analysis.results import Margins
-    from report import contrasts
+    from report import contrasts as report
 
     study = analyze_results.read_study(REFERENCE / "answer" / "primary")
-    assert f"<!-- table: primary -->\n{contrasts.means_table(study.cells)}\n<!-- end -->" in README
+    assert f"<!-- table: primary -->\n{report.means_table(study.cells)}\n<!-- end -->" in README
     smooth = [(name, "relu") for name in ("gelu", "swish", "smelu_1_centred")]
     common = CommonLoss(2.05, last_step=800)
-    found = contrasts.endpoints(study, [*smooth, ("smelu_1", "smelu_1_centred")], Margins(), common)
+    found = report.endpoints(study, [*smooth, ("smelu_1", "smelu_1_centred")], Margins(), common)
     page = (ROOT / "docs" / "answer.md").read_text(encoding="utf-8")
-    assert contrasts.text(study, found, Margins()) in page
-    texts = [contrasts.in_percent(c.comparison.difference) for c in next(iter(found.values()))]
-    assert all(text in " ".join(page.partition("![")[0].split()) for text in texts)
-    assert all(text in " ".join(README.split()) for text in texts[:2])
+    assert report.text(study, found, Margins()) in page
+    first, end = ([c.comparison.difference for c in family] for family in found.values())
+    claim, screen = (" ".join(text.split()) for text in (page.partition("![")[0], README))
+    for estimate in first[:2]:
+        mean, low, high = percent(estimate)
+        assert f"by {-mean:.1f}% [{-high:.1f}, {-low:.1f}] with" in claim
+        assert f"by {-mean:.1f}% [{-high:.1f}, {-low:.1f}] with" in screen
+    assert f"({in_percent(first[3])})" in claim
+    ends = [percent(estimate)[0] for estimate in end[:3]]
+    assert all(f"{min(ends):.1f} to {max(ends):.1f}% *higher*" in text for text in (claim, screen))
+
+
+ANSWER = (ROOT / "docs" / "answer.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def primary():
+    """(its activations, the four contrasts of a mapping of activations)."""
+    import analyze_results
+
+    cells = {c.activation: c for c in analyze_results.read_study(REFERENCE / "answer" / "primary").cells}
+
+    def four(of):
+        relu, centred = of["relu"], of["smelu_1_centred"]
+        return [(of["gelu"], relu), (of["swish"], relu), (centred, relu), (of["smelu_1"], centred)]
+
+    return cells, four
+
+
+def contrasts_of(pairs, name="relative_pd", common=None):
+    return contrasts(pairs, name, LOG_MARGIN, common)
+
+
+def rows_of(name):
+    text = re.search(rf"<!-- {name} -->\n(.*?)<!-- end -->", ANSWER, re.DOTALL).group(1)
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()[2:]]
+
+
+def test_the_answer_at_other_losses_is_as_the_page_says(primary):
+    cells, four = primary
+    for loss, *stated in rows_of("losses"):
+        found = contrasts_of(four(cells), common=CommonLoss(float(loss), last_step=800))
+        assert stated == [f"{in_percent(c.comparison.difference)}, {c.comparison.verdict}" for c in found]
+
+
+def test_the_answer_in_other_measures_is_as_the_page_says(primary):
+    cells, four = primary
+    measures = ("relative_pd", "top1_disagreement", "js_divergence", "symmetric_kl")
+    for name, (label, *stated) in zip(measures, rows_of("measures"), strict=True):
+        assert label == MEASURES[name].label
+        assert stated == [in_percent(c.comparison.difference) for c in contrasts_of(four(cells), name)]
+
+
+def test_the_referees_other_numbers_are_as_the_page_says(primary):
+    """Seeds left out, bandwidths, equal steps, SmeLU against ReLU, and the cooldown."""
+    cells, four = primary
+    page, at = " ".join(ANSWER.split()), CommonLoss(2.05, last_step=800)
+    answers = {}
+    for number in range(1, 13):
+        rest = {name: without(cell, [number]) for name, cell in cells.items()}
+        answers[1000 + number] = [c.comparison.verdict for c in contrasts_of(four(rest), common=at)[:3]]
+    assert [seed for seed, found in answers.items() if set(found) == {"equivalent"}] == [1006]
+    for bandwidth in (0.15, 0.2):
+        found = contrasts_of(four(cells), common=CommonLoss(2.05, bandwidth, 800))
+        assert {c.comparison.verdict for c in found[:3]} == {"equivalent"}
+    pairs = [(cells["smelu_1"], cells["relu"]), (cells["swish"], cells["smelu_1_centred"])]
+    for found in contrasts_of(pairs, common=at):
+        assert in_percent(found.comparison.difference) in page
+
+    def at_step(cell, step, numbers=None):
+        return pair_values(cell, lambda p: next(h["relative_pd"] for h in p["history"] if h["step"] == step), numbers)
+
+    equal_steps = log_ratios(four(cells)[:3], lambda cell, numbers: (at_step(cell, 800, numbers), []), LOG_MARGIN)
+    assert {c.verdict for c in equal_steps} == {"equivalent"}
+    assert f"({', '.join(in_percent(c.difference) for c in equal_steps)})" in page
+    falls = [1 - np.nanmean(at_step(cell, 1000)) / np.nanmean(at_step(cell, 800)) for cell in cells.values()]
+    assert f"falls by {100 * min(falls):.0f} to {100 * max(falls):.0f}% with every" in page
 
 
 def test_how_relative_pd_turns_is_what_the_longer_study_shows():
