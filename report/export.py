@@ -13,6 +13,7 @@ from tabulate import LATEX_ESCAPE_RULES, tabulate
 
 import metrics
 from analysis.results import Cell, Study
+from common.files import write_atomically
 from report.document import Document, Table, plain
 
 CELL = ("study", "architecture", "activation")
@@ -28,15 +29,15 @@ def export(studies: Sequence[Study], document: Document, folder: Path) -> list[P
     """Writes the four files into a folder, which is made, and returns their paths."""
     cells = [({"study": s.folder, **_names(cell)}, cell) for s in studies for cell in s.cells]
     pair_columns = [*PAIR, *_further(cells)]
-    files = {
+    contents = {
         "trials.csv": _csv((*CELL, *TRIAL), (name | trial for name, cell in cells for trial in cell.result["trials"])),
         "pairs.csv": _csv((*CELL, *pair_columns), (name | pair for name, cell in cells for pair in _pairs(cell))),
         "curves.csv": _csv((*CELL, *CURVE), (name | point for name, cell in cells for point in _points(cell))),
         "tables.tex": latex(document),
     }
-    for name, text in files.items():
-        files.write_atomically(folder / name, text.encode())
-    return [folder / name for name in files]
+    for name, text in contents.items():
+        write_atomically(folder / name, text.encode())
+    return [folder / name for name in contents]
 
 
 def _names(cell):
