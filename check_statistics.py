@@ -23,20 +23,12 @@ from tqdm import tqdm
 
 from analysis import simulated_studies as simulated
 from analysis.equal_loss import LOG_MARGIN, TOO_COARSE, log_ratio, value_at_loss
+from analysis.estimates import mean_interval, pair_interval, pair_mean_squares
 from analysis.outlying import outlying_runs, outlying_runs_of_pairs
+from analysis.power import predicted_power
 from analysis.results import scaled
 from analysis.sensitivity import between_group_sd, equal_means_test, judge_sensitivity, pseudo_values
-from analysis.significance import (
-    compare_independent,
-    compare_means,
-    compare_pair_means,
-    equivalence,
-    mean_interval,
-    pair_interval,
-    pair_mean_squares,
-    predicted_power,
-    verdicts,
-)
+from analysis.significance import compare_independent, compare_means, compare_pair_means, equivalence, verdicts
 from analysis.simulated_studies import exponential, heavy_tailed, lognormal, normal, pairs, random_models
 from analysis.windows import window_standard_error
 from common import scripts

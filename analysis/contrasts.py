@@ -10,9 +10,10 @@ from dataclasses import dataclass
 
 from analysis.curves import CommonLoss, at_equal_loss, log_ratios
 from analysis.equal_loss import log_ratio
+from analysis.estimates import Estimate
 from analysis.outlying import outlying_runs_of_pairs
 from analysis.results import Cell, matrix, union
-from analysis.significance import Comparison, Estimate
+from analysis.significance import Comparison
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from analysis import equal_loss, significance
+from analysis.estimates import Estimate, mean_interval
 from analysis.results import Cell, pair_values, union
 from analysis.series import truncated
-from analysis.significance import Comparison, Estimate
+from analysis.significance import Comparison
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ def steps(cell: Cell) -> list[int]:
 def loss_at_step(cell: Cell, step: int, split: str = "val") -> Estimate:
     """Mean loss of the trials at a step of training, on the curve windows."""
     at = [point[f"{split}_loss"] for t in cell.trials.values() for point in t["history"] if point["step"] == step]
-    return truncated(significance.mean_interval(at), "val_loss")
+    return truncated(mean_interval(at), "val_loss")
 
 
 def along_training(cells: Sequence[Cell], name: str) -> list[tuple[int, float]]:

@@ -91,7 +91,7 @@ def log_ratio(matrix_a: np.ndarray, matrix_b: np.ndarray) -> Comparison:
     -------
     Comparison
         `difference` is in logarithms: exp(x) - 1 is the relative difference of the two geometric means. Its margin is
-        LOG_MARGIN. The logarithms are a U-statistic over trials (`significance.pair_interval`).
+        LOG_MARGIN. The logarithms are a U-statistic over trials (`estimates.pair_interval`).
 
     Raises
     ------

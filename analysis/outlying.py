@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from analysis.significance import ROUNDING, complete_trials, pair_mean_squares
+from analysis.estimates import ROUNDING, complete_trials, pair_mean_squares
 
 FALSE_ALARMS = 0.01  # per set of n runs
 
@@ -75,7 +75,7 @@ def outlying_runs_of_pairs(matrix: np.ndarray, false_alarms: float = FALSE_ALARM
     Parameters
     ----------
     matrix : (n, n) array, symmetric, any unit
-        NaN: no value. Runs that lack a pair are left out (see `significance.complete_trials`).
+        NaN: no value. Runs that lack a pair are left out (see `estimates.complete_trials`).
     false_alarms : float
 
     Returns

@@ -22,9 +22,10 @@ import numpy as np
 
 import metrics
 from analysis import results, significance
+from analysis.estimates import Estimate
 from analysis.results import Cell, Margins
 from analysis.sensitivity import judge_sensitivity
-from analysis.significance import Comparison, Estimate
+from analysis.significance import Comparison
 from analysis.windows import BLOCK, window_standard_error
 from analysis.words import plural
 from common.errors import UserError, unknown

@@ -17,11 +17,12 @@ import numpy as np
 
 import metrics
 from analysis import significance
+from analysis.estimates import Estimate, mean_interval, pair_interval, pair_matrix
 from analysis.labels import activation_label, architecture_label, data_facts
 from analysis.outlying import outlying_runs, outlying_runs_of_pairs
 from analysis.sensitivity import Sensitivity, pareto_front, pareto_shares, sensitivity_of_means, sensitivity_of_pairs
 from analysis.series import truncated
-from analysis.significance import Comparison, Estimate
+from analysis.significance import Comparison
 from analysis.windows import window_standard_error
 
 REFERENCE = "relu"
@@ -145,7 +146,7 @@ def pair_values(cell: Cell, value: Callable[[dict], float | None], numbers: Sequ
         for pair in cell.pairs
         if pair["trial_a"] in index and pair["trial_b"] in index
     ]
-    return significance.pair_matrix(found, len(numbers))
+    return pair_matrix(found, len(numbers))
 
 
 def matrix(cell: Cell, name: str, numbers: Sequence[int] | None = None) -> np.ndarray:
@@ -158,12 +159,12 @@ def estimate(cell: Cell, name: str) -> Estimate:
     """The mean of a measure over the cell's trials or pairs, with its interval, which ends where the measure does."""
     if is_pair_measure(name):
         return of_pairs(matrix(cell, name), name)
-    return truncated(significance.mean_interval(values(cell, name)), name)
+    return truncated(mean_interval(values(cell, name)), name)
 
 
 def of_pairs(values: np.ndarray, name: str) -> Estimate:
     """The mean of a pair metric over (n, n) values, with its interval."""
-    return truncated(significance.pair_interval(values), name)
+    return truncated(pair_interval(values), name)
 
 
 def sd_estimate(cell: Cell, name: str) -> Estimate:

@@ -13,19 +13,9 @@ from itertools import combinations
 
 import numpy as np
 
-from analysis.significance import (
-    ROUNDING,
-    Estimate,
-    compare_means,
-    compare_pair_means,
-    complete_trials,
-    equivalence,
-    holm,
-    minimum_effect,
-    pair_mean_squares,
-    trials_for_power,
-    trials_still_needed,
-)
+from analysis.estimates import ROUNDING, Estimate, complete_trials, pair_mean_squares
+from analysis.power import trials_for_power, trials_still_needed
+from analysis.significance import compare_means, compare_pair_means, equivalence, holm, minimum_effect
 
 POWER = 0.8  # that the number of trials needed aims at
 REMOVED_EXCESS = 0.6  # of the jackknife's excess variance, in `pseudo_values`; chosen by simulation
@@ -68,7 +58,7 @@ def pseudo_values(matrices: np.ndarray) -> np.ndarray:
 
     matrices: (A, n, n), a pair metric; returns (A, m), over the m >= 3 trials that are complete in all. The
     jackknife's pseudo-value of trial k is n U - (n - 1) U_without_k. Their spread counts most of the variance
-    between pairs twice (see analysis/significance.py), so here they are drawn towards U by one common factor: the
+    between pairs twice (see analysis/estimates.py), so here they are drawn towards U by one common factor: the
     spread left after activations and trials are taken out then stands for the jackknife variance less 0.6 of
     its excess, and no less than the variance if trials have no effect of their own.
 

@@ -5,10 +5,10 @@ from dataclasses import replace
 import numpy as np
 
 import metrics
-from analysis import significance
+from analysis.estimates import Estimate, mean_interval, pair_interval, pair_matrix
 
 
-def truncated(estimate: significance.Estimate, name: str) -> significance.Estimate:
+def truncated(estimate: Estimate, name: str) -> Estimate:
     """The estimate of a measure as it is shown: its interval ends where the measure's possible values end."""
     low, high = metrics.truncated(name, estimate.low, estimate.high)
     return replace(estimate, low=low, high=high)
@@ -26,10 +26,8 @@ def pair_curves(result: dict, name: str) -> tuple[np.ndarray, np.ndarray, list]:
     steps, values = _curves([{entry["step"]: entry.get(name) for entry in p["history"]} for p in pairs])
     numbers = sorted({pair[key] for pair in pairs for key in ("trial_a", "trial_b")})
     ends = [(numbers.index(pair["trial_a"]), numbers.index(pair["trial_b"])) for pair in pairs]
-    matrices = [
-        significance.pair_matrix([(i, j, v) for (i, j), v in zip(ends, column)], len(numbers)) for column in values.T
-    ]
-    return steps, values, [truncated(significance.pair_interval(matrix), name) for matrix in matrices]
+    matrices = [pair_matrix([(i, j, v) for (i, j), v in zip(ends, column)], len(numbers)) for column in values.T]
+    return steps, values, [truncated(pair_interval(matrix), name) for matrix in matrices]
 
 
 def trained(steps: np.ndarray, values: np.ndarray, estimates: list) -> tuple[np.ndarray, np.ndarray, list]:
@@ -47,5 +45,5 @@ def _curves(histories):
 
 def mean_curve(values: np.ndarray, name: str | None = None) -> list:
     """S Estimates of the mean over trials from their values (n, S); name: of the measure, unless they are differences."""
-    found = [significance.mean_interval(column) for column in values.T]
+    found = [mean_interval(column) for column in values.T]
     return found if name is None else [truncated(estimate, name) for estimate in found]

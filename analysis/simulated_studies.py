@@ -1,7 +1,7 @@
 """Simulated studies whose truth is known: what check_statistics.py puts the rules of inference to the test with.
 
 Distances between models are symmetric (*shape, n, n) arrays with a diagonal that means nothing. Most follow the working
-model of analysis/significance.py, h_ij = mu + a_i + a_j + e_ij; the others break it in one known way.
+model of analysis/estimates.py, h_ij = mu + a_i + a_j + e_ij; the others break it in one known way.
 """
 
 import numpy as np

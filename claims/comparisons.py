@@ -18,9 +18,10 @@ import numpy as np
 
 from activations import REPORT
 from analysis import results, significance, words
+from analysis.estimates import Estimate
 from analysis.labels import activation_label, architecture_label
 from analysis.results import MEASURES, Cell
-from analysis.significance import Comparison, Estimate
+from analysis.significance import Comparison
 
 VERDICTS = (
     "reproduced",

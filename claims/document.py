@@ -355,7 +355,7 @@ def _how():
         " `claims/comparisons.py` or `claims/facts.py`. Our values come from the studies, the report's from that file. Values"
         " are compared with the published study, which follows the report's protocol draw by draw. Conclusions are"
         " judged on the matched study: paired by trial, 95% intervals over trials (t for losses; for pair measures the"
-        f" U-statistic of `analysis/significance.py`), Holm-corrected within a claim; equal means within {MARGINS.loss:g} nats,"
+        f" U-statistic of `analysis/estimates.py`), Holm-corrected within a claim; equal means within {MARGINS.loss:g} nats,"
         f" or {100 * MARGINS.pairs:g}% of ReLU's value, by two one-sided tests. Claims are not corrected for one"
         " another: with this many, one or two of the differences called shown may be due to randomness."
     )

@@ -10,7 +10,9 @@ import numpy as np
 
 from activations import REPORT
 from analysis import results, significance
+from analysis.estimates import mean_interval
 from analysis.labels import activation_label, architecture_label
+from analysis.power import MOST_TRIALS, trials_for_power
 from claims.comparisons import (
     MARGINS,
     TESTS,
@@ -289,9 +291,9 @@ def time_cost(evidence, reported, of, than, tolerance) -> Answer:
     """Does training take as many percent longer as the report says, within `tolerance` points? Compared in turns."""
     timing = timing_of(evidence, [of, than])
     ratio = trial_seconds(timing, of) / trial_seconds(timing, than)
-    percent = significance.mean_interval(list(100 * (ratio - 1)))
+    percent = mean_interval(list(100 * (ratio - 1)))
     fast = [np.array(timing["activations"][name]["fast_step_s"]) for name in (of, than)]
-    fast_percent = significance.mean_interval(list(100 * (fast[0] / fast[1] - 1)))
+    fast_percent = mean_interval(list(100 * (fast[0] / fast[1] - 1)))
     ours = f"{with_interval(percent, 1, signed=True, unit='%')} turns; {fast_percent.mean:+.1f}% in the fast step"
     names = f"{labels([of])} against {labels([than])}"
     if percent.low is None:
@@ -361,7 +363,7 @@ def enough_trials(evidence, reported, measures) -> Answer:
             terms = results.compare_cells(cell, reference, measure).difference.variance_terms
             if terms is None or margin is None:
                 raise Untested("needs a matched study of three trials at least")
-            trials = significance.trials_for_power(terms, margin) or significance.MOST_TRIALS
+            trials = trials_for_power(terms, margin) or MOST_TRIALS
             needed[measure] = max(needed.get(measure, 0), trials)
     ours = "; ".join(f"{n} trials for {results.MEASURES[m].label.lower()}" for m, n in needed.items())
     ours += f"; variances from n = {len(reference.trials)}"

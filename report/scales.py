@@ -15,9 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
+from analysis.estimates import Estimate
 from analysis.labels import activation_label, architecture_label
 from analysis.results import MEASURES, Cell, Margins, Study, activation_sensitivity
-from analysis.significance import Estimate
 from analysis.words import decimals_for, interval, listing, number, plural, with_interval
 from architectures.sizes import FIELDS
 from common import storage

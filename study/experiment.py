@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 import metrics
-from analysis import significance
+from analysis.estimates import mean_interval, pair_interval, pair_matrix
 from common import array_files, checkpoint_files, json_files, storage
 from common.errors import RunError, UserError
 from common.files import set_aside
@@ -526,9 +526,7 @@ def _name_of_pairs(content):
 def summarize(result: dict) -> dict:
     """Name -> {mean, sd, n (trials), ci95, method} of every measure of a result's complete trials and pairs."""
     records = [record for record in result["trials"] if record["status"] == "complete"]
-    summary = {
-        name: significance.mean_interval([record[name] for record in records]).as_dict() for name in TRIAL_SUMMARY
-    }
+    summary = {name: mean_interval([record[name] for record in records]).as_dict() for name in TRIAL_SUMMARY}
     numbers = [record["trial"] for record in records]
     index = {number: position for position, number in enumerate(numbers)}
     for name in metrics.METRICS:
@@ -537,7 +535,7 @@ def summarize(result: dict) -> dict:
             for pair in result["pairs"]
             if pair.get(name) is not None and pair["trial_a"] in index and pair["trial_b"] in index
         ]
-        summary[name] = significance.pair_interval(significance.pair_matrix(values, len(numbers))).as_dict()
+        summary[name] = pair_interval(pair_matrix(values, len(numbers))).as_dict()
     return summary
 
 

@@ -16,7 +16,7 @@ import numpy as np
 
 import metrics
 import randomness
-from analysis import significance
+from analysis.estimates import mean_interval, pair_interval, pair_matrix
 from analysis.words import with_interval
 from common.scripts import run
 from tasks import corpus as corpora
@@ -153,14 +153,14 @@ def _estimates(models, y):
     estimate = functools.partial(_over_pairs, pairs, compared, len(models))
     losses = [float(metrics.window_losses(log_p, y).mean()) for log_p in models]
     return {
-        "val_loss": significance.mean_interval(losses),
+        "val_loss": mean_interval(losses),
         **{name: estimate(name) for name in ("relative_pd", "top1_disagreement")},
     }
 
 
 def _over_pairs(pairs, compared, n, name):
     values = [(i, j, found[name]) for (i, j), (found, _) in zip(pairs, compared)]
-    return significance.pair_interval(significance.pair_matrix(values, n))
+    return pair_interval(pair_matrix(values, n))
 
 
 def main(argv=None) -> int:

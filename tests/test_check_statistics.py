@@ -5,7 +5,7 @@ import json
 import numpy as np
 
 import check_statistics
-from analysis import significance
+from analysis.estimates import mean_interval
 
 FAST = 100  # studies: what a line says is then rough, but every case runs
 
@@ -33,7 +33,7 @@ def test_an_interval_over_pairs_would_break_the_promise(monkeypatch):
     """The naive interval in place of ours: the simulation must notice."""
 
     def naive(matrix):
-        return significance.mean_interval(matrix[np.triu_indices(len(matrix), 1)])
+        return mean_interval(matrix[np.triu_indices(len(matrix), 1)])
 
     monkeypatch.setattr(check_statistics, "pair_interval", naive)
     case = next(case for case in check_statistics.cases() if case[1][:3] == ("normal", 5, 0.5))

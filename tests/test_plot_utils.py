@@ -15,7 +15,7 @@ from matplotlib.text import Text
 import activations
 import plot_utils
 from analysis import results as results_module
-from analysis import significance
+from analysis.estimates import Estimate, pair_interval, pair_matrix
 from analysis.labels import ARCHITECTURES, short_label
 from analysis.series import mean_curve, pair_curves
 from analysis.words import plus_minus
@@ -216,7 +216,7 @@ def test_sensitivity_stands_against_every_size(n_sizes, tmp_path, figures):
     sizes = [989_920, 2_036_728, 5_107_104, 10_126_968, 20_237_848, 49_483_520, 100_132_864][:n_sizes]
 
     def spread(mean, low):
-        return significance.Estimate(mean, None, 5, low, 3 * mean, None, None, "made up")
+        return Estimate(mean, None, 5, low, 3 * mean, None, None, "made up")
 
     rows = [
         {"n_parameters": size}
@@ -314,10 +314,8 @@ def test_the_curves_of_pairs_have_the_interval_of_significance():
     result = make_result("relu", 5)
     steps, values, estimates = pair_curves(result, "relative_pd")
     assert list(steps) == list(STEPS) and values.shape == (10, 3)
-    expected = significance.pair_interval(
-        significance.pair_matrix(
-            [(p["trial_a"] - 1, p["trial_b"] - 1, p["history"][2]["relative_pd"]) for p in result["pairs"]], 5
-        )
+    expected = pair_interval(
+        pair_matrix([(p["trial_a"] - 1, p["trial_b"] - 1, p["history"][2]["relative_pd"]) for p in result["pairs"]], 5)
     )
     assert estimates[2] == expected
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from analysis import equal_loss
 from analysis.equal_loss import NOT_REACHED, TOO_COARSE, value_at_loss
-from analysis.significance import pair_interval
+from analysis.estimates import pair_interval
 
 LOSSES = np.linspace(3.0, 2.0, 21)  # 0.05 nats from point to point
 

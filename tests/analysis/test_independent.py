@@ -13,6 +13,8 @@ from statsmodels.stats import inter_rater, multitest, power, weightstats
 
 import metrics
 from analysis import significance
+from analysis.estimates import pair_mean_squares, pair_variance
+from analysis.power import trials_for_power
 from analysis.results import (
     PRIMARY,
     Margins,
@@ -86,7 +88,7 @@ def test_a_verdict_follows_from_statsmodels_p_values():
 def test_the_seeds_needed_for_a_loss_are_statsmodels_power():
     terms = compare_cells(cells()["swish"], cells()["relu"], "val_loss").difference.variance_terms
     expected = power.TTestPower().solve_power(effect_size=0.002 / np.sqrt(terms[0]), power=0.8, alpha=0.05)
-    assert significance.trials_for_power(terms, 0.002) == np.ceil(expected)
+    assert trials_for_power(terms, 0.002) == np.ceil(expected)
 
 
 def test_sensitivity_of_the_loss_rests_on_scipys_tails():
@@ -124,10 +126,10 @@ def test_the_mean_squares_of_pairs_are_those_of_a_regression_on_their_trials(act
     for row, pair in enumerate(pairs):
         design[row, pair] = 1
     fit = OLS([found[pair] for pair in pairs], design).fit()
-    _, _, ms_trials, ms_pairs = significance.pair_mean_squares(found)
+    _, _, ms_trials, ms_pairs = pair_mean_squares(found)
     assert ms_pairs == pytest.approx(fit.mse_resid)
     assert ms_trials == pytest.approx((fit.centered_tss - fit.ssr) / 9)
-    variance, _ = significance.pair_variance(ms_trials, ms_pairs, 10)
+    variance, _ = pair_variance(ms_trials, ms_pairs, 10)
     s_a2 = (ms_trials - ms_pairs) / 8
     if s_a2 > 0:  # Hoeffding 1948
         assert variance == pytest.approx(4 * s_a2 / 10 + 2 * ms_pairs / 90)

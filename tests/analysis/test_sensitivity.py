@@ -12,7 +12,8 @@ from scipy import stats
 from simulated import simulated_pairs
 
 from analysis import sensitivity as sen
-from analysis.significance import compare_means, pair_interval
+from analysis.estimates import pair_interval
+from analysis.significance import compare_means
 
 VALUES = hnp.arrays(float, st.tuples(st.integers(2, 5), st.integers(2, 7)), elements=st.integers(-20, 20))
 
