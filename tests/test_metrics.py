@@ -28,7 +28,7 @@ SAME = dict.fromkeys(NAMES[:-1], 0) | dict.fromkeys(ONES, 1)
 
 
 def logs(*rows):
-    """Probabilities (N, V), to log-probabilities of one window (1, N, V)."""
+    """Probabilities (N, C), to log-probabilities of one window (1, N, C)."""
     with np.errstate(divide="ignore"):
         return np.log(np.array(rows, np.float32))[None]
 
@@ -72,7 +72,7 @@ def test_every_measure_of_one_position_as_worked_out_by_hand():
         "prediction_differences": 1,
         "total_predictions": 1,
         "top3_overlap": 1,
-        "top5_overlap": 1,  # of three characters: all of them
+        "top5_overlap": 1,  # of three classes: all of them
         "symmetric_kl": LN2 / 4,  # (1/4 ln 2 + 1/4 ln 2) / 2
         "js_divergence": math.log(4 / 3) / 2 + math.log(2 / 3) / 4,  # m = (3/8, 1/4, 3/8)
         "perplexity_pearson": None,  # one window
@@ -111,7 +111,7 @@ def test_relative_pd_is_the_mean_difference_over_the_sum_of_the_means():
     close(values["relative_pd"], (np.abs(p - q).sum(-1) / 2).mean())  # the mean total variation distance
 
 
-def test_top_k_overlap_counts_characters_whatever_their_order():
+def test_top_k_overlap_counts_classes_whatever_their_order():
     a = np.log(np.array([[7, 6, 5, 4, 3, 2, 1]]) / 28)
     b = np.log(np.array([[5, 7, 6, 1, 2, 3, 4]]) / 28)  # best first: 1 2 0 6 5 4 3
     top_a, top_b = metrics.top_indices(a, 5), metrics.top_indices(b, 5)
@@ -139,7 +139,7 @@ def test_kappa_is_1_where_identical_labels_leave_it_undefined_and_none_of_nothin
     assert metrics.cohen_kappa([], [], 5) is None
 
 
-def test_error_consistency_looks_at_being_right_and_kappa_at_the_answer():
+def test_error_consistency_is_of_correctness_and_kappa_of_predictions():
     # Both are wrong at the second position, each in its own way.
     log_p = logs([0.8, 0.1, 0.1], [0.8, 0.1, 0.1])
     log_q = logs([0.8, 0.1, 0.1], [0.1, 0.8, 0.1])
@@ -181,7 +181,7 @@ def test_losses_and_accuracy_by_hand():
     y = np.array([[0, 0], [0, 1]])
     close(metrics.window_losses(log_p, y), [1.5 * LN2, np.inf])
     close(metrics.window_losses(log_p, np.array([[0, 0], [0, 0]])), [1.5 * LN2, math.log(3) / 2])
-    assert metrics.accuracy(log_p, y) == 2 / 4  # of three equal characters the first is the prediction
+    assert metrics.accuracy(log_p, y) == 2 / 4  # of three equal classes the first is the prediction
 
 
 # --- edge cases
@@ -213,7 +213,7 @@ def test_one_hot_models_that_agree_are_identical_and_that_disagree_are_as_far_ap
     assert values["shamir_relative_pd"] == pytest.approx(4 / 3)  # 2, 2 and, where y is 0 for both, 0
     assert values["cohen_kappa"] == 0
     assert values["error_consistency"] == pytest.approx(-1 / 2)  # agreement 1/3, chance 5/9
-    # Of impossible characters the lower come first: 0 1 2 and 3 0 1, 1 0 2 and 4 0 1, 2 0 1 and 5 0 1.
+    # Of impossible classes the lower come first: 0 1 2 and 3 0 1, 1 0 2 and 4 0 1, 2 0 1 and 5 0 1.
     assert values["top3_overlap"] == pytest.approx(2 / 3)
 
 
@@ -274,11 +274,11 @@ def test_top_indices_are_those_of_a_stable_sort(v, k):
     assert np.array_equal(metrics.top_indices(log_p[0], k), expected)
 
 
-def test_with_fewer_than_five_characters_the_top_five_are_all_of_them():
+def test_with_fewer_than_five_classes_the_top_five_are_all_of_them():
     log_p, log_q, y = random_pair(6, 3, 4, 4)
     values, _ = metrics.compare(log_p, log_q, y)
     assert values["top5_overlap"] == 1
-    assert 2 / 3 <= values["top3_overlap"] < 1  # of three of four characters, at least two are shared
+    assert 2 / 3 <= values["top3_overlap"] < 1  # of three of four classes, at least two are shared
 
 
 def test_models_that_hardly_differ_are_measured_to_a_thousandth():
@@ -338,7 +338,7 @@ def test_two_rows_that_miss_1_in_opposite_directions_are_refused():
 def test_shapes_and_targets_that_do_not_fit_are_refused():
     log_p, log_q, y = random_pair(9, 3, 4, 5)
     for arguments in [(log_p, log_q[:2], y), (log_p[0], log_q[0], y[0]), (log_p[:0], log_q[:0], y[:0])]:
-        with pytest.raises(ValueError, match=r"must both be \(W, T, V\)"):
+        with pytest.raises(ValueError, match=r"must both be \(W, T, C\)"):
             metrics.compare(*arguments)
     for targets in (y[:2], y.T, y.astype(float)):
         with pytest.raises(ValueError, match="targets must be integers"):
@@ -563,7 +563,7 @@ def test_the_registry_names_every_metric_of_the_design_in_its_order():
 
 
 def test_what_is_measured_is_what_the_registry_names():
-    """A new metric is a row of `_METRICS`, and its value in `_measure` or, if it is no mean over positions, `_summed_up`."""
+    """A new metric is a row of `_METRICS`, and its value in `_measure` or, if it is not a mean over positions, `_aggregate`."""
     log_p, log_q, y = random_pair(13, 4, 5, 7, apart=1)
     values, per_window = metrics.compare(log_p, log_q, y)
     assert list(values) == [name for name in metrics.METRICS if name != "edit_distance"]  # that one is of texts
@@ -573,7 +573,7 @@ def test_what_is_measured_is_what_the_registry_names():
         for x in (log_p, log_q)
     ]
     measured = metrics._measure(*both, np.empty((metrics.N_WORK, 20, 7), log_p.dtype))
-    relative_pd_and_correlations = {"apart", "total", "loss_p", "loss_q"}
+    relative_pd_and_correlations = {"difference", "total", "loss_p", "loss_q"}
     assert set(measured) - relative_pd_and_correlations == set(metrics.MEANS) - {"relative_pd"}
     assert all(len(value) == 20 for value in measured.values())
 
