@@ -22,7 +22,7 @@ LAYERS = {
     " compare_predictions quick_sensitivity diagnose",
     6: "study report claims benchmarks sensitivity",
     5: "train plot_utils",
-    4: "training diagnostics figures",
+    4: "training diagnostics figures simulations",
     3: "architectures analysis tasks",
     2: "model activations config config_cpu",
     1: "metrics randomness common kernels",

@@ -1,12 +1,13 @@
-"""Simulated studies whose truth is known: what check_statistics.py puts the rules of inference to the test with.
+"""Simulated data with known truth: losses of trials, distances between models, training curves and windows of a text.
 
-Distances between models are symmetric (*shape, n, n) arrays with a diagonal that means nothing. Most follow the working
-model of analysis/estimates.py, h_ij = mu + a_i + a_j + e_ij; the others break it in one known way.
+Every generator takes a numpy Generator first and returns float64 arrays. Distances between models are symmetric
+(*shape, n, n) arrays whose diagonal is to be ignored. Most follow the working model of analysis/estimates.py,
+h_ij = mu + a_i + a_j + e_ij; the others violate it in one known way.
 """
 
 import numpy as np
 
-POSITIONS, CHARACTERS = 10, 5  # of the random models
+POSITIONS, CLASSES = 10, 5  # of the random models
 MODELS_SEED = 2026  # of the logits that all random models share
 
 
@@ -23,13 +24,13 @@ def exponential(rng, shape):
 
 
 def lognormal(rng, shape, sigma=0.25):
-    """Skewness 0.78: what a factor of 1.28 up or down does to a distance."""
+    """Skewness 0.78: one standard deviation multiplies or divides a distance by about 1.28."""
     mean, variance = np.exp(sigma**2 / 2), np.exp(sigma**2) * np.expm1(sigma**2)
     return (rng.lognormal(sigma=sigma, size=shape) - mean) / np.sqrt(variance)
 
 
 def heavy_tailed(rng, shape):
-    """Student's t with 3 degrees of freedom: no fourth moment."""
+    """Student's t with 3 degrees of freedom, which has no fourth moment."""
     return rng.standard_t(3, size=shape) / np.sqrt(3)
 
 
@@ -37,18 +38,18 @@ def heavy_tailed(rng, shape):
 
 
 def symmetric(values):
-    """The upper triangle of (*shape, n, n), mirrored."""
+    """The upper triangle of (*shape, n, n) values, mirrored; the diagonal is 0."""
     upper = np.triu(values, 1)
     return upper + np.swapaxes(upper, -1, -2)
 
 
 def sums(trials):
-    """(*shape, n) to (*shape, n, n): the sum of what both trials of a pair bring."""
+    """(*shape, n) -> (*shape, n, n): the sum of the values of both trials of a pair."""
     return trials[..., :, None] + trials[..., None, :]
 
 
 def pairs(rng, shape, n, share, trial_noise=normal, pair_noise=normal):
-    """Distances with mean 0 and variance 1, of which the trials bring `share`."""
+    """Distances with mean 0 and variance 1, of which a fraction `share` comes from the two trials."""
     trials = np.sqrt(share / 2) * trial_noise(rng, (*shape, n))
     return sums(trials) + symmetric(np.sqrt(1 - share) * pair_noise(rng, (*shape, n, n)))
 
@@ -56,11 +57,11 @@ def pairs(rng, shape, n, share, trial_noise=normal, pair_noise=normal):
 def random_models(rng, shape, n):
     """Mean total variation distance between models that are random probability vectors.
 
-    All share the logits of the positions; a model adds noise, and its own amount of it.
+    All models share the logits of the positions; each adds noise, of a random standard deviation of its own.
     """
-    base = np.random.default_rng(MODELS_SEED).normal(size=(POSITIONS, CHARACTERS))
+    base = np.random.default_rng(MODELS_SEED).normal(size=(POSITIONS, CLASSES))
     amount = rng.lognormal(sigma=0.3, size=(*shape, n, 1, 1))
-    weights = np.exp(base + amount * rng.standard_normal((*shape, n, POSITIONS, CHARACTERS)))
+    weights = np.exp(base + amount * rng.standard_normal((*shape, n, POSITIONS, CLASSES)))
     probabilities = weights / weights.sum(-1, keepdims=True)
     distances = np.zeros((*shape, n, n))
     for i in range(n):
@@ -70,9 +71,9 @@ def random_models(rng, shape, n):
 
 
 def outlying(rng, shape, n, rate, factor=4.0, spread=0.05):
-    """Distances of 1 (plus noise, standard deviation `spread`), but `factor` from an outlying model to any other.
+    """Distances of 1 between ordinary models and `factor` from an outlying to an ordinary one, plus noise of SD `spread`.
 
-    Returns the distances and which models are outlying, (*shape, n).
+    Returns the distances and which models are outlying, (*shape, n) booleans.
     """
     far = rng.random((*shape, n)) < rate
     return sums(0.5 + (factor - 1) * far) + spread * pairs(rng, shape, n, 0.5), far
@@ -84,13 +85,14 @@ def outlying_mean(rate, factor=4.0):
 
 
 def two_basins(rng, shape, n, rate, across=3.0, spread=0.05):
-    """Distances of 1 (plus noise) between models of one basin and `across` between basins, of which one has `rate`."""
+    """Distances of 1 within and `across` between two basins, plus noise; a model is in the second with probability `rate`."""
     basin = rng.random((*shape, n)) < rate
     apart = basin[..., :, None] != basin[..., None, :]
     return 1 + (across - 1) * apart + spread * pairs(rng, shape, n, 0.5)
 
 
 def two_basins_mean(rate, across=3.0):
+    """The true mean distance of `two_basins`."""
     return 1 + (across - 1) * 2 * rate * (1 - rate)
 
 
@@ -98,7 +100,7 @@ def two_basins_mean(rate, across=3.0):
 
 
 def correlated_trials(rng, shape, groups, n, correlation, ratio):
-    """(*shape, groups, n): equal means and variance 1, the first activation's standard deviation times `ratio`."""
+    """(*shape, groups, n): equal means and variance 1, except that the first activation's SD is `ratio`."""
     common = np.sqrt(correlation) * rng.standard_normal((*shape, 1, n))
     values = common + np.sqrt(1 - correlation) * rng.standard_normal((*shape, groups, n))
     values[..., 0, :] *= ratio
@@ -106,7 +108,7 @@ def correlated_trials(rng, shape, groups, n, correlation, ratio):
 
 
 def autoregressive(rng, shape, correlation):
-    """(*shape, W) windows with variance 1, in which neighbours have this correlation."""
+    """Values of windows with variance 1, the last axis an AR(1) process with this lag-1 correlation."""
     values = rng.standard_normal(shape)
     for k in range(1, shape[-1]):
         values[..., k] = correlation * values[..., k - 1] + np.sqrt(1 - correlation**2) * values[..., k]
@@ -114,25 +116,25 @@ def autoregressive(rng, shape, correlation):
 
 
 def curve_loss(step, speed):
-    """A learning curve, in nats: 4.2 at the beginning, 1.8 after 1,600 steps at speed 1."""
+    """A learning curve in nats: 4.2 at step 0, 1.8 after 1,600 steps at speed 1."""
     return 1.5 + 2.7 * (1 + step * speed / 30) ** -0.55
 
 
 def curve_distance(loss):
-    """Disagreement as a function of the loss alone, so that activations do not differ at equal loss: it turns at 2.65 nats."""
+    """Disagreement as a function of the loss alone (lowest at 2.65 nats), so activations do not differ at equal loss."""
     return 0.085 + 0.06 * (loss - 2.65) ** 2
 
 
 def training_curves(rng, n, steps, speed):
-    """Curves of all pairs of n trials of an activation that learns at some speed: losses and distances, (n, n, S).
+    """Curves of all pairs of n trials of one activation: mean losses and distances, two (n, n, S) arrays.
 
-    Trials differ in speed (4 percent) and distance (1.5 percent), pairs in distance (2 percent), points of a curve in loss
-    (0.004 nats) and distance (1 percent).
+    Standard deviations: speed 4% and distance 1.5% between trials, distance 2% between pairs, and, between the points of a
+    curve, loss 0.004 nats and distance 1%.
     """
     speeds = speed * np.exp(0.04 * rng.standard_normal(n))
     true = curve_loss(steps, speeds[:, None])
-    seen = true + 0.004 * rng.standard_normal(true.shape)
+    observed = true + 0.004 * rng.standard_normal(true.shape)
     noise = sums(0.015 * rng.standard_normal(n)) + symmetric(0.02 * rng.standard_normal((n, n)))
     points = 0.01 * np.moveaxis(symmetric(rng.standard_normal((len(steps), n, n))), 0, -1)
-    both = (true[:, None] + true[None, :]) / 2
-    return (seen[:, None] + seen[None, :]) / 2, curve_distance(both) * np.exp(noise[..., None] + points)
+    pair_loss = (true[:, None] + true[None, :]) / 2
+    return (observed[:, None] + observed[None, :]) / 2, curve_distance(pair_loss) * np.exp(noise[..., None] + points)
