@@ -11,7 +11,7 @@ Three guarantees:
 - Zeros: a probability may underflow or be zero (a log-probability of -inf), and what is mathematically finite stays
   finite. Only `symmetric_kl` and `ensemble_gain` can be infinite, where one model gives probability zero and the other
   does not. Such a mean is inf per window, and None (null in JSON) in the metrics.
-- No NaN: rows that contain NaN or are not log-probabilities raise a ValueError. The probabilities of a row must sum to 1
+- No NaN: rows that contain NaN or are not log-probabilities raise a ValueError. A row's probabilities must sum to 1
   within SUM_TOLERANCE, ten times the error of a float32 log-softmax; one rounded to bfloat16 or float16 fails.
 
 Sums are written so that no term is negative (symmetric KL as |p - q| |log p - log q|, for example), and rows in which
@@ -183,8 +183,8 @@ def symmetric_kl(log_p, log_q):
     Returns
     -------
     (N,) array
-        Nats, in [0, inf]; inf where, for some class, exactly one probability is zero (its logarithm -inf). Probabilities
-        that underflow are handled correctly.
+        Nats, in [0, inf]; inf where, for some class, exactly one probability is zero (its logarithm -inf).
+        Probabilities that underflow are handled correctly.
 
     References
     ----------
@@ -235,8 +235,8 @@ def js_divergence(log_p, log_q):
 def _js_divergence(difference, total, work):
     """`js_divergence` in the dtype of the given |p - q| and p + q; work: three (N, C) work arrays.
 
-    It is sum (p + q) / 4 g(t) with t = |p - q| / (p + q) and g(t) = (1 + t) log(1 + t) + (1 - t) log(1 - t). For small t
-    the closed form suffers from cancellation and is replaced by its series, t^2 + t^4 / 6 + t^6 / 15 + t^8 / 28 +
+    It is sum (p + q) / 4 g(t) with t = |p - q| / (p + q) and g(t) = (1 + t) log(1 + t) + (1 - t) log(1 - t). For small
+    t the closed form suffers from cancellation and is replaced by its series, t^2 + t^4 / 6 + t^6 / 15 + t^8 / 28 +
     t^10 / 45 + ... (for t <= 1/4 the remainder is below 2e-8 of the sum). For two similarly trained models most t are
     small, and a logarithm costs as much as twenty multiplications.
     """
@@ -257,8 +257,8 @@ def _js_divergence(difference, total, work):
 def _nearly_equal_rows(difference_sums, log_p, log_q):
     """Rows whose sum |p - q| is below NEARLY_EQUAL, with their symmetric KL and JS divergence in float64.
 
-    The rounding error of p - q in float32 is 1e-7 p, and that of both divergences about 2e-7 of sum |p - q|. Here |p - q|
-    is computed as max(p, q) (1 - e^-d) with d = |log p - log q|, and |p - q| / (p + q) as tanh(d / 2).
+    The rounding error of p - q in float32 is 1e-7 p, and that of both divergences about 2e-7 of sum |p - q|. Here
+    |p - q| is computed as max(p, q) (1 - e^-d) with d = |log p - log q|, and |p - q| / (p + q) as tanh(d / 2).
     """
     rows = np.flatnonzero(difference_sums < NEARLY_EQUAL)
     kl, js = np.empty((2, len(rows)))
@@ -346,10 +346,10 @@ def topk_overlap(top_a, top_b, k):
 
 
 def cohen_kappa(a, b, n_classes):
-    """Cohen's kappa of two labelings, (agreement - chance) / (1 - chance).
+    """Cohen's kappa of two labellings, (agreement - chance) / (1 - chance).
 
-    Chance is the agreement expected from the label frequencies. It is 1 only if both labelings consist of the same single
-    label; kappa, formally 0 / 0, is then 1, as the two are identical.
+    Chance is the agreement expected from the label frequencies. It is 1 only if both labellings consist of the same
+    single label; kappa, formally 0 / 0, is then 1, as the two are identical.
 
     Parameters
     ----------
@@ -370,7 +370,7 @@ def cohen_kappa(a, b, n_classes):
 
 
 def _tally(a, b, n_classes):
-    """Counts that add up over chunks, (1 + 2 n_classes,) integers: of a == b, of each label in a, of each label in b."""
+    """Counts that add up over chunks, (1 + 2 n_classes,) integers: of a == b, of each label in a, and in b."""
     counts = [np.bincount(labels.astype(np.intp), minlength=n_classes) for labels in (a, b)]
     return np.concatenate([[np.count_nonzero(a == b)], *counts])
 
@@ -386,9 +386,9 @@ def kappa_of_counts(agreements, counts_a, counts_b):
     Parameters
     ----------
     agreements : int
-        Number of positions at which the two labelings agree.
+        Number of positions at which the two labellings agree.
     counts_a, counts_b : (C,) integer array
-        How often each label occurs in each labeling.
+        How often each label occurs in each labelling.
 
     Returns
     -------
@@ -416,8 +416,8 @@ def error_consistency(correct_a, correct_b):
 
     References
     ----------
-    Geirhos, Meding & Wichmann 2020, Beyond accuracy: quantifying trial-by-trial behaviour of CNNs and humans by measuring
-    error consistency (arXiv 2006.16736).
+    Geirhos, Meding & Wichmann 2020, Beyond accuracy: quantifying trial-by-trial behaviour of CNNs and humans by
+    measuring error consistency (arXiv 2006.16736).
     """
     return cohen_kappa(correct_a, correct_b, 2)
 
@@ -461,7 +461,7 @@ def _pearson(x, y):
 
 
 def edit_distance(texts_a, texts_b):
-    """Mean normalized edit distance: Levenshtein distance divided by the length of the longer text.
+    """Mean normalised edit distance: Levenshtein distance divided by the length of the longer text.
 
     Parameters
     ----------
@@ -592,8 +592,8 @@ def compare_pairs(models, pairs, targets, *, chunk_windows=None):
     Returns
     -------
     list of (metrics, per_window), one per pair
-        metrics: name -> float, int or None, in the order of METRICS. per_window: name -> (W,) float64 array, for the names
-        in MEANS.
+        metrics: name -> float, int or None, in the order of METRICS. per_window: name -> (W,) float64 array, for the
+        names in MEANS.
 
     Raises
     ------
@@ -652,12 +652,12 @@ def _compare(models, pairs, targets, chunk_windows):
 
 
 def _chunk_windows(n_models, window_bytes):
-    """Number of windows for which all models (log-probabilities and probabilities) and work arrays fit in CHUNK_BYTES."""
+    """Windows for which all models (log-probabilities and probabilities) and work arrays fit in CHUNK_BYTES."""
     return max(1, CHUNK_BYTES // ((2 * n_models + N_WORK) * window_bytes))
 
 
 def _predictions(log_p, y, p, work):
-    """A model's chunk, from (windows, T, C); p and work: (N, C) arrays for its probabilities and intermediate results."""
+    """A model's chunk, from (windows, T, C); p, work: (N, C) arrays for its probabilities and other results."""
     log_p = np.ascontiguousarray(log_p, p.dtype).reshape(p.shape)
     _check_sums(_exp(log_p, p).sum(axis=1))
     return _Predictions(log_p, p, top_indices(log_p, 5, work), _at_targets(log_p, y))

@@ -1,7 +1,7 @@
-"""Contrasts between activations that were stated before the data: how many percent more two models of one disagree.
+"""Prespecified contrasts between activations: by how many percent their models' disagreement differs.
 
 A contrast is the mean over pairs of trials (i, j) of log(PD_A(i, j) / PD_B(i, j)), at a common loss or at the end of
-training (analysis/equal_loss.py). The contrasts of a study are one family at each of these two endpoints.
+training (analysis/equal_loss.py). At each of these two endpoints, the contrasts of a study are one family.
 """
 
 import math
@@ -20,8 +20,15 @@ from analysis.significance import Comparison
 class Contrast:
     """One contrast with its verdict.
 
-    `outlying` are the trials that lie far from the others in either activation, and `without_outlying` the difference
-    without them; None where there are none.
+    Attributes
+    ----------
+    cell, reference : Cell
+    comparison : Comparison
+        Its difference is in logarithms (see `percent`).
+    outlying : tuple of int
+        Numbers of the trials flagged as outlying in either activation.
+    without_outlying : Estimate or None
+        The difference without them; None if there are none.
     """
 
     cell: Cell
@@ -49,7 +56,7 @@ def contrasts(
     margin : float
         The smallest ratio of interest: log(1 + share).
     common : CommonLoss, optional
-        Where the metric is read off the curves. None: at the end of training, on all windows.
+        The loss at which the metric is read off the curves. None: at the end of training, on all windows.
 
     Returns
     -------
@@ -65,7 +72,7 @@ def contrasts(
 
 
 def _with_outlying(cell, reference, comparison, read):
-    """The contrast, with the outlying runs of either activation and the difference without them."""
+    """The contrast, with the outlying trials of either activation and the difference without them."""
     numbers = union((cell, reference))
     flagged = {numbers[k] for side in (cell, reference) for k in outlying_runs_of_pairs(read(side, numbers)[0])}
     if not flagged or comparison.difference.mean is None:
@@ -76,6 +83,17 @@ def _with_outlying(cell, reference, comparison, read):
 
 
 def percent(estimate: Estimate) -> tuple[float | None, float | None, float | None]:
-    """(mean, low, high) of an estimate in logarithms as percent: 100 (exp(x) - 1)."""
+    """An estimate of a log ratio in percent, 100 (exp(x) - 1).
+
+    Parameters
+    ----------
+    estimate : Estimate
+        In logarithms.
+
+    Returns
+    -------
+    mean, low, high : float or None
+        Percent.
+    """
     mean, low, high = (None if x is None else 100 * math.expm1(x) for x in (estimate.mean, estimate.low, estimate.high))
     return mean, low, high

@@ -1,7 +1,7 @@
-"""What happens along training, as numbers: a study's curves, activations at equal steps and at equal loss.
+"""Training curves as numbers: activations at equal steps and at equal loss.
 
-How far two models agree depends on how far training has got, so a pair metric says little without the loss.
-Apart from analysis/results.py, which takes trained models as they are.
+The disagreement of two models depends on how far training has progressed, so a pair metric is hard to interpret without
+the loss. analysis/results.py treats the models at the end of training.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,27 +18,40 @@ from analysis.significance import Comparison
 
 @dataclass(frozen=True)
 class CommonLoss:
-    """Where activations are compared at equal loss; all of it is fixed before the data are seen."""
+    """The loss at which activations are compared; all attributes are fixed before the data are seen.
 
-    loss: float  # nats, of the two models of a pair on average, on the curve windows
-    bandwidth: float = equal_loss.BANDWIDTH  # nats
-    last_step: int | None = None  # the last usable one, before a cooldown; None: the last of all
+    Attributes
+    ----------
+    loss : float
+        Nats: the mean of a pair's two models on the curve windows.
+    bandwidth : float
+        Nats.
+    last_step : int or None
+        The last usable step, before any cooldown; None: all are usable.
+    """
+
+    loss: float
+    bandwidth: float = equal_loss.BANDWIDTH
+    last_step: int | None = None
 
 
 def steps(cell: Cell) -> list[int]:
-    """The steps at which every trial of the cell has a loss."""
+    """The steps at which every trial of the cell was evaluated, in ascending order."""
     found = [{point["step"] for point in record["history"]} for record in cell.trials.values()]
     return sorted(set.intersection(*found)) if found else []
 
 
 def loss_at_step(cell: Cell, step: int, split: str = "val") -> Estimate:
-    """Mean loss of the trials at a step of training, on the curve windows."""
+    """Mean loss (nats) of the trials at a training step, on the curve windows; split: "train" or "val"."""
     at = [point[f"{split}_loss"] for t in cell.trials.values() for point in t["history"] if point["step"] == step]
     return truncated(mean_interval(at), "val_loss")
 
 
 def along_training(cells: Sequence[Cell], name: str) -> list[tuple[int, float]]:
-    """(step, mean over cells of the mean over pairs) of a pair metric on the curve windows, where every pair has it."""
+    """A pair metric along training, on the curve windows: (step, mean over cells of the mean over pairs).
+
+    Steps at which some pair has no value are left out.
+    """
     curves = [
         [
             {point["step"]: point[name] for point in pair["history"] if point.get(name) is not None}
@@ -52,9 +65,10 @@ def along_training(cells: Sequence[Cell], name: str) -> list[tuple[int, float]]:
 
 
 def turns(path: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
-    """The first and the last point of a path of (step, value), and between them the one where it turns, if it does.
+    """First point, turning point if there is one, and last point of a path of (step, value).
 
-    It turns at the point that lies farthest outside of the values of both ends, by a tenth of the path's range at least.
+    The turning point is the one farthest outside the interval between the values of both ends, if it lies outside by
+    more than a tenth of the path's range.
 
     >>> turns([(0, 0.13), (50, 0.09), (100, 0.08), (500, 0.12)]), turns([(0, 0.13), (50, 0.1), (100, 0.08)])
     ([(0, 0.13), (100, 0.08), (500, 0.12)], [(0, 0.13), (100, 0.08)])
@@ -66,7 +80,7 @@ def turns(path: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
 
 
 def pair_history(cell: Cell, pair: dict, name: str, last_step: int | None = None) -> list[tuple[float, float]]:
-    """(the two models' mean validation loss, the metric) at every step for which the pair has both, up to a last one."""
+    """A pair's curve: (mean validation loss of its two models, metric) at every step with both, up to `last_step`."""
     losses = [
         {point["step"]: point["val_loss"] for point in cell.trials[pair[k]]["history"]} for k in ("trial_a", "trial_b")
     ]
@@ -82,14 +96,23 @@ def pair_history(cell: Cell, pair: dict, name: str, last_step: int | None = None
 def at_equal_loss(
     cell: Cell, name: str, common: CommonLoss, numbers: Sequence[int] | None = None
 ) -> tuple[np.ndarray, list[str]]:
-    """A pair metric of every pair of a cell where its curve passes the common loss.
+    """A pair metric of every pair of a cell, read off its curve at the common loss.
+
+    Parameters
+    ----------
+    cell : Cell
+    name : str
+        A pair metric.
+    common : CommonLoss
+    numbers : sequence of int, optional
+        Trial numbers; default: all of the cell's.
 
     Returns
     -------
     values : (n, n) array
-        Over `numbers` (all of the cell's by default); NaN: no pair, or not readable.
+        NaN: no such pair, or its curve cannot be read at the common loss.
     reasons : list of str
-        Why a pair could not be read (`equal_loss.TOO_COARSE` or NOT_REACHED), one per such pair.
+        For each pair whose curve cannot be read, `equal_loss.TOO_COARSE` or `equal_loss.NOT_REACHED`.
     """
     reasons = []
 
@@ -108,7 +131,7 @@ def compare_at_equal_loss(
 ) -> list[Comparison]:
     """Each cell against the reference at the common loss: the mean log ratio of a pair metric, with its verdict.
 
-    The cells are one family (see `log_ratios`).
+    The comparisons are one family (see `log_ratios`).
 
     Parameters
     ----------
@@ -117,7 +140,11 @@ def compare_at_equal_loss(
         A pair metric.
     common : CommonLoss
     margin : float
-        Of the logarithm: log(1 + share).
+        The smallest log ratio of interest: log(1 + share).
+
+    Returns
+    -------
+    list of Comparison
     """
     return log_ratios(
         [(cell, reference) for cell in cells], lambda cell, numbers: at_equal_loss(cell, name, common, numbers), margin
@@ -131,17 +158,22 @@ def log_ratios(
 ) -> list[Comparison]:
     """One family of contrasts: the mean over pairs of log(metric of the first / metric of the second), with verdicts.
 
-    A contrast in which any pair of either activation cannot be read has no number, for those that can be read would be
-    a selection: its verdict is `equal_loss.NOT_REACHED` or TOO_COARSE.
+    If any pair of either activation cannot be read, the contrast has no value, since the remaining pairs would be a
+    selection; its verdict is then `equal_loss.NOT_REACHED` or `equal_loss.TOO_COARSE`.
 
     Parameters
     ----------
     contrasts : sequence of (Cell, Cell)
         The whole family, as stated before the data were seen.
     read : callable
-        (cell, trial numbers) -> (n, n) values of the pair metric, and why a pair could not be read, one per such pair.
+        (cell, trial numbers) -> (n, n) values of the pair metric, and a reason for each pair that cannot be read.
     margin : float
-        Of the logarithm: log(1 + share).
+        The smallest log ratio of interest: log(1 + share).
+
+    Returns
+    -------
+    list of Comparison
+        In the order of `contrasts`.
     """
     found, unread_reasons = [], []
     for cell, reference in contrasts:

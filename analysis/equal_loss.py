@@ -1,8 +1,8 @@
-"""Comparisons at equal loss: a pair metric read off a training curve where its loss has a value fixed beforehand.
+"""Comparisons at equal loss: a pair metric read off a training curve at a prespecified loss.
 
-How far two models agree depends on how far training has got, so activations that learn at different speed are compared
-where their loss is the same. The loss, the bandwidth and the last usable step are fixed before the data are seen:
-a loss chosen from the curves, the lowest that all of them reach, say, depends on the runs that it compares.
+The disagreement of two models depends on how far training has progressed, so activations that learn at different speeds
+are compared where their loss is the same. The loss, the bandwidth and the last usable step are fixed before the data
+are seen: a loss chosen from the curves (such as the lowest that all of them reach) depends on the runs being compared.
 """
 
 import math
@@ -13,8 +13,8 @@ import numpy as np
 from analysis.significance import Comparison, compare_pair_means
 
 BANDWIDTH = 0.1  # nats on either side of the loss
-FEWEST_POINTS = 5  # of a curve, within the bandwidth
-LOG_MARGIN = math.log(1.05)  # of a ratio of two activations' pair metric
+FEWEST_POINTS = 5  # curve points within the bandwidth
+LOG_MARGIN = math.log(1.05)  # for the log ratio of two activations' pair metric
 
 TOO_COARSE = "curve too coarse"
 NOT_REACHED = "loss not reached"
@@ -22,7 +22,16 @@ NOT_REACHED = "loss not reached"
 
 @dataclass(frozen=True)
 class Reading:
-    """A value read off a curve, or None and why: TOO_COARSE or NOT_REACHED. `points` were within the bandwidth."""
+    """A value read off a curve.
+
+    Attributes
+    ----------
+    value : float or None
+    points : int
+        Curve points within the bandwidth.
+    reason : str or None
+        Why there is no value: TOO_COARSE or NOT_REACHED.
+    """
 
     value: float | None
     points: int
@@ -36,23 +45,22 @@ def value_at_loss(
     bandwidth: float = BANDWIDTH,
     fewest_points: int = FEWEST_POINTS,
 ) -> Reading:
-    """A metric where a training curve passes a loss: a local-linear fit to the curve's points around it.
+    """A metric at a given loss: a local-linear fit to the points of a training curve, evaluated at the loss.
 
-    The fit weighs points by Epanechnikov's kernel, 1 - ((loss_k - loss) / bandwidth)^2, and is evaluated at the loss.
-    It uses the descent only, up to the point of lowest loss: a loss that is passed again while a model overfits is
-    another state of training.
+    Points are weighted by the Epanechnikov kernel, 1 - ((loss_k - loss) / bandwidth)^2. Only the descent is used, up to
+    the point of lowest loss: passing the same loss again while overfitting is a different state of training.
 
     Parameters
     ----------
     losses, values : (S,) array
-        Loss in nats and metric, in any unit, at the curve's points in the order of training. Points after the last
-        usable step, in a cooldown, say, are left out by the caller.
+        Loss (nats) and metric (any unit) at the points of the curve, in the order of training. The caller leaves out
+        points after the last usable step, such as those in a cooldown.
     loss : float
         Nats, fixed before the curve was seen.
     bandwidth : float
-        Nats on either side.
+        Nats on either side of the loss.
     fewest_points : int
-        Within the bandwidth, with at least one on either side of the loss; with fewer there is no value.
+        Required within the bandwidth, in addition to a point on either side of the loss.
 
     Returns
     -------
@@ -85,24 +93,24 @@ def log_ratio(matrix_a: np.ndarray, matrix_b: np.ndarray) -> Comparison:
     Parameters
     ----------
     matrix_a, matrix_b : (n, n) array
-        A positive pair metric of two activations, pair (i, j) of one against pair (i, j) of the other; NaN: no value.
+        A positive pair metric of two activations, paired by (i, j); NaN: no value.
 
     Returns
     -------
     Comparison
-        `difference` is in logarithms: exp(x) - 1 is the relative difference of the two geometric means. Its margin is
-        LOG_MARGIN. The logarithms are a U-statistic over trials (`estimates.pair_interval`).
+        `difference` is in logarithms: exp(x) - 1 is the relative difference of the two geometric means. Its usual
+        margin is LOG_MARGIN. The mean is a U-statistic over trials (`estimates.pair_interval`).
 
     Raises
     ------
     ValueError
-        A value of 0 or less.
+        A value is 0 or negative.
     """
     logs = []
     for matrix in (matrix_a, matrix_b):
         values = np.array(matrix, dtype=np.float64)
         np.fill_diagonal(values, np.nan)
         if (values <= 0).any():
-            raise ValueError("a ratio needs positive values")
+            raise ValueError("a log ratio needs positive values")
         logs.append(np.log(values))
     return compare_pair_means(*logs)

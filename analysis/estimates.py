@@ -1,8 +1,8 @@
 """Means over trials and over pairs of trials, with confidence intervals.
 
-A loss belongs to one trial, so its mean over n independent trials has Student's t interval. A pair metric belongs to two
-trials, and the n (n - 1) / 2 pairs of n trials share models: their mean is a U-statistic of order two, whose uncertainty
-comes from the trials. `n` therefore always counts trials, never pairs.
+A loss belongs to one trial, so its mean over n independent trials has Student's t interval. A pair metric belongs to
+two trials, and the n (n - 1) / 2 pairs of n trials share models: their mean is a U-statistic of order two, whose
+uncertainty comes from the trials. `n` therefore always counts trials, never pairs.
 
 Pairs follow the working model h_ij = mu + a_i + a_j + e_ij, with a per-model component a_i (model i is far from all
 others) and a per-pair component e_ij. The variance of their mean U is (Hoeffding 1948: zeta_1 = s_a^2,
@@ -10,8 +10,9 @@ zeta_2 = 2 s_a^2 + s_e^2)
 
     Var(U) = 4 s_a^2 / n + 2 s_e^2 / (n (n - 1)).
 
-Treating pairs as independent omits most of the first term; the jackknife counts most of the second twice. `pair_interval`
-estimates both. Missing values are None or NaN; a quantity that cannot be computed is None, with the reason.
+Treating pairs as independent omits most of the first term; the jackknife counts most of the second twice.
+`pair_interval` estimates both. Missing values are None or NaN; a quantity that cannot be computed is None, with the
+reason.
 """
 
 import math
@@ -85,7 +86,8 @@ def mean_interval(values: Sequence[float | None], confidence: float = 0.95, scal
         One value per trial; missing ones are left out.
     confidence : float
     scale : float, optional
-        Magnitude that rounding errors are relative to; default: the largest value. Differences pass that of their operands.
+        Magnitude that rounding errors are relative to; default: the largest value. Differences pass that of their
+        operands.
 
     Returns
     -------
@@ -145,11 +147,13 @@ def pair_matrix(pairs: Iterable[tuple[int, int, float | None]], n: int) -> np.nd
 def pair_interval(matrix: np.ndarray, confidence: float = 0.95, scale: float | None = None) -> Estimate:
     """The mean over all pairs of trials, a U-statistic of order two, with a t interval over trials.
 
-    The variance components are those of a half diallel: mean squares M_a (n - 1 degrees of freedom, expectation
-    s_e^2 + (n - 2) s_a^2) and M_e (n (n - 3) / 2 degrees of freedom, expectation s_e^2). The unbiased estimate of Var(U)
-    is 4 M_a / (n (n - 2)) - 2 M_e / ((n - 1) (n - 2)), whose first term alone is the jackknife; where it implies a
-    negative s_a^2 it is replaced by 2 M_e / (n (n - 1)). The degrees of freedom are Satterthwaite's, clipped to
-    [(n + 1) / 2, n - 1], limits chosen by simulation. With three trials M_e has no degrees of freedom, so the
+    The variance components are those of a half diallel, with mean squares M_a (n - 1 degrees of freedom, expectation
+    s_e^2 + (n - 2) s_a^2) and M_e (n (n - 3) / 2 degrees of freedom, expectation s_e^2). Var(U) is estimated by
+
+        max(4 M_a / (n (n - 2)) - 2 M_e / ((n - 1) (n - 2)), 2 M_e / (n (n - 1))),
+
+    unbiased in the first form (whose first term is the jackknife), or by the second where s_a^2 would be negative. The
+    degrees of freedom are Satterthwaite's, clipped to [(n + 1) / 2, n - 1], limits chosen by simulation. With three trials M_e has no degrees of freedom, so the
     (conservative) jackknife with 2 degrees of freedom is used.
 
     Parameters
@@ -163,7 +167,8 @@ def pair_interval(matrix: np.ndarray, confidence: float = 0.95, scale: float | N
     Returns
     -------
     Estimate
-        Without an interval below three trials. `sd` is over the pairs; it describes them and is not used in the interval.
+        Without an interval below three trials. `sd` is over the pairs; it describes them and is not used in the
+        interval.
 
     Raises
     ------
@@ -173,9 +178,9 @@ def pair_interval(matrix: np.ndarray, confidence: float = 0.95, scale: float | N
     Notes
     -----
     With normal effects, 4 <= n <= 50 and any ratio of the components, the 95% interval covers at least 94.8%: 95% where
-    s_a dominates, up to 99.6% where s_a = 0. (For n = 5, no function of the two mean squares that keeps 95% everywhere is
-    more than about 8% narrower there.) Skewed a_i cost as much coverage as they cost any t interval: exponential ones with
-    s_e = 0 give 88% for n = 5.
+    s_a dominates, up to 99.6% where s_a = 0. (For n = 5, no function of the two mean squares that keeps 95% everywhere
+    is more than about 8% narrower there.) Skewed a_i cost as much coverage as they cost any t interval: exponential
+    ones with s_e = 0 give 88% for n = 5.
 
     References
     ----------

@@ -1,4 +1,4 @@
-"""How activations, architectures and studies are named in tables and figures."""
+"""Names of activations, architectures and studies in tables and figures."""
 
 from common.errors import UserError
 
@@ -18,7 +18,7 @@ ARCHITECTURES = {
 
 
 def activation_label(name: str) -> str:
-    """'SmeLU β=0.5' for 'smelu_05'; a user-defined one that is not registered here keeps its name."""
+    """'SmeLU β=0.5' for 'smelu_05'; a user-defined activation that is not registered keeps its name."""
     import activations
 
     try:
@@ -28,18 +28,18 @@ def activation_label(name: str) -> str:
 
 
 def short_label(name: str) -> str:
-    """`activation_label`, with the middle left out where it is too long for an axis."""
+    """`activation_label`, with the middle elided if it is too long for an axis."""
     label = activation_label(name)
     return label if len(label) <= 22 else f"{label[:11]}…{label[-10:]}"
 
 
 def architecture_label(name: str) -> str:
-    """'CharLM' for 'charlm'; a user-defined one keeps its name."""
+    """'CharLM' for 'charlm'; a user-defined architecture keeps its name."""
     return ARCHITECTURES.get(name, name)
 
 
 def study_line(results: list[dict]) -> str:
-    """Corpus, protocol, number of trials, what varied and for how long: the second line of every title.
+    """The second line of every title: corpus, protocol, number of trials, training steps, device, and what varied.
 
     >>> study_line(results)
     'Corpus: shakespeare · matched protocol · n = 10 trials · 100 training steps · cpu'
@@ -64,7 +64,7 @@ def study_line(results: list[dict]) -> str:
 
 
 def data_facts(result: dict) -> dict:
-    """What a result records of its data: label, sha256 and sizes of the corpus, or of another task's data."""
+    """The record of a result's data: label, sha256 and sizes of the corpus, or of another task's data."""
     return result["corpus"] if "corpus" in result else result["task"]
 
 

@@ -1,4 +1,4 @@
-"""Runs that lie far from all others: no interval survives them if they are rare, so they are flagged."""
+"""Outlying runs. If they are rare, they invalidate any interval, so they are flagged."""
 
 import math
 
@@ -10,7 +10,7 @@ FALSE_ALARMS = 0.01  # per set of n runs
 
 
 def studentised_deviations(values: np.ndarray) -> np.ndarray:
-    """Each value's deviation from the mean of the others, in units of its standard error without it.
+    """Externally studentised residuals: each value's deviation from the mean of the others, in standard errors.
 
     Parameters
     ----------
@@ -19,44 +19,54 @@ def studentised_deviations(values: np.ndarray) -> np.ndarray:
     Returns
     -------
     (n,) array
-        (x_k - m_k) / (s_k sqrt(1 + 1 / (n - 1))), m_k and s_k being the mean and the ddof-1 standard deviation of the
-        other n - 1 values: Student's t with n - 2 degrees of freedom for independent, or equally correlated, normal
-        values. Infinite if the others do not differ from each other, and 0 if no value does.
+        (x_k - m_k) / (s_k sqrt(1 + 1 / (n - 1))), where m_k and s_k are the mean and standard deviation (ddof 1) of the
+        other n - 1 values. For independent or equally correlated normal values it follows Student's t distribution with
+        n - 2 degrees of freedom. Infinite if the others are all equal, and 0 if all values are equal.
+
+    Raises
+    ------
+    ValueError
+        Fewer than three values.
 
     References
     ----------
-    Cook & Weisberg 1982, Residuals and influence in regression, 2.2 (externally studentised residuals).
+    Cook & Weisberg 1982, Residuals and influence in regression, section 2.2.
     """
     values = np.asarray(values, dtype=np.float64)
     n = len(values)
     if n < 3:
-        raise ValueError(f"a deviation from the others needs three runs, not {n}")
-    deviation = values - values.mean()  # n - 1 n-ths of the one from the others' mean
-    sum_of_squares = (deviation**2).sum() - deviation**2 * n / (n - 1)  # of the others, about their own mean
+        raise ValueError(f"a deviation from the other runs needs at least three runs, not {n}")
+    deviation = values - values.mean()  # (n - 1) / n times the deviation from the mean of the others
+    sum_of_squares = (deviation**2).sum() - deviation**2 * n / (n - 1)  # of the others about their mean
     rounding = ROUNDING * np.abs(values).max()
     spread = np.sqrt(np.maximum(sum_of_squares, 0) / (n - 2))
-    spread = np.where(spread > rounding + 1e-7 * np.abs(deviation), spread, 0.0)  # the subtraction cancels
+    spread = np.where(spread > rounding + 1e-7 * np.abs(deviation), spread, 0.0)  # cancellation
     distance = np.where(np.abs(deviation) > rounding, deviation * n / (n - 1), 0.0)
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(distance == 0, 0.0, distance / (spread * math.sqrt(n / (n - 1))))
 
 
 def outlying_runs(values: np.ndarray, false_alarms: float = FALSE_ALARMS) -> np.ndarray:
-    """Indices of the runs whose value lies far from those of all others.
+    """Indices of the runs whose value is an outlier among n runs.
 
-    A run is flagged if its externally studentised deviation exceeds Student's quantile (n - 2 degrees of freedom) at
-    false_alarms / (2 n): a set of n normal values then has a flag with a probability of at most `false_alarms`.
+    A run is flagged if its externally studentised residual exceeds Student's quantile (n - 2 degrees of freedom) at
+    false_alarms / (2 n). For n normal values the probability of any flag is then at most `false_alarms`.
 
     Parameters
     ----------
     values : (n,) array, any unit
         NaN: a missing run, which is not counted.
     false_alarms : float
+        Probability of a false positive in a set of n runs.
 
     Returns
     -------
     (k,) array of int
         Positions in `values`; empty below three runs.
+
+    References
+    ----------
+    Cook & Weisberg 1982, Residuals and influence in regression, section 2.2.
     """
     values = np.asarray(values, dtype=np.float64)
     present = np.flatnonzero(~np.isnan(values))
@@ -70,13 +80,14 @@ def outlying_runs(values: np.ndarray, false_alarms: float = FALSE_ALARMS) -> np.
 
 
 def outlying_runs_of_pairs(matrix: np.ndarray, false_alarms: float = FALSE_ALARMS) -> np.ndarray:
-    """Indices of the runs that are far from all others in a pair metric: by the mean over their pairs.
+    """Indices of the runs that are outliers in a pair metric, judged by the mean over each run's pairs.
 
     Parameters
     ----------
     matrix : (n, n) array, symmetric, any unit
-        NaN: no value. Runs that lack a pair are left out (see `estimates.complete_trials`).
+        NaN: no value. Runs with a missing pair are left out (see `estimates.complete_trials`).
     false_alarms : float
+        As in `outlying_runs`.
 
     Returns
     -------

@@ -33,8 +33,9 @@ def predicted_power(
         The smallest difference of interest, in the unit of the difference.
     alpha : float
     test : str
-        "difference": the two-sided t test where the true difference is the margin. "equivalence": the two one-sided tests
-        where it is 0. "minimum effect": the minimum-effect test where it is twice the margin (its smaller term omitted).
+        "difference": the two-sided t test where the true difference is the margin. "equivalence": the two one-sided
+        tests where it is 0. "minimum effect": the minimum-effect test where it is twice the margin (its smaller term
+        omitted).
 
     Returns
     -------

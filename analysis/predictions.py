@@ -1,12 +1,12 @@
-"""Predictions that somebody already has, measured and compared: the statistics of a study, without its training.
+"""The statistics of a study for existing predictions: metrics, comparisons and verdicts, without any training.
 
-Trials are read a few examples at a time (common/prediction_files.py). What is kept of an example are sums: of each pair
-of trials over examples, and of each block of examples over trials or pairs. Every measure is that of metrics.py.
+Trials are read a few examples at a time (common/prediction_files.py), and only sums are kept: over examples for each
+trial or pair of trials, and over trials or pairs for each block of examples. The metrics are those of metrics.py.
 
-Trials of the same name in two variants are paired, as trials with the same seed are in a study; variants without a
-common name are compared unpaired (`significance.compare_independent`). The verdicts are those of `significance.verdicts`,
-in the families of a study: every variant against the reference times the primary measures; in any other measure all
-pairs of variants.
+Trials with the same name in two variants are paired, like trials with the same seed in a study; variants without a
+common name are compared unpaired (`significance.compare_independent`). Verdicts are those of `significance.verdicts`,
+in the same families as in a study: every variant against the reference times the primary measures; in each other
+measure, all pairs of variants.
 """
 
 import itertools
@@ -31,20 +31,33 @@ from analysis.words import plural
 from common.errors import UserError, unknown
 from common.prediction_files import Predictions, rows
 
-MOST_ROWS, CHUNK_BYTES = 1024, 32 * 2**20  # of all trials of a variant at a time
-MOST_PAIRS = 512  # measured in one pass: 60 MB of values per example
-FEWEST_BLOCKS = 10  # below that, how much another set of examples would change is not estimated
-OF_TRUE_CLASS = ("shamir_relative_pd", "ensemble_gain")  # measures that need the truth, and probabilities
+MOST_ROWS, CHUNK_BYTES = 1024, 32 * 2**20  # examples, and bytes of all trials of a variant, read at a time
+MOST_PAIRS = 512  # compared in one pass: 60 MB of values per example
+FEWEST_BLOCKS = 10  # with fewer, the error due to the finite set of examples is not estimated
+OF_TRUE_CLASS = ("shamir_relative_pd", "ensemble_gain")  # metrics that need true classes and probabilities
 OF_LABELS = ("top1_disagreement", "cohen_kappa", "error_consistency")
 
 
 @dataclass(frozen=True)
 class Variants:
-    """What `compare` found. The reference is the first of `cells`.
+    """Result of `compare`.
 
-    names: trial number -> name. by_block: per variant, measure -> (B,) means over trials or pairs, summed over the
-    examples of each block. comparisons: (variant, measure) -> comparison with the reference. paired: variant -> whether.
-    impossible: variant -> in how many trials the truth has probability 0 somewhere.
+    Attributes
+    ----------
+    predictions : Predictions
+    margins : Margins
+    cells : list of Cell
+        One per variant, the reference first.
+    names : dict
+        Trial number -> name.
+    by_block : dict
+        Variant -> measure -> (B,) array: means over trials or pairs, summed over the examples of each block.
+    comparisons : dict
+        (variant, measure) -> comparison with the reference.
+    paired : dict
+        Variant -> whether its trials are paired with the reference's.
+    together : dict
+        Primary measure -> verdict and p-values of `sensitivity.judge_sensitivity`; empty for two variants.
     """
 
     predictions: Predictions
@@ -78,12 +91,12 @@ def compare(
     predictions : Predictions
         From `common.prediction_files.load`.
     reference : str, optional
-        A variant's name; the first one where none is named.
+        A variant's name; default: the first.
     margins : Margins, optional
     workers : int
-        Processes; no number depends on it.
+        Number of processes; results do not depend on it.
     progress : callable, optional
-        Told how many more examples of a variant were measured.
+        Called with the number of examples of a variant just processed.
 
     Returns
     -------
@@ -92,7 +105,7 @@ def compare(
     Raises
     ------
     UserError
-        A reference that is none of the variants, or trials' names of which only some are those of the reference.
+        The reference is not a variant, or two variants share some but not all of their trials' names.
     """
     variants = list(predictions.trials)
     if reference is not None and reference not in variants:
@@ -118,45 +131,59 @@ def compare(
 
 
 def measures_of(predictions: Predictions) -> list[str]:
-    """The measures that these predictions have: of trials first, then of pairs."""
+    """The measures that can be computed from these predictions: those of trials first, then those of pairs."""
     has_truth, labels = predictions.truth is not None, predictions.kind == "labels"
     of_trials = [name for name, wanted in (("loss", not labels), ("accuracy", True)) if has_truth and wanted]
     of_pairs = OF_LABELS if labels else (*metrics.MEANS, "cohen_kappa", "error_consistency")
     without = () if has_truth else (*OF_TRUE_CLASS, "error_consistency")
-    if not labels:  # the three most likely of three classes are always the same
+    if not labels:  # with three classes, any two top-3 sets are the same
         without += tuple(f"top{k}_overlap" for k in (3, 5) if predictions.shape[-1] <= k)
     return of_trials + [name for name in of_pairs if name not in without]
 
 
 def primary_of(predictions: Predictions) -> list[str]:
-    """The primary measures: those of a study; of labels, the accuracy stands for the loss."""
+    """The primary measures: those of a study, with accuracy in place of the loss for labels."""
     primary = ("accuracy", "top1_disagreement") if predictions.kind == "labels" else ("loss", *metrics.PRIMARY)
     return [name for name in primary if name in measures_of(predictions)]
 
 
 def _is_paired(predictions, one, other):
-    """Whether two variants have the same trials; a UserError if only some are the same."""
+    """Whether two variants have the same trials; a UserError if they share only some."""
     trials = predictions.trials
     common = set(trials[one]) & set(trials[other])
     if common and set(trials[one]) != set(trials[other]):
         odd = next(trial for trial in (*trials[one], *trials[other]) if trial not in common)
         where = one if odd in trials[one] else other
         raise UserError(
-            f"the trials of {one} and {other} pair only partly: {predictions.folder / where} alone has a trial {odd!r}; give"
-            " those with the same seed the same name in both, or no two of them the same"
+            f"the trials of {one} and {other} are paired only in part: only {predictions.folder / where} has a trial {odd!r};"
+            " give trials with the same seed the same name in both, or give all trials different names"
         )
     return bool(common)
 
 
 def _together(cells, share, name, margins):
-    """Whether the variant matters at all: `sensitivity.judge_sensitivity` over all pairs of variants; None without a margin."""
+    """`sensitivity.judge_sensitivity` over all pairs of variants; inconclusive without a margin."""
     margin = results.margin_of(name, cells[0], margins)
     differences = [difference(b, a, name, share).difference for a, b in itertools.combinations(cells, 2)]
     return judge_sensitivity(differences, margin) if margin else ("inconclusive", None, None)
 
 
 def difference(cell: Cell, reference: Cell, name: str, share: dict[tuple[str, str], bool]) -> Comparison:
-    """cell - reference in one measure, without a verdict; share: (variant, variant) -> whether trials are paired. A mean that is infinite in either is compared with none."""
+    """cell - reference in one measure, without a verdict.
+
+    Parameters
+    ----------
+    cell, reference : Cell
+    name : str
+        The measure.
+    share : dict
+        (variant, variant) -> whether their trials are paired.
+
+    Returns
+    -------
+    Comparison
+        Without a difference if the measure is infinite in any trial or pair of either.
+    """
     for one in (cell, reference):
         if count := one.result["infinite"].get(name):
             what = plural(count, "pair" if results.is_pair_measure(name) else "trial")
@@ -168,7 +195,7 @@ def difference(cell: Cell, reference: Cell, name: str, share: dict[tuple[str, st
 
 
 def _judged(cells, share, primary, measures, margins):
-    """(variant, measure) -> comparison with the reference: the primary measures are one family, every other is its own."""
+    """(variant, measure) -> comparison with the reference; primary measures are one family, each other one its own."""
     reference, found = cells[0], {}
     families = [[(reference, cell, name) for cell in cells[1:] for name in primary]]
     every = list(itertools.combinations(cells, 2))
@@ -183,16 +210,30 @@ def _judged(cells, share, primary, measures, margins):
 
 
 def error_over_examples(variants: Variants, name: str, variant: str, reference: str | None = None) -> float | None:
-    """The standard error of a mean, or of a difference from a reference, that comes from the finite set of examples.
+    """Standard error of a mean, or of its difference from a reference, due to the finite set of examples.
 
-    Examples, groups or windows are drawn, not trials. With s_b the sum of a measure over the n_b examples of block b and m
-    the mean over all, the deviations s_b - m n_b stand for values (Cochran 1977, Sampling techniques, 6.4: the ratio
-    estimator); windows are neighbours, so blocks of ten of them count as one (analysis/windows.py).
+    The sampling units are examples, groups or windows (blocks), not trials. With s_b the sum of a measure over the n_b
+    examples of block b and m the overall mean, the error is that of the deviations s_b - m n_b (ratio estimator).
+    Neighbouring windows are correlated, so they are resampled in blocks of ten (analysis/windows.py).
+
+    Parameters
+    ----------
+    variants : Variants
+    name : str
+        A measure.
+    variant : str
+    reference : str, optional
+        Another variant. None: the error of the variant's own mean.
 
     Returns
     -------
     float or None
-        None for a measure that is no mean over examples, that is infinite, or below FEWEST_BLOCKS blocks.
+        In the unit of the measure. None if the measure is not a mean over examples, if it is infinite, or below
+        FEWEST_BLOCKS blocks.
+
+    References
+    ----------
+    Cochran 1977, Sampling techniques, section 6.4.
     """
     sizes = np.bincount(variants.predictions.blocks).astype(np.float64)
     sums = variants.by_block[variant].get(name)
@@ -208,13 +249,22 @@ def error_over_examples(variants: Variants, name: str, variant: str, reference: 
     return window_standard_error(deviations, together)
 
 
-# --- measuring ------------------------------------------------------------------------------------------------------
+# --- metrics ------------------------------------------------------------------------------------------------------
 
 
 def log_probabilities(values: np.ndarray, logits: bool) -> np.ndarray:
-    """(N, C) probabilities, or logits, as log-probabilities of the same shape, in float32, or in float64 if they are.
+    """Log-probabilities from probabilities or logits.
 
-    Probabilities are divided by their sum, which may miss 1 a little where they were rounded. A zero is -inf.
+    Parameters
+    ----------
+    values : (N, C) array
+        Probabilities are normalised, since rounded ones may not sum to 1 exactly.
+    logits : bool
+
+    Returns
+    -------
+    (N, C) array
+        float64 if the values are, else float32; -inf for a probability of 0.
     """
     values = np.asarray(values, np.result_type(values.dtype, np.float32))
     with np.errstate(divide="ignore"):
@@ -225,7 +275,7 @@ def log_probabilities(values: np.ndarray, logits: bool) -> np.ndarray:
 
 
 def _measured(predictions: Predictions, files: Sequence[Path], workers: int, progress) -> dict[str, np.ndarray]:
-    """Sums over all examples, chunk by chunk, in their order whatever the number of workers."""
+    """Sums over all examples, added chunk by chunk in the same order for any number of workers."""
     total: dict[str, np.ndarray] = {}
     tasks = list(_tasks(predictions, files))
     workers = min(workers, len(tasks))
@@ -239,7 +289,7 @@ def _measured(predictions: Predictions, files: Sequence[Path], workers: int, pro
 
 
 def _tasks(predictions, files) -> Iterator[tuple]:
-    """The arguments of `_sums`, of at most MOST_ROWS examples and CHUNK_BYTES of all trials at a time."""
+    """The arguments of `_sums` for every chunk: at most MOST_ROWS examples and CHUNK_BYTES of all trials."""
     labels = predictions.kind == "labels"
     n_classes = len(predictions.classes) if labels else predictions.shape[-1]
     bytes_per_row = len(files) * (8 if labels else 16 * n_classes)
@@ -252,13 +302,13 @@ def _tasks(predictions, files) -> Iterator[tuple]:
 
 
 def _sums(files, kind, n_classes, start, truth, blocks, n_blocks) -> dict[str, np.ndarray]:
-    """What a chunk of examples adds to the sums of a variant.
+    """The contribution of a chunk of examples to the sums of a variant.
 
     Returns
     -------
     dict
-        Of trials (n,): "loss", "right"; (n, C): "labels". Of pairs (P,), in the order of combinations: a measure's name,
-        and "agreements", "both right". (B,): "block " and a measure's name.
+        Trials: "loss" and "correct" (n,), "labels" (n, C). Pairs, in the order of combinations: each metric's name,
+        "agreements" and "both correct" (P,). Blocks: "block " and a measure's name (B,).
     """
     values = [rows(file, start, start + len(blocks)) for file in files]
     pairs = list(itertools.combinations(range(len(files)), 2))
@@ -278,7 +328,7 @@ def _sums(files, kind, n_classes, start, truth, blocks, n_blocks) -> dict[str, n
 
 
 def _of_probabilities(scores, pairs, truth):
-    """(sums, values per example, means over trials or pairs) of the measures that need probabilities."""
+    """Measures that need probabilities: (sums over examples, values per example as means over trials or pairs)."""
     names = [
         name
         for name in metrics.MEANS
@@ -288,7 +338,7 @@ def _of_probabilities(scores, pairs, truth):
     n = len(next(iter(scores.values())))
     per_example = {name: np.zeros(n) for name in names}
     targets = np.zeros((n, 1), np.int64) if truth is None else truth.reshape(-1, 1)
-    windows = {trial: log_p[:, None, :] for trial, log_p in scores.items()}  # of one position each
+    windows = {trial: log_p[:, None, :] for trial, log_p in scores.items()}  # one position each
     for first in range(0, len(pairs), MOST_PAIRS):
         some = pairs[first : first + MOST_PAIRS]
         for index, (_, values) in enumerate(metrics.compare_pairs(windows, some, targets), first):
@@ -303,7 +353,7 @@ def _of_probabilities(scores, pairs, truth):
 
 
 def _of_labels(labels, pairs, truth, n_classes):
-    """The same for the measures of labels (n, N)."""
+    """The same as `_of_probabilities` for measures that need only labels, (n, N)."""
     agree, differ = np.empty(len(pairs), np.int64), np.zeros(labels.shape[1])
     for index, (a, b) in enumerate(pairs):
         same = labels[a] == labels[b]
@@ -313,22 +363,23 @@ def _of_labels(labels, pairs, truth, n_classes):
     sums = {"agreements": agree, "labels": counts}
     per_example = {"top1_disagreement": differ / len(pairs)}
     if truth is not None:
-        right = labels == truth
-        sums["right"] = right.sum(axis=1)
-        both = right.astype(np.float32) @ right.T.astype(np.float32)  # exact: there are less than 2^24 examples
-        sums["both right"] = both[np.triu_indices(len(right), 1)].astype(np.int64)
-        per_example["accuracy"] = right.mean(axis=0)
+        correct = labels == truth
+        sums["correct"] = correct.sum(axis=1)
+        both = correct.astype(np.float32) @ correct.T.astype(np.float32)  # exact below 2^24 examples
+        sums["both correct"] = both[np.triu_indices(len(correct), 1)].astype(np.int64)
+        per_example["accuracy"] = correct.mean(axis=0)
     return sums, per_example
 
 
 def _cell(name, numbers, sums, predictions) -> Cell:
-    """The trials and pairs of a variant as those of a study's result; "infinite": measure -> in how many of them it is.
+    """The trials and pairs of a variant in the format of a study's result; "infinite": measure -> count.
 
-    Where it is in any, it is left out of all: a mean over the others would be one over a selection.
+    A measure that is infinite in any trial or pair is missing in all, since a mean over the others would be a
+    selection.
     """
-    n, has_truth = predictions.n_rows, "right" in sums
+    n, has_truth = predictions.n_rows, "correct" in sums
     columns = {"loss": sums["loss"] / n} if "loss" in sums else {}
-    columns |= {"accuracy": sums["right"] / n} if has_truth else {}
+    columns |= {"accuracy": sums["correct"] / n} if has_truth else {}
     columns |= {key: sums[key] / n for key in metrics.MEANS if key in sums}
     infinite = {key: int(np.isinf(value).sum()) for key, value in columns.items() if np.isinf(value).any()}
     trials = [
@@ -342,9 +393,9 @@ def _cell(name, numbers, sums, predictions) -> Cell:
         pair |= {"top1_disagreement": (n - agreements) / n, "prediction_differences": n - agreements}
         pair["cohen_kappa"] = metrics.kappa_of_counts(agreements, sums["labels"][a], sums["labels"][b])
         if has_truth:
-            right = [np.array([count, n - count]) for count in (sums["right"][a], sums["right"][b])]
-            alike = n - int(right[0][0]) - int(right[1][0]) + 2 * int(sums["both right"][index])
-            pair["error_consistency"] = metrics.kappa_of_counts(alike, *right)
+            correct = [np.array([count, n - count]) for count in (sums["correct"][a], sums["correct"][b])]
+            alike = n - int(correct[0][0]) - int(correct[1][0]) + 2 * int(sums["both correct"][index])
+            pair["error_consistency"] = metrics.kappa_of_counts(alike, *correct)
         pairs.append(pair)
     return Cell({"architecture": "", "activation": name, "trials": trials, "pairs": pairs, "infinite": infinite})
 

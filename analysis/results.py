@@ -1,10 +1,10 @@
-"""A study's results as numbers: estimates and comparisons. Pure functions, no words and no files.
+"""A study's results as numbers: estimates and comparisons. Pure functions, without text and files.
 
-The order of things: results are read (common/storage.py), turned into numbers here (what happens along training: analysis/curves.py), into sections of text and tables
-(report/contents.py names them), and these are rendered (report/document.py). analyze_results.py is the script.
+Results are read (common/storage.py), turned into numbers here (training curves: analysis/curves.py), arranged in
+sections of text and tables (report/contents.py) and rendered (report/document.py); analyze_results.py is the script.
 
-A `Cell` is one architecture with one activation. Trials are addressed by their numbers, and trial k of one cell is
-compared with trial k of the other; what either lacks is left out. Throughout, n counts trials, never pairs.
+A `Cell` is one architecture with one activation. Trial k of one cell is compared with trial k of the other; trials that
+either lacks are left out. Throughout, n counts trials, never pairs.
 """
 
 import functools
@@ -32,21 +32,21 @@ SMELU = "smelu_"
 
 @dataclass(frozen=True)
 class Margins:
-    """The smallest differences of interest: of losses in nats, of pair metrics as a share of the reference's value."""
+    """The smallest differences of interest."""
 
-    loss: float = 0.01
-    pairs: float = 0.05
+    loss: float = 0.01  # nats
+    pairs: float = 0.05  # of pair metrics, as a fraction of the reference's value
 
 
 @dataclass(frozen=True)
 class Measure:
-    """How a measure is named and printed: decimals, and a factor (100 for percentages)."""
+    """How a measure is labelled and printed."""
 
     label: str
     unit: str
     better: str | None  # "lower" or "higher"
     decimals: int
-    scale: float = 1.0
+    scale: float = 1.0  # factor before printing: 100 for percentages
 
     @property
     def in_text(self) -> str:
@@ -70,15 +70,20 @@ def _measures():
 
 
 MEASURES = _measures()
-# The pair metrics that say something of their own: counts are left out, and so is a copy of top-1 disagreement.
+# Pair metrics that carry information of their own: without counts, one of which duplicates top-1 disagreement.
 PAIR_MEASURES = tuple(name for name in metrics.METRICS if name not in ("prediction_differences", "total_predictions"))
 
 
 @dataclass(frozen=True, eq=False)
 class Cell:
-    """One architecture with one activation; it must not change, for what is computed of it is remembered.
+    """One architecture with one activation. It must not be modified, since results computed from it are cached.
 
-    result: the content of its result file. arrays: name -> values per window, from `storage.read_values`, or None.
+    Attributes
+    ----------
+    result : dict
+        The content of its result file.
+    arrays : dict or None
+        Name -> values per window, from `storage.read_values`.
     """
 
     result: dict
@@ -102,7 +107,7 @@ class Cell:
 
     @functools.cached_property
     def trials(self) -> dict[int, dict]:
-        """Number -> record of the complete trials."""
+        """Trial number -> record, of the complete trials."""
         return {t["trial"]: t for t in self.result["trials"] if t["status"] == "complete"}
 
     @functools.cached_property
@@ -123,22 +128,22 @@ def is_pair_measure(name: str) -> bool:
     return name in metrics.METRICS
 
 
-def once(function):
-    """Computes function(cells, ...) only once for the same cells: sections and figures ask for the same numbers."""
-    remembering = functools.cache(function)
-    return functools.wraps(function)(lambda cells, *rest: remembering(tuple(cells), *rest))
+def cached_by_cells(function):
+    """Caches function(cells, ...), where cells may be a list: sections and figures need the same numbers."""
+    cached = functools.cache(function)
+    return functools.wraps(function)(lambda cells, *rest: cached(tuple(cells), *rest))
 
 
 # --- values and estimates -------------------------------------------------------------------------------------------
 
 
 def values(cell: Cell, name: str, numbers: Sequence[int] | None = None) -> list[float | None]:
-    """A measure of trials, in the order of `numbers` (all of the cell's by default); None where it is missing."""
+    """A measure of trials, in the order of `numbers` (default: all of the cell's); None if missing."""
     return [cell.trials.get(k, {}).get(name) for k in (cell.numbers if numbers is None else numbers)]
 
 
 def pair_values(cell: Cell, value: Callable[[dict], float | None], numbers: Sequence[int] | None = None) -> np.ndarray:
-    """(n, n) of value(pair), over `numbers` (all of the cell's by default); NaN where there is none."""
+    """value(pair) of every pair as an (n, n) matrix over `numbers` (default: all of the cell's); NaN if missing."""
     numbers = cell.numbers if numbers is None else numbers
     index = {number: position for position, number in enumerate(numbers)}
     found = [
@@ -150,25 +155,37 @@ def pair_values(cell: Cell, value: Callable[[dict], float | None], numbers: Sequ
 
 
 def matrix(cell: Cell, name: str, numbers: Sequence[int] | None = None) -> np.ndarray:
-    """(n, n) of a pair metric."""
+    """A pair metric as an (n, n) matrix over `numbers` (default: all of the cell's); NaN if missing."""
     return pair_values(cell, lambda pair: pair.get(name), numbers)
 
 
 @functools.cache
 def estimate(cell: Cell, name: str) -> Estimate:
-    """The mean of a measure over the cell's trials or pairs, with its interval, which ends where the measure does."""
+    """The mean of a measure over the cell's trials or pairs, its interval clipped to the range of the measure."""
     if is_pair_measure(name):
         return of_pairs(matrix(cell, name), name)
     return truncated(mean_interval(values(cell, name)), name)
 
 
 def of_pairs(values: np.ndarray, name: str) -> Estimate:
-    """The mean of a pair metric over (n, n) values, with its interval."""
+    """The mean of a pair metric over an (n, n) matrix, its interval clipped to the range of the metric."""
     return truncated(pair_interval(values), name)
 
 
 def sd_estimate(cell: Cell, name: str) -> Estimate:
-    """The standard deviation (ddof 1) of a measure over trials, with the chi-square interval of normal values."""
+    """The standard deviation (ddof 1) of a measure over trials, with the chi-square interval for normal values.
+
+    Parameters
+    ----------
+    cell : Cell
+    name : str
+        A measure of trials.
+
+    Returns
+    -------
+    Estimate
+        `mean` is the standard deviation; without an interval below two trials, or if all values are equal.
+    """
     found = [value for value in values(cell, name) if value is not None]
     method, n = "chi-square interval of a standard deviation (normal values)", len(found)
     if n < 2:
@@ -183,13 +200,13 @@ def sd_estimate(cell: Cell, name: str) -> Estimate:
 
 
 def scaled(estimate: Estimate, factor: float) -> Estimate:
-    """The estimate times a positive constant that counts as known."""
+    """The estimate multiplied by a positive constant that is taken as known."""
     numbers = {name: getattr(estimate, name) for name in ("mean", "sd", "low", "high", "standard_error")}
     return replace(estimate, **{name: None if x is None else x * factor for name, x in numbers.items()})
 
 
 def union(cells: Iterable[Cell]) -> list[int]:
-    """Every trial number that any of the cells has."""
+    """Trial numbers that occur in any of the cells, in ascending order."""
     return sorted(set(itertools.chain.from_iterable(cell.numbers for cell in cells)))
 
 
@@ -197,7 +214,7 @@ def union(cells: Iterable[Cell]) -> list[int]:
 
 
 def compare_cells(cell: Cell, reference: Cell, name: str) -> Comparison:
-    """cell - reference in one measure, trial k against trial k, pair (j, k) against pair (j, k)."""
+    """cell - reference in one measure, paired: trial k with trial k, pair (j, k) with pair (j, k)."""
     numbers = union((cell, reference))
     if is_pair_measure(name):
         return significance.compare_pair_means(matrix(cell, name, numbers), matrix(reference, name, numbers))
@@ -205,16 +222,32 @@ def compare_cells(cell: Cell, reference: Cell, name: str) -> Comparison:
 
 
 def in_percent(comparison: Comparison, reference: Cell, name: str) -> Estimate | None:
-    """The difference in percent of the reference's mean, which counts as known; None where that mean is 0."""
+    """The difference in percent of the reference's mean, which is taken as known; None if that mean is 0."""
     base = estimate(reference, name).mean
     return scaled(comparison.difference, 100 / abs(base)) if base else None
 
 
 def share_of(cell: Cell, whole: Cell, name: str) -> Estimate | None:
-    """A pair metric of one cell in percent of another's, over the trials that both have; None where that is 0.
+    """A pair metric of one cell in percent of another's, with a delta-method interval.
 
-    The ratio R of two means over pairs, with the delta method's interval: that of the mean of c - R w over pairs, in
-    percent of w's mean, c and w being the two cells' values for the same two trials.
+    The interval of the ratio R of two means over pairs is that of the mean of c - R w, divided by the mean of w, where
+    c and w are the two cells' values for the same pair of trials.
+
+    Parameters
+    ----------
+    cell, whole : Cell
+        Compared over the trials that both have.
+    name : str
+        A pair metric.
+
+    Returns
+    -------
+    Estimate or None
+        Percent; None if a mean is missing, or that of `whole` is 0.
+
+    References
+    ----------
+    Cochran 1977, Sampling techniques, section 6.4 (ratio estimators).
     """
     numbers = sorted(set(cell.numbers) & set(whole.numbers))
     part, base = matrix(cell, name, numbers), matrix(whole, name, numbers)
@@ -228,14 +261,14 @@ def share_of(cell: Cell, whole: Cell, name: str) -> Estimate | None:
 
 
 def reference_of(cells: Sequence[Cell]) -> Cell | None:
-    """ReLU's cell, or the first one; None of no cells."""
+    """ReLU's cell, else the first one; None without cells."""
     return next((cell for cell in cells if cell.activation == REFERENCE), cells[0] if cells else None)
 
 
 def margin_of(name: str, reference: Cell, margins: Margins) -> float | None:
-    """The margin of a measure in its own unit; None for times, and where the reference has no value, or 0.
+    """The margin of a measure in its own unit; None for times, and if the reference's mean is missing or 0.
 
-    Accuracies, which are fractions, share the number of nats.
+    For accuracies, which are fractions, the margin is the same number as for losses in nats.
     """
     if name.endswith("_s"):
         return None
@@ -245,11 +278,21 @@ def margin_of(name: str, reference: Cell, margins: Margins) -> float | None:
     return margins.pairs * abs(mean) or None if mean is not None else None
 
 
-@once
+@cached_by_cells
 def primary_comparisons(cells: Sequence[Cell], margins: Margins) -> dict[tuple[str, str], Comparison]:
-    """(activation, primary measure) -> comparison with the reference and its verdict.
+    """(activation, primary measure) -> comparison with the reference, with its verdict.
 
-    cells: of one architecture. They are one family: every activation against the reference times the primary measures.
+    The comparisons are one family: every activation against the reference times the primary measures.
+
+    Parameters
+    ----------
+    cells : sequence of Cell
+        All of one architecture in a study.
+    margins : Margins
+
+    Returns
+    -------
+    dict
     """
     reference = reference_of(cells)
     keys = [(cell, name) for cell in cells if cell is not reference for name in PRIMARY]
@@ -258,14 +301,14 @@ def primary_comparisons(cells: Sequence[Cell], margins: Margins) -> dict[tuple[s
     return {(cell.activation, name): comparison for (cell, name), comparison in zip(keys, judged)}
 
 
-@once
+@cached_by_cells
 def comparisons(
     cells: Sequence[Cell], name: str, margins: Margins, measured: Callable[[Cell, Cell], Comparison] | None = None
 ) -> dict[tuple[str, str], Comparison]:
-    """(activation, other) -> comparison of every ordered pair of activations in one measure, with its one verdict.
+    """(activation, other) -> comparison of every ordered pair of activations in one measure, with its verdict.
 
-    Whoever compares two activations takes the verdict from here. A primary measure against the reference was judged in
-    the family of `primary_comparisons`; all other pairs in this measure are a family of their own.
+    All verdicts on two activations come from here. Primary measures against the reference are judged in the family of
+    `primary_comparisons`; all other pairs in this measure are another family.
 
     Parameters
     ----------
@@ -275,7 +318,7 @@ def comparisons(
         The measure.
     margins : Margins
     measured : callable, optional
-        (cell, other) -> Comparison, for a measure that is not stored as such (a loss at a step, say): no primary one.
+        (cell, other) -> Comparison, for a measure that is not stored as such (e.g. the loss at a step) and not primary.
 
     Returns
     -------
@@ -292,10 +335,26 @@ def comparisons(
 
 
 def equal_spread_p(cell: Cell, reference: Cell, name: str) -> float | None:
-    """p of "both spread equally over trials", paired: Pitman (1939) and Morgan (1939).
+    """p of the Pitman-Morgan test of equal variances of two paired samples.
 
-    Sum and difference of two paired variables are uncorrelated exactly if their variances are equal. None below
-    three common trials, or where sum or difference is the same in all.
+    The sum and the difference of two paired variables are uncorrelated exactly if their variances are equal.
+
+    Parameters
+    ----------
+    cell, reference : Cell
+    name : str
+        A measure of trials.
+
+    Returns
+    -------
+    float or None
+        None below three common trials, or if the sum or the difference is the same in all of them.
+
+    References
+    ----------
+    Morgan 1939, A test for the significance of the difference between the two variances in a sample from a normal
+    bivariate population.
+    Pitman 1939, A note on normal correlation.
     """
     numbers = union((cell, reference))
     both = [(x, y) for x, y in zip(values(cell, name, numbers), values(reference, name, numbers)) if None not in (x, y)]
@@ -311,21 +370,33 @@ def equal_spread_p(cell: Cell, reference: Cell, name: str) -> float | None:
 
 
 def order(cells: Sequence[Cell], means: Sequence[float | None], better: str | None) -> list[Cell]:
-    """The cells that have a mean, best first; equal ones in the study's order."""
+    """The cells that have a mean, best first; ties in the study's order."""
     sign = -1 if better == "higher" else 1
     known = [(sign * mean, index) for index, mean in enumerate(means) if mean is not None]
     return [cells[index] for _, index in sorted(known)]
 
 
-# --- the text itself ------------------------------------------------------------------------------------------------
+# --- the finite text --------------------------------------------------------------------------------------------------
 
 
 def window_errors(cell: Cell, reference: Cell | None, name: str) -> float | None:
-    """The standard error of a mean, or of a difference, that comes from the finite validation text alone.
+    """Standard error of a mean, or of a difference, due to the finite validation text alone.
 
-    Per window, the mean over all trials or pairs (in both cells); then its error over the windows of the text, in blocks,
-    since neighbours are alike (analysis/windows.py). The loss is per trial, other measures per pair. None without the
-    arrays, or with fewer than two blocks.
+    The mean of each window over all trials or pairs (that both cells have), and its error over the windows of the text,
+    in blocks, since neighbouring windows are correlated (analysis/windows.py).
+
+    Parameters
+    ----------
+    cell : Cell
+    reference : Cell or None
+        None: the error of the cell's own mean.
+    name : str
+        A pair metric; any other name stands for the loss.
+
+    Returns
+    -------
+    float or None
+        In the unit of the measure; None without values per window, or with fewer than two blocks.
     """
     cells = [cell] if reference is None else [cell, reference]
     if any(not member.arrays for member in cells):
@@ -346,7 +417,7 @@ def window_errors(cell: Cell, reference: Cell | None, name: str) -> float | None
 
 
 def outlying(cell: Cell, name: str) -> list[int]:
-    """The numbers of the trials that lie far from all others in a measure (analysis/outlying.py)."""
+    """The numbers of the trials flagged as outlying in a measure (analysis/outlying.py)."""
     if is_pair_measure(name):
         found = outlying_runs_of_pairs(matrix(cell, name))
     else:
@@ -361,13 +432,23 @@ def without(cell: Cell, numbers: Sequence[int]) -> Cell:
     return Cell(cell.result | {"trials": trials, "pairs": pairs}, cell.arrays)
 
 
-# --- all activations at once ----------------------------------------------------------------------------------------
+# --- all activations together -----------------------------------------------------------------------------------------
 
 
 def disagreeing_measures(cells: Sequence[Cell], margins: Margins) -> list[tuple[Cell, Cell, list[str], list[str]]]:
-    """Pairs of activations of which some measures call the first more reproducible, and some the second.
+    """Pairs of activations on whose order in reproducibility the pair metrics disagree.
 
-    Both by a significant difference, corrected in the family of its measure (see `comparisons`).
+    Parameters
+    ----------
+    cells : sequence of Cell
+        All of one architecture in a study.
+    margins : Margins
+
+    Returns
+    -------
+    list of (one, other, metrics, metrics)
+        Metrics in which the first is significantly more reproducible, and those in which the second is, each corrected
+        in the family of its measure (see `comparisons`).
     """
     compared = {name: comparisons(cells, name, margins) for name in PAIR_MEASURES}
     found = []
@@ -381,7 +462,7 @@ def disagreeing_measures(cells: Sequence[Cell], margins: Margins) -> list[tuple[
 
 
 def activation_sensitivity(cells: Sequence[Cell], margins: Margins) -> dict[str, Sensitivity] | None:
-    """Whether the activation matters to an architecture: for `val_loss` and `relative_pd`; None of fewer than two."""
+    """Sensitivity of an architecture to the activation, in `val_loss` and `relative_pd`; None below two activations."""
     if len(cells) < 2:
         return None
     numbers, reference = union(cells), reference_of(cells)
@@ -394,15 +475,25 @@ def activation_sensitivity(cells: Sequence[Cell], margins: Margins) -> dict[str,
 
 
 def has_both(cell: Cell) -> bool:
-    """Whether there are a validation loss and a relative PD, the two of the Pareto frontier."""
+    """Whether the cell has both axes of the Pareto frontier, a validation loss and a relative PD."""
     return None not in (estimate(cell, "val_loss").mean, estimate(cell, "relative_pd").mean)
 
 
-@once
+@cached_by_cells
 def frontier(cells: Sequence[Cell]) -> tuple[list[str], dict[str, float] | None]:
-    """(the activations that no other beats in both loss and PD, the share of bootstrap resamples each is there).
+    """The Pareto frontier in loss and relative PD.
 
-    cells: those that have both.
+    Parameters
+    ----------
+    cells : sequence of Cell
+        For which `has_both` holds.
+
+    Returns
+    -------
+    activations : list of str
+        Those on the frontier.
+    shares : dict or None
+        Activation -> fraction of bootstrap resamples in which it is on the frontier; None below three trials.
     """
     numbers = union(cells)
     means = [[estimate(cell, name).mean for cell in cells] for name in ("val_loss", "relative_pd")]
@@ -414,7 +505,7 @@ def frontier(cells: Sequence[Cell]) -> tuple[list[str], dict[str, float] | None]
 
 
 def group_difference(group: Sequence[Cell], reference: Cell, name: str) -> Comparison:
-    """The mean over a group of activations - the reference, trial by trial or pair by pair; missing in one: left out."""
+    """The mean over a group of activations minus the reference, paired; trials missing in any are left out."""
     numbers = union((*group, reference))
     if is_pair_measure(name):
         mean = np.mean([matrix(cell, name, numbers) for cell in group], axis=0)
@@ -436,7 +527,7 @@ ALL_SOURCES = "all together"
 
 
 def source_label(identity: dict) -> str:
-    """What differs between the trials of a study, in words."""
+    """The sources of randomness that vary between the trials of a study, in words."""
     vary = identity["vary"]
     if identity["protocol"] == "published" or set(vary) == {"init", "data", "dropout"}:
         return ALL_SOURCES
@@ -445,12 +536,12 @@ def source_label(identity: dict) -> str:
 
 @dataclass(frozen=True)
 class Study:
-    """A study's folder, read: `identity` from study.json, its cells, and every (architecture, activation) planned."""
+    """The content of a study's folder."""
 
     folder: str
-    identity: dict
+    identity: dict  # from study.json
     cells: list[Cell]
-    planned: list[tuple[str, str]]
+    planned: list[tuple[str, str]]  # (architecture, activation)
 
     @functools.cached_property
     def architectures(self) -> dict[str, list[Cell]]:

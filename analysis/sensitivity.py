@@ -1,9 +1,8 @@
-"""What several activations show together: does the choice matter, and which are on the Pareto frontier?
+"""Inference on all activations together: does the choice matter, and which are on the Pareto frontier?
 
-Apart from analysis/significance.py, which compares two, because these questions take all activations at once. Values
-are (A, n): A activations, n trials, where trial k of every activation shares its seed, so a trial is a
-block. Trials that are missing anywhere (None, NaN) are left out everywhere. Every random draw has an
-explicit seed.
+Two activations are compared in analysis/significance.py. Values are (A, n): A activations, n trials. Trial k of every
+activation shares its seeds, so trials are blocks; trials that are missing in any activation (None, NaN) are left out in
+all. Every random draw has an explicit seed.
 """
 
 import math
@@ -17,19 +16,34 @@ from analysis.estimates import ROUNDING, Estimate, complete_trials, pair_mean_sq
 from analysis.power import trials_for_power, trials_still_needed
 from analysis.significance import compare_means, compare_pair_means, equivalence, holm, minimum_effect
 
-POWER = 0.8  # that the number of trials needed aims at
-REMOVED_EXCESS = 0.6  # of the jackknife's excess variance, in `pseudo_values`; chosen by simulation
+POWER = 0.8  # target of the number of trials needed
+REMOVED_EXCESS = 0.6  # fraction of the jackknife's excess variance removed in `pseudo_values`; chosen by simulation
 
 
 @dataclass(frozen=True)
 class Sensitivity:
     """Whether the activation matters for one metric of one architecture.
 
-    `verdict` is "sensitive", "insensitive" or "inconclusive". It rests on two tests over all pairs of activations:
-    `minimum_effect_p`, the smallest p of "no larger than the margin" after Holm's correction, and `equivalence_p`, the
-    largest p of "no smaller than the margin". `equal_means_p` is the permutation test's, of which `smallest_p` is the
-    least that these trials can give; it plays no part in the verdict. `between_sd`: the standard deviation between
-    activations, sampling variance subtracted. `range_over_minimum`: of the activations' means; it grows with noise.
+    Attributes
+    ----------
+    verdict : str
+        "sensitive", "insensitive" or "inconclusive" (see `judge_sensitivity`).
+    reason : str or None
+        For the verdict.
+    trials_needed : int or None
+        With the verdict "inconclusive".
+    margin : float or None
+        The smallest difference of interest, in the unit of the metric.
+    minimum_effect_p : float or None
+        Over all pairs of activations, the smallest Holm-corrected p of "no larger than the margin".
+    equivalence_p : float or None
+        Over all pairs of activations, the largest p of "no smaller than the margin".
+    equal_means_p, smallest_p : float or None
+        p of the permutation test, and the smallest possible with these trials; neither affects the verdict.
+    between_sd : Estimate
+        Standard deviation between activations, with the sampling variance subtracted.
+    range_over_minimum : float or None
+        Range of the activations' means over the smallest; increases with noise.
     """
 
     verdict: str
@@ -45,7 +59,7 @@ class Sensitivity:
 
     @property
     def verdict_text(self) -> str:
-        """As tables print it: "sensitive" or "inconclusive (33 seeds needed)"."""
+        """As printed in tables: "sensitive" or "inconclusive (33 seeds needed)"."""
         return f"{self.verdict} ({self.trials_needed} seeds needed)" if self.trials_needed else self.verdict
 
     def as_dict(self) -> dict:
@@ -54,17 +68,37 @@ class Sensitivity:
 
 
 def pseudo_values(matrices: np.ndarray) -> np.ndarray:
-    """One value per activation and trial whose mean over trials is the activation's mean over pairs.
+    """Values of trials that represent a pair metric: their mean over trials is the activation's mean over pairs.
 
-    matrices: (A, n, n), a pair metric; returns (A, m), over the m >= 3 trials that are complete in all. The
-    jackknife's pseudo-value of trial k is n U - (n - 1) U_without_k. Their spread counts most of the variance
-    between pairs twice (see analysis/estimates.py), so here they are drawn towards U by one common factor: the
-    spread left after activations and trials are taken out then stands for the jackknife variance less 0.6 of
-    its excess, and no less than the variance if trials have no effect of their own.
+    The jackknife pseudo-value of trial k is n U - (n - 1) U_without_k. The variance of pseudo-values counts most of the
+    per-pair variance twice (see analysis/estimates.py), so they are shrunk towards U by a common factor: the residual
+    variance (activations and trials removed) then equals the jackknife variance less 0.6 of its excess, but at least
+    the variance without any per-model component.
 
-    Subtracting all of the excess would be unbiased, but its noise makes tests reject too often (8% at 5%).
-    At 0.6, five activations, equal first- and second-order variance, the permutation test rejects 5% for
-    n = 5 and n = 10; with a first-order share of 0, 0.25 and 1: 1, 4 and 5% (check_statistics.py).
+    Parameters
+    ----------
+    matrices : (A, n, n) array, any unit
+        A pair metric; NaN: no value.
+
+    Returns
+    -------
+    (A, m) array
+        Over the m >= 3 trials that are complete in all activations.
+
+    Raises
+    ------
+    ValueError
+        Fewer than three such trials.
+
+    Notes
+    -----
+    Removing all of the excess would be unbiased, but its noise makes tests reject too often (8% at a level of 5%). With
+    a factor of 0.6, five activations and equal first- and second-order variance, the permutation test rejects in 5% of
+    studies for n = 5 and n = 10; with a first-order share of 0, 0.25 and 1 in 1, 4 and 5% (check_statistics.py).
+
+    References
+    ----------
+    Efron & Stein 1981, The jackknife estimate of variance.
     """
     matrices = np.asarray(matrices, dtype=np.float64)
     trials = complete_trials(matrices.sum(0))
@@ -83,15 +117,39 @@ def pseudo_values(matrices: np.ndarray) -> np.ndarray:
 
 
 def between_group_sd(values: Sequence[Sequence[float | None]], confidence: float = 0.95) -> Estimate:
-    """The standard deviation (ddof 1) between activations' true means, sampling variance subtracted.
+    """Standard deviation (ddof 1) between the activations' true means, with the sampling variance subtracted.
 
-    values: (A, n), trials, or `pseudo_values` of pairs. Two-way layout: activations are fixed effects, trials
-    are blocks, and what is left has one variance, estimated by M_e; M_g is activations' mean square. The
-    estimate is sqrt((M_g - M_e) / n), or 0. Its interval inverts the noncentral chi-square law of
-    (A - 1) M_g / M_e, with M_e taken as true but the normal quantile replaced by Student's (df of M_e); the
-    lower limit is 0 where the F test does not reject at (1 - confidence) / 2. Inverting the noncentral F
-    would count the error of M_e twice, and cover 100% where activations differ clearly; this covers 94 to
-    98% for means and n >= 5, and more for pairs whose trials bring little (check_statistics.py).
+    In a two-way layout with activations as fixed effects (mean square M_g), trials as blocks and a common residual
+    variance (mean square M_e), the estimate is sqrt((M_g - M_e) / n), or 0. The interval inverts the noncentral
+    chi-square distribution of (A - 1) M_g / M_e with M_e taken as known, but with the normal quantile replaced by
+    Student's (degrees of freedom of M_e). The lower limit is 0 if the F test does not reject at (1 - confidence) / 2.
+
+    Parameters
+    ----------
+    values : (A, n) array, any unit
+        Values of trials, or `pseudo_values` of pairs.
+    confidence : float
+
+    Returns
+    -------
+    Estimate
+        `mean` is the standard deviation; without an interval below two trials, or without spread over trials.
+
+    Raises
+    ------
+    ValueError
+        The values are not two-dimensional, or of fewer than two activations.
+
+    Notes
+    -----
+    Inverting the noncentral F distribution would count the error of M_e twice and cover 100% where activations clearly
+    differ. This interval covers 94 to 98% for means and n >= 5, and more for pairs with a small per-model component
+    (check_statistics.py).
+
+    References
+    ----------
+    Steiger 2004, Beyond the F test: effect size confidence intervals and tests of close fit in the analysis of variance
+    and contrast analysis (inversion of a noncentral distribution).
     """
     values = _complete(values)
     (groups, n), method = values.shape, "noncentral chi-square with Student's quantile, trials as blocks"
@@ -118,30 +176,33 @@ def between_group_sd(values: Sequence[Sequence[float | None]], confidence: float
 def equal_means_test(
     values: Sequence[Sequence[float | None]], n_permutations: int = 9999, seed: int = 0
 ) -> float | None:
-    """p of "all activations have the same mean", by permuting the activations within each trial.
+    """p of the permutation test of equal means of all activations, permuting activations within each trial.
 
-    The statistic is the largest |t| of the paired t tests of all pairs of activations. It says nothing about how large
-    a difference is.
+    The statistic is the largest |t| of the paired t tests of all pairs of activations; it is not a measure of size.
 
     Parameters
     ----------
     values : (A, n) array, any unit
-        Trials, or `pseudo_values` of pairs.
+        Values of trials, or `pseudo_values` of pairs.
     n_permutations, seed : int
-        Drawn at random, the same for the same seed.
+        Permutations are drawn at random, the same for the same seed.
 
     Returns
     -------
     float or None
-        (1 + the number of permutations with a statistic as large) / (1 + n_permutations), never below `smallest_p`;
-        None below two trials. Exact if the activations are exchangeable within a trial. Equal means with unequal
-        variances are not exchangeable; dividing by each pair's own standard error makes that matter less
-        (check_statistics.py).
+        (1 + number of permutations with a statistic at least as large) / (1 + n_permutations), never below
+        `smallest_p`; None below two trials. Exact if activations are exchangeable within a trial. With equal means but
+        unequal variances they are not; studentising each difference reduces the effect (check_statistics.py).
+
+    Raises
+    ------
+    ValueError
+        As in `between_group_sd`.
 
     References
     ----------
-    Chung & Romano 2013, Exact and asymptotically robust permutation tests (studentised statistics); Westfall & Young
-    1993, Resampling-based multiple testing (the largest of several statistics).
+    Chung & Romano 2013, Exact and asymptotically robust permutation tests (studentised statistics).
+    Westfall & Young 1993, Resampling-based multiple testing (maximum of several statistics).
     """
     values = _complete(values)
     groups, n = values.shape
@@ -157,7 +218,7 @@ def equal_means_test(
 
 
 def _largest_t(values, rounding):
-    """(P, A, n) -> (P,): the largest |paired t| over the pairs; 0 where means agree, inf where only spread is missing."""
+    """(P, A, n) -> (P,): the largest paired |t| over all pairs; 0 if means are equal, inf if only the spread is 0."""
     largest = np.zeros(len(values))
     n = values.shape[2]
     for i, j in combinations(range(values.shape[1]), 2):
@@ -170,10 +231,21 @@ def _largest_t(values, rounding):
 
 
 def smallest_p(groups: int, n: int, n_permutations: int = 9999) -> float:
-    """The least p that `equal_means_test` can give A activations with n trials.
+    """The smallest p that `equal_means_test` can return.
 
-    Of the A!^n arrangements, those that treat the two activations with the largest |t| alike, in either direction and
-    under any two names, cannot be told apart: (A (A - 1))^(1 - n) of all. Drawn permutations count at least one.
+    Of the A!^n arrangements, a fraction (A (A - 1))^(1 - n) gives the same largest |t|: those that assign the two
+    activations it comes from consistently, in either direction and under any two labels. With random permutations, p is
+    also at least 1 / (1 + n_permutations).
+
+    Parameters
+    ----------
+    groups, n : int
+        A activations, n trials.
+    n_permutations : int
+
+    Returns
+    -------
+    float
     """
     return max((groups * (groups - 1.0)) ** (1 - n), 1 / (1 + n_permutations))
 
@@ -184,16 +256,16 @@ def sensitivity_of_means(
     n_permutations: int = 9999,
     seed: int = 0,
 ) -> Sensitivity:
-    """Sensitive, insensitive or inconclusive, for a metric of trials (see `judge_sensitivity`).
+    """Sensitivity of a metric of trials to the activation (see `judge_sensitivity`).
 
     Parameters
     ----------
     values : (A, n) array, any unit
         A activations, n trials.
     margin : float or None
-        The smallest difference of interest, in the same unit.
+        The smallest difference of interest, in the same unit. None: the verdict is "inconclusive".
     n_permutations, seed : int
-        Of `equal_means_test`.
+        For `equal_means_test`.
 
     Returns
     -------
@@ -207,7 +279,19 @@ def sensitivity_of_means(
 def sensitivity_of_pairs(
     matrices: np.ndarray, margin: float | None, n_permutations: int = 9999, seed: int = 0
 ) -> Sensitivity:
-    """Sensitive, insensitive or inconclusive, for a pair metric. matrices: (A, n, n); else as `sensitivity_of_means`."""
+    """Sensitivity of a pair metric to the activation (see `judge_sensitivity`).
+
+    Parameters
+    ----------
+    matrices : (A, n, n) array, any unit
+        A activations, n trials; NaN: no value. Only trials complete in all activations are used.
+    margin, n_permutations, seed
+        As in `sensitivity_of_means`.
+
+    Returns
+    -------
+    Sensitivity
+    """
     matrices = np.asarray(matrices, dtype=np.float64)
     trials = complete_trials(matrices.sum(0))
     matrices = matrices[:, trials][:, :, trials]
@@ -219,30 +303,37 @@ def sensitivity_of_pairs(
 def judge_sensitivity(
     differences: Sequence[Estimate], margin: float, alpha: float = 0.05
 ) -> tuple[str, float | None, float | None]:
-    """Whether some difference exceeds a margin, or none does, or neither is shown.
+    """Whether some difference exceeds the margin, none does, or neither can be shown.
 
-    "sensitive" if for some pair of activations |difference| > margin is shown: minimum-effect tests, Holm-corrected
-    over all pairs. "insensitive" if |difference| < margin is shown for every pair: two one-sided tests at alpha each,
-    an intersection-union test, which needs no correction. Else "inconclusive".
+    "sensitive" if |difference| > margin is shown for some pair of activations (minimum-effect tests, Holm-corrected
+    over all pairs). "insensitive" if |difference| < margin is shown for every pair (two one-sided tests at alpha each,
+    an intersection-union test, which needs no correction). Otherwise "inconclusive".
 
     Parameters
     ----------
     differences : sequence of Estimate
-        Of all A (A - 1) / 2 pairs of activations.
+        One for each of the A (A - 1) / 2 pairs of activations.
     margin : float
-        The smallest difference of interest, in their unit.
+        The smallest difference of interest, positive, in their unit.
     alpha : float
 
     Returns
     -------
     verdict : str
     minimum_effect_p, equivalence_p : float or None
-        The smallest and the largest p of the two; None where a pair has none.
+        The smallest corrected p of the former tests (None if no pair has one) and the largest p of the latter (None if
+        any pair has none).
+
+    Raises
+    ------
+    ValueError
+        The margin is not positive.
 
     References
     ----------
-    Murphy & Myors 1999 (minimum-effect tests); Berger 1982, Multiparameter hypothesis testing and acceptance sampling
-    (intersection-union tests).
+    Berger 1982, Multiparameter hypothesis testing and acceptance sampling (intersection-union tests).
+    Murphy & Myors 1999, Testing the hypothesis that treatments have negligible effects: minimum-effect tests in the
+    general linear model.
     """
     exceeds = [p for p in holm([minimum_effect(d, margin) for d in differences]) if p is not None]
     within = [equivalence(d, margin) for d in differences]
@@ -255,7 +346,19 @@ def judge_sensitivity(
 
 
 def pareto_front(loss: np.ndarray, pd: np.ndarray) -> np.ndarray:
-    """Which activations no other one beats: none is as low in both and lower in one. (..., A) -> (..., A)."""
+    """Which activations are on the Pareto frontier: not dominated by any other.
+
+    One activation dominates another if it is at most as high in both metrics and lower in at least one.
+
+    Parameters
+    ----------
+    loss, pd : (..., A) array
+        Lower is better; NaN: missing, never on the frontier.
+
+    Returns
+    -------
+    (..., A) boolean array
+    """
     loss, pd = np.asarray(loss, dtype=np.float64), np.asarray(pd, dtype=np.float64)
     loss_here, pd_here, loss_other, pd_other = (
         loss[..., None],
@@ -264,8 +367,8 @@ def pareto_front(loss: np.ndarray, pd: np.ndarray) -> np.ndarray:
         pd[..., None, :],
     )
     as_low = (loss_other <= loss_here) & (pd_other <= pd_here)
-    beaten = (as_low & ((loss_other < loss_here) | (pd_other < pd_here))).any(-1)
-    return ~beaten & ~np.isnan(loss + pd)
+    dominated = (as_low & ((loss_other < loss_here) | (pd_other < pd_here))).any(-1)
+    return ~dominated & ~np.isnan(loss + pd)
 
 
 def pareto_shares(
@@ -274,11 +377,28 @@ def pareto_shares(
     n_resamples: int = 10_000,
     seed: int = 0,
 ) -> np.ndarray | None:
-    """The share of bootstrap resamples in which each activation is on the frontier of (loss, PD).
+    """The fraction of bootstrap resamples in which each activation is on the Pareto frontier of loss and PD.
 
-    losses: (A, n); pair_matrices: (A, n, n). Trials are drawn with replacement, the same for all activations;
-    a trial paired with its own copy is no pair. Resamples without any pair are left out. None below three
-    trials. It describes how far the frontier depends on the trials at hand; it is no test. Efron 1979.
+    Describes how strongly the frontier depends on the trials at hand; it is not a test. Trials are drawn with
+    replacement, the same for all activations; pairs of a trial with a copy of itself do not count, and resamples
+    without any pair are left out.
+
+    Parameters
+    ----------
+    losses : (A, n) array
+        Nats.
+    pair_matrices : (A, n, n) array
+        A pair metric.
+    n_resamples, seed : int
+
+    Returns
+    -------
+    (A,) array or None
+        In [0, 1]; None below three trials that are complete in all activations.
+
+    References
+    ----------
+    Efron 1979, Bootstrap methods: another look at the jackknife.
     """
     losses, matrices = np.asarray(losses, dtype=np.float64), np.asarray(pair_matrices, dtype=np.float64)
     trials = complete_trials(matrices.sum(0))
@@ -299,15 +419,15 @@ def pareto_shares(
 
 
 def _complete(values):
-    """(A, n) as float64, without the trials that are missing in any activation."""
+    """(A, n) values as float64, without the trials that are missing in any activation."""
     values = np.asarray(values, dtype=np.float64)
     if values.ndim != 2 or len(values) < 2:
-        raise ValueError(f"expected (activations, trials), two activations or more, got the shape {values.shape}")
+        raise ValueError(f"expected (activations, trials) with at least two activations, got the shape {values.shape}")
     return values[:, ~np.isnan(values).any(0)]
 
 
 def _mean_squares(values):
-    """The mean squares of a two-way layout without replication: of the rows, and of what is left."""
+    """The mean squares of a two-way layout without replication: of the rows, and of the residuals."""
     groups, n = values.shape
     row_means = values.mean(1)
     centred = row_means - values.mean()
@@ -316,12 +436,12 @@ def _mean_squares(values):
 
 
 def _noncentrality(statistic, df, probability):
-    """The noncentrality with which a chi-square is below the statistic with this probability, or 0."""
+    """The noncentrality of a chi-square distribution with P(X < statistic) = probability, or 0 if there is none."""
     from scipy.special import chdtr, chndtr, ndtri
 
     if chdtr(df, statistic) <= probability:
         return 0.0
-    if statistic > 1e4:  # here the root is normal, and scipy's series is slow
+    if statistic > 1e4:  # the square root is then normal, and scipy's series is slow
         return float((math.sqrt(statistic) - ndtri(probability)) ** 2)
     low, high = 0.0, (math.sqrt(statistic) + 10) ** 2
     while high - low > 1e-9 * (1 + high):
@@ -335,7 +455,7 @@ def _sensitivity(values, differences, margin, n_permutations, seed):
     means = values.mean(1) if n else np.zeros(groups)
     spread = float(np.ptp(means) / means.min()) if means.min() > 0 else None
     p = equal_means_test(values, n_permutations, seed)
-    least = None if p is None else smallest_p(groups, n, n_permutations)
+    smallest = None if p is None else smallest_p(groups, n, n_permutations)
     verdict, exceeds, within = judge_sensitivity(differences, margin) if margin else ("inconclusive", None, None)
     needed = None
     if verdict == "sensitive":
@@ -349,14 +469,14 @@ def _sensitivity(values, differences, margin, n_permutations, seed):
     else:
         needed, reason = trials_still_needed(*_trials_needed(differences, margin), margin, POWER)
     between = between_group_sd(values)
-    return Sensitivity(verdict, reason, needed, margin, exceeds, within, p, least, between, spread)
+    return Sensitivity(verdict, reason, needed, margin, exceeds, within, p, smallest, between, spread)
 
 
 def _trials_needed(differences, margin, alpha=0.05) -> tuple[list[int | None], int]:
-    """(trials that each test needs, trials at hand).
+    """(number of trials that each test needs, number at hand).
 
-    For "insensitive" where nothing differs, each pair has the power that leaves POWER for all (Bonferroni); for
-    "sensitive" one pair differs by twice the margin, at Holm's hardest step.
+    For "insensitive" with no true difference, the power for each pair is such that all pairs together have POWER
+    (Bonferroni); for "sensitive", one pair differs by twice the margin, at Holm's strictest step.
     """
     pairs = len(differences)
     settings = (("equivalence", 1 - (1 - POWER) / pairs, alpha), ("minimum effect", POWER, alpha / pairs))

@@ -9,19 +9,19 @@ from analysis.estimates import Estimate, mean_interval, pair_interval, pair_matr
 
 
 def truncated(estimate: Estimate, name: str) -> Estimate:
-    """The estimate of a measure as it is shown: its interval ends where the measure's possible values end."""
+    """The estimate of a measure with its interval clipped to the range of the measure."""
     low, high = metrics.truncated(name, estimate.low, estimate.high)
     return replace(estimate, low=low, high=high)
 
 
 def trial_curves(trials: list[dict], name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Steps (S,) and each trial's values (n, S) of a measure along training; NaN where a value is missing."""
+    """A measure of trials along training: steps (S,) and values (n, S), NaN if missing."""
     histories = [{entry["step"]: entry.get(name) for entry in trial["history"]} for trial in trials]
     return _curves(histories)
 
 
 def pair_curves(result: dict, name: str) -> tuple[np.ndarray, np.ndarray, list]:
-    """Steps (S,), each pair's values (P, S) along training, and S Estimates of their mean over trials."""
+    """A pair metric along training: steps (S,), values (P, S), NaN if missing, and S Estimates of their mean."""
     pairs = result["pairs"]
     steps, values = _curves([{entry["step"]: entry.get(name) for entry in p["history"]} for p in pairs])
     numbers = sorted({pair[key] for pair in pairs for key in ("trial_a", "trial_b")})
@@ -31,7 +31,7 @@ def pair_curves(result: dict, name: str) -> tuple[np.ndarray, np.ndarray, list]:
 
 
 def trained(steps: np.ndarray, values: np.ndarray, estimates: list) -> tuple[np.ndarray, np.ndarray, list]:
-    """What `pair_curves` returns without the untrained models of step 0, if two later steps remain."""
+    """The result of `pair_curves` without the untrained models of step 0, if at least two later steps remain."""
     if len(steps) < 3 or steps[0] != 0:
         return steps, values, estimates
     return steps[1:], values[:, 1:], estimates[1:]
@@ -44,6 +44,6 @@ def _curves(histories):
 
 
 def mean_curve(values: np.ndarray, name: str | None = None) -> list:
-    """S Estimates of the mean over trials from their values (n, S); name: of the measure, unless they are differences."""
+    """S Estimates of the mean over trials of values (n, S); name: of the measure, None for differences."""
     found = [mean_interval(column) for column in values.T]
     return found if name is None else [truncated(estimate, name) for estimate in found]

@@ -1,8 +1,8 @@
 """Paired and unpaired comparisons of means: tests of difference and equivalence, corrections and verdicts.
 
-Trials are paired across activations (trial k shares its seeds), so a comparison is a mean of differences, trial by trial
-or pair by pair (analysis/estimates.py). Missing values are None or NaN; a quantity that cannot be computed is None, with
-the reason.
+Trials are paired across activations (trial k shares its seeds), so a comparison is a mean of differences, trial by
+trial or pair by pair (analysis/estimates.py). Missing values are None or NaN; a quantity that cannot be computed is
+None, with the reason.
 """
 
 import math
@@ -133,9 +133,9 @@ def compare_independent(x: Estimate, y: Estimate) -> Comparison:
     Returns
     -------
     Comparison
-        Its variance is the sum of the two, with Welch's degrees of freedom; n is the smaller of the two. `trials_needed`
-        is the number of trials for each side, computed (slightly conservatively) with the n - 1 degrees of freedom of
-        paired trials. No effect size. Rules for p as in `compare_means`.
+        Its variance is the sum of the two, with Welch's degrees of freedom; n is the smaller of the two.
+        `trials_needed` is the number of trials for each side, computed (slightly conservatively) with the n - 1 degrees
+        of freedom of paired trials. No effect size. Rules for p as in `compare_means`.
 
     References
     ----------
@@ -261,7 +261,8 @@ def minimum_effect(difference: Estimate, margin: float) -> float | None:
 
         p = P(T > (|D| - d) / SE) + P(T > (|D| + d) / SE),
 
-    the p-value of the two-sided t test at the edge of the hypothesis, a true difference of d. For d = 0 it is the t test.
+    the p-value of the two-sided t test at the edge of the hypothesis, a true difference of d. For d = 0 it is the t
+    test.
 
     Parameters
     ----------
@@ -332,9 +333,9 @@ class SignFlip:
 def sign_flip_test(differences: Sequence[float | None]) -> SignFlip:
     """Exact two-sided paired permutation test of a mean difference of 0.
 
-    p is the fraction of the 2^n sign patterns whose sum is at least as far from 0. The test assumes only that, under the
-    null hypothesis, either sign is equally likely. Equals scipy.stats.permutation_test(permutation_type="samples") with
-    n_resamples=inf, which takes 10 s for 20 differences.
+    p is the fraction of the 2^n sign patterns whose sum is at least as far from 0. The test assumes only that, under
+    the null hypothesis, either sign is equally likely. Equals scipy.stats.permutation_test(permutation_type="samples")
+    with n_resamples=inf, which takes 10 s for 20 differences.
 
     Parameters
     ----------
@@ -408,9 +409,9 @@ def verdicts(
     1. "equivalent" if the two one-sided tests against the margin, Bonferroni-corrected over the family, give p < alpha;
        if the difference is also significant, `sign` gives its direction.
     2. "different" if the Holm-corrected p < alpha.
-    3. "inconclusive" otherwise. `trials_needed` is the smallest n at which, given the estimated variance, both tests have
-       the stated power: the test of a difference where the true one equals the margin (at alpha / family, Holm's strictest
-       step), and the equivalence test where it is 0. It is None if the trials at hand already suffice.
+    3. "inconclusive" otherwise. `trials_needed` is the smallest n at which, given the estimated variance, both tests
+       have the stated power: the test of a difference where the true one equals the margin (at alpha / family, Holm's
+       strictest step), and the equivalence test where it is 0. It is None if the trials at hand already suffice.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""How precise a mean over the windows of one text is: neighbouring windows are alike, so blocks of them are resampled."""
+"""Standard errors of means over the windows of a text, whose neighbours are correlated: moving-block bootstrap."""
 
 import math
 
@@ -10,22 +10,22 @@ BLOCK = 10  # windows
 def block_bootstrap(values: np.ndarray, block: int = BLOCK, n_resamples: int = 10_000, seed: int = 0) -> np.ndarray:
     """Means of moving-block bootstrap resamples of a series.
 
-    A resample strings together ceil(W / block) blocks of consecutive windows, each starting anywhere with equal
-    probability, and is cut to W windows.
+    A resample concatenates ceil(W / block) blocks of consecutive windows, with uniformly distributed starts, and is
+    truncated to W windows.
 
     Parameters
     ----------
     values : (W,) array, any unit
-        One value per window, in the order of the text; W > block.
+        One value per window, in the order of the text.
     block : int
-        Windows per block: longer than the correlation between windows reaches.
+        Windows per block, more than the range of the correlation between windows.
     n_resamples : int
     seed : int
 
     Returns
     -------
     (n_resamples,) array
-        The same for the same arguments.
+        Deterministic given the arguments.
 
     Raises
     ------
@@ -34,7 +34,7 @@ def block_bootstrap(values: np.ndarray, block: int = BLOCK, n_resamples: int = 1
 
     References
     ----------
-    Kuensch 1989, The jackknife and the bootstrap for general stationary observations.
+    Künsch 1989, The jackknife and the bootstrap for general stationary observations.
     """
     values = np.asarray(values, dtype=np.float64)
     n = len(values)
@@ -51,11 +51,10 @@ def block_bootstrap(values: np.ndarray, block: int = BLOCK, n_resamples: int = 1
 
 
 def window_standard_error(values: np.ndarray, block: int = BLOCK) -> float | None:
-    """The standard error of a mean over the windows of a text, by the moving-block bootstrap.
+    """Standard error of a mean over the windows of a text, by the moving-block bootstrap.
 
-    The bootstrap's own variance is known without resampling: it is that of the means of all W - block + 1 blocks,
-    divided by the W / block blocks of a resample. The factor W / (W - block) makes up for taking deviations from the
-    mean of the same windows.
+    The bootstrap variance has a closed form: the variance of the means of all W - block + 1 blocks, divided by the
+    W / block blocks of a resample. The factor W / (W - block) corrects for deviations from the sample mean.
 
     Parameters
     ----------
@@ -67,11 +66,12 @@ def window_standard_error(values: np.ndarray, block: int = BLOCK) -> float | Non
     Returns
     -------
     float or None
-        None below two blocks, or where a value is not finite.
+        In the unit of the values; None below two blocks, or if a value is not finite.
 
     References
     ----------
-    Kuensch 1989; Lahiri 2003, Resampling methods for dependent data, 2.5 and 3.1.
+    Künsch 1989, The jackknife and the bootstrap for general stationary observations.
+    Lahiri 2003, Resampling methods for dependent data, sections 2.5 and 3.1.
     """
     values = np.asarray(values, dtype=np.float64)
     n = len(values)

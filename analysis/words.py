@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 
 def number(value: float | None, decimals: int, signed: bool = False) -> str:
-    """A number with a fixed number of decimals; '-' for a missing one.
+    """A number with a fixed number of decimals; '-' if missing.
 
     >>> number(-0.00001, 3), number(0.5, 2, signed=True), number(None, 2)
     ('0.000', '+0.50', '-')
@@ -25,7 +25,7 @@ def interval(estimate, decimals: int, signed: bool = False) -> str:
 
 
 def with_interval(estimate, decimals: int, signed: bool = False, n: int | None = None) -> str:
-    """'0.0588 [0.0533, 0.0642]'; '0.0602 (no interval)'; '-' without a mean. n: said where the estimate's differs."""
+    """'0.0588 [0.0533, 0.0642]'; '0.0602 (no interval)'; '-' without a mean. n is added if it differs."""
     if estimate is None or estimate.mean is None:
         return "-"
     text = interval(estimate, decimals, signed)
@@ -35,7 +35,7 @@ def with_interval(estimate, decimals: int, signed: bool = False, n: int | None =
 
 
 def course(points, decimals: int) -> str:
-    """'falls from 0.1288 at step 0 to 0.0797 at step 100 and rises to 0.1275 at step 500', of points (step, value)."""
+    """Points (step, value) as text: 'falls from 0.1288 at step 0 to 0.0797 at step 100 and rises to 0.1275 at step 500'."""
     texts: list[str] = []
     for (first, before), (last, after) in itertools.pairwise(points):
         kind = "falls" if after < before else "rises"
@@ -45,7 +45,7 @@ def course(points, decimals: int) -> str:
 
 
 def half_width(estimate, decimals: int) -> str:
-    """'± 0.0055', half of the interval's width; the interval itself where it was truncated; '' where there is none."""
+    """'± 0.0055', half the width of the interval; the interval itself if it was clipped; '' if there is none."""
     if estimate.low is None:
         return ""
     below, above = estimate.mean - estimate.low, estimate.high - estimate.mean
@@ -55,14 +55,14 @@ def half_width(estimate, decimals: int) -> str:
 
 
 def plus_minus(estimate, decimals: int) -> str:
-    """'0.0588 ± 0.0055', or what else `half_width` says; the mean alone where there is no interval."""
+    """'0.0588 ± 0.0055': the mean and `half_width`; the mean alone without an interval."""
     if estimate.mean is None:
         return "-"
     return f"{number(estimate.mean, decimals)} {half_width(estimate, decimals)}".rstrip()
 
 
 def decimals_for(estimate, least: int, most: int = 8) -> int:
-    """Decimals with which half an interval's width has two digits: at least `least`, and at most `most`."""
+    """Decimals that show half the interval's width with two significant digits, between `least` and `most`."""
     if estimate is None or estimate.low is None or estimate.high <= estimate.low:
         return least
     return min(most, max(least, 1 - math.floor(math.log10((estimate.high - estimate.low) / 2))))
@@ -76,12 +76,12 @@ def p_value(p: float | None) -> str:
 
 
 def brief_p(p: float | None) -> str:
-    """'0.012', '<0.001'; '-' of none."""
+    """'0.012', '<0.001'; '-' if None."""
     return "-" if p is None else "<0.001" if p < 0.001 else f"{p:.2g}"
 
 
 def listing(names: Sequence[str]) -> str:
-    """'a', 'a and b', 'a, b and c'; 'none'."""
+    """'a', 'a and b', 'a, b and c'; 'none' if empty."""
     names = list(names)
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names) or "none"
 

@@ -42,7 +42,7 @@ def covered(case, n, share, estimates, truth, limit=False):
 
 
 def outlying_trials(rng, studies, n, rate):
-    """Coverage of the mean over all pairs, and of the mean over pairs of ordinary models if flagged runs are left out."""
+    """Coverage of the mean over all pairs, and of that over ordinary models if flagged runs are left out."""
     matrices, far = simulated.outlying(rng, (studies,), n, rate)
     case = f"{rate:.0%} of runs 4 x as far"
     yield covered(case, n, None, [pair_interval(x) for x in matrices], simulated.outlying_mean(rate), limit=True)

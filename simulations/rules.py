@@ -76,7 +76,7 @@ def false_positives_of_pairs(rng, studies, case, n, share, noise):
 
 
 def false_positives_of_unpaired(rng, studies, n, share, ratio):
-    """n trials against n other trials whose standard deviation is `ratio` times as large; share None: means of trials."""
+    """n trials against n other trials with `ratio` times the standard deviation; share None: means of trials."""
     if share is None:
         x, y = ([mean_interval(values) for values in normal(rng, (studies, n))] for _ in range(2))
     else:
@@ -174,7 +174,7 @@ def at_the_margin(rng, studies, n, share):
 
 
 def sensitivity_at_the_margin(rng, studies, n, share, levels, margin):
-    """Activations at the given levels, in units of the margin; the largest difference is the margin, so both verdicts are false."""
+    """Activations at the given levels, in margins. The largest difference is the margin: both verdicts are false."""
     levels = margin * np.array(levels)
     if share is None:
         what, compare = "means", compare_means

@@ -71,7 +71,7 @@ def random_models(rng, shape, n):
 
 
 def outlying(rng, shape, n, rate, factor=4.0, spread=0.05):
-    """Distances of 1 between ordinary models and `factor` from an outlying to an ordinary one, plus noise of SD `spread`.
+    """Distances of 1 between ordinary models and `factor` from an outlying to an ordinary one, plus noise (SD `spread`).
 
     Returns the distances and which models are outlying, (*shape, n) booleans.
     """
@@ -85,7 +85,7 @@ def outlying_mean(rate, factor=4.0):
 
 
 def two_basins(rng, shape, n, rate, across=3.0, spread=0.05):
-    """Distances of 1 within and `across` between two basins, plus noise; a model is in the second with probability `rate`."""
+    """Distances of 1 within and `across` between two basins, plus noise; a fraction `rate` of models is in the second."""
     basin = rng.random((*shape, n)) < rate
     apart = basin[..., :, None] != basin[..., None, :]
     return 1 + (across - 1) * apart + spread * pairs(rng, shape, n, 0.5)
@@ -121,15 +121,15 @@ def curve_loss(step, speed):
 
 
 def curve_distance(loss):
-    """Disagreement as a function of the loss alone (lowest at 2.65 nats), so activations do not differ at equal loss."""
+    """Disagreement as a function of the loss alone, lowest at 2.65 nats: activations are equal at equal loss."""
     return 0.085 + 0.06 * (loss - 2.65) ** 2
 
 
 def training_curves(rng, n, steps, speed):
     """Curves of all pairs of n trials of one activation: mean losses and distances, two (n, n, S) arrays.
 
-    Standard deviations: speed 4% and distance 1.5% between trials, distance 2% between pairs, and, between the points of a
-    curve, loss 0.004 nats and distance 1%.
+    Standard deviations: speed 4% and distance 1.5% between trials, distance 2% between pairs, and, between the points
+    of a curve, loss 0.004 nats and distance 1%.
     """
     speeds = speed * np.exp(0.04 * rng.standard_normal(n))
     true = curve_loss(steps, speeds[:, None])

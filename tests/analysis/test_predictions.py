@@ -242,7 +242,7 @@ def test_wider_margins_make_variants_equivalent(paired):
 def test_names_that_pair_only_partly_are_refused_before_anything_is_measured(tmp_path, monkeypatch):
     logits, labels = made_logits(NOISE, {"relu": ["1", "2", "3"], "gelu": ["2", "3", "4"]})
     monkeypatch.setattr(predictions, "_measured", None)
-    with pytest.raises(UserError, match=r"gelu and relu pair only partly: .*gelu alone has a trial '4'"):
+    with pytest.raises(UserError, match=r"gelu and relu are paired only in part: only .*gelu has a trial '4'"):
         compare(load(folder_of(tmp_path, logits, labels)))
 
 
