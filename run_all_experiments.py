@@ -15,31 +15,22 @@ if __name__ == "__main__":
     import common.startup  # noqa: F401 - before the others, which take long to import
 
 import contextlib
-import math
-import re
-import time
-from dataclasses import replace
 from pathlib import Path
 
-from architectures.sizes import ACTIVATIONS, FIELDS, TRIALS, config_for, size_name, size_of
-from common.errors import RunError, UserError, unknown
+from architectures.sizes import ACTIVATIONS, TRIALS
+from common.errors import RunError
 from common.scripts import Parser, as_typed, run
 from common.status import note_status
+from study.choices import ALL_STREAMS, at_size, chosen_sizes, default_architecture, make_plan
+from study.cost import say_cost
 from study.signals import Signals
 from training.options import (
     add_compile_option,
     add_config_options,
     add_file_options,
     check_user_files,
-    choose_compiled,
-    choose_config,
-    given_fields,
     load_user_files,
-    split_rates,
 )
-
-SOURCES = ("init", "data", "dropout", "bit")  # what --vary can vary
-ALL_STREAMS = ("init", "data", "dropout")
 
 
 def parser():
@@ -106,203 +97,6 @@ def parser():
     p.add_argument("--dry-run", action="store_true", help="check everything, print trials, time and disk, and stop")
     add_config_options(p, several_rates=True)
     return p
-
-
-def split_list(values) -> list[str]:
-    """['a,b', 'c'] -> ['a', 'b', 'c'], each once; a UserError where nothing is left."""
-    names = list(dict.fromkeys(name for value in values for name in re.split(r"[,\s]+", value) if name))
-    if not names:
-        raise UserError("an option that takes names was given none (an empty text); name some, or leave it out")
-    return names
-
-
-def chosen_streams(values) -> tuple[str, ...]:
-    """The varied sources, in their own order; all three streams by default."""
-    if values is None:
-        return ALL_STREAMS
-    given = split_list(values)
-    if given == ["none"]:
-        return ()
-    if "none" in given:
-        raise UserError("--vary none stands alone; leave none out, or the others")
-    for name in given:
-        if name not in SOURCES:
-            raise unknown("source of randomness (--vary)", name, (*SOURCES, "none"))
-    return tuple(name for name in SOURCES if name in given)
-
-
-def default_architecture(task: str) -> str:
-    """The first architecture of a task."""
-    from architectures.registry import architectures_of
-
-    return next(iter(architectures_of(task)), "charlm")
-
-
-def chosen_experiments(args) -> tuple[list[tuple[str, str]], list[str]]:
-    """((architecture, activation) pairs in order, notes on pairs that `all` leaves out)."""
-    from activations import ACTIVATIONS, ANSWER, REPORT, resolve
-    from architectures.registry import ARCHITECTURES, VARIANTS, architectures_of, supports
-    from tasks.registry import TASKS
-
-    if args.task not in TASKS:
-        raise unknown("task", args.task, TASKS)
-    architectures = split_list(args.architectures)
-    trainable = architectures_of(args.task)
-    if architectures == ["all"]:
-        architectures = trainable
-    for name in architectures:
-        if name not in ARCHITECTURES and name not in VARIANTS:
-            raise unknown("architecture", name, trainable)
-        if (ARCHITECTURES.get(name) or VARIANTS[name]).task != args.task:
-            raise UserError(f"{name} is not trained on {args.task}; its architectures are {', '.join(trainable)}")
-    activations = []
-    for name in split_list(args.activations):
-        activations += {"report": list(REPORT), "answer": list(ANSWER), "all": list(ACTIVATIONS)}.get(name) or [
-            resolve(name)
-        ]
-    asked_for_all = "all" in split_list(args.activations)
-    experiments, notes = [], []
-    for architecture in architectures:
-        for activation in dict.fromkeys(activations):
-            reason = supports(architecture, activation)
-            if reason is None:
-                experiments.append((architecture, activation))
-            elif asked_for_all:
-                notes.append(f"left out: {architecture} with {activation} ({reason})")
-            else:
-                raise UserError(f"{architecture} cannot take {activation}: {reason}")
-    return experiments, notes
-
-
-def chosen_sizes(args) -> list[int]:
-    """The sizes of --scale, each once; without --scale none."""
-    if not args.scale:
-        return []
-    if args.protocol == "published":
-        raise UserError("--scale has no meaning under the published protocol, whose model has one size")
-    for name in FIELDS:
-        if getattr(args, name) is not None:
-            raise UserError(
-                f"--{name.replace('_', '-')} is set by --scale, which has a rule for it; leave one of them out"
-            )
-    return list(dict.fromkeys(size_of(name) for name in split_list(args.scale)))
-
-
-def make_plan(args):
-    """The checked Plan of a command line; torch is imported here, not before."""
-    from study.experiment import Plan
-
-    vary = chosen_streams(args.vary)
-    for name, value, least in (("--trials", args.trials, 1), ("--workers", args.workers, 1), ("--pack", args.pack, 2)):
-        if value is not None and value < least:
-            raise UserError(f"{name} must be at least {least}, but it is {value}")
-    if not 0 <= args.seed_base <= 2**32 - 1 - args.trials:
-        raise UserError(f"--seed-base must be from 0 to 2^32 - 1 - trials, but it is {args.seed_base}")
-    if args.pack and args.engine == "ray":
-        raise UserError("--pack runs on this machine only; leave out --engine ray")
-    if args.ray_address and args.engine != "ray":
-        raise UserError("--ray-address is for --engine ray; add it, or leave the address out")
-    if args.protocol == "published":
-        refuse_ignored_options(args)
-        args.config, args.device = "cpu", "cpu"
-    elif args.eval_iters is not None:
-        raise UserError(
-            "--eval-iters has no effect under the matched protocol, whose evaluation is exact; leave it out"
-        )
-    args.learning_rate, rates = split_rates(args.learning_rate)
-    results = args.results_dir or Path("results") / default_subfolder(args, vary)
-    config, device = choose_config(args, stored_dtype(args, results))
-    experiments, notes = chosen_experiments(args)
-    check_rates(rates, experiments)
-    folders = folders_of(args, results)
-    probes = tuple(split_list(args.probes)) if args.probes else ()
-    trials = {"n_trials": args.trials, "pack": args.pack, "compiled": choose_compiled(args, device)}
-    trials |= {"learning_rates": rates, "probes": probes}
-    plan = Plan(
-        config, device, args.protocol, args.seed_base, vary, experiments=tuple(experiments), **trials, **folders
-    )
-    return plan, notes
-
-
-def stored_dtype(args, results) -> str | None:
-    """The dtype of the study, or of the first one of a sweep over sizes, that the options continue; None: a new one."""
-    from common import json_files, storage
-
-    folders = [results / scale_subfolder(size) for size in chosen_sizes(args)] or [results]
-    paths = [folder / storage.STUDY_FILE for folder in folders if not args.fresh]
-    return next((json_files.read_json(p)["identity"]["config"]["dtype"] for p in paths if p.exists()), None)
-
-
-def check_rates(rates, experiments) -> None:
-    """A UserError for a learning rate that no experiment would use, or of which two would hold for one."""
-    names = {name for pair in experiments for name in pair}
-    for name in rates:
-        if name not in names:
-            raise unknown("activation or architecture (--learning-rate)", name, names)
-    for architecture, activation in experiments:
-        if architecture in rates and activation in rates:
-            raise UserError(f"--learning-rate gives both {architecture} and {activation} their own; give one of them")
-
-
-def default_subfolder(args, vary) -> str:
-    """Where a kind of study goes unless told otherwise; '' for the default study."""
-    if args.protocol == "published":
-        return "published"
-    if args.task != "text":
-        return args.task if vary == ALL_STREAMS else f"{args.task}_vary_" + ("_".join(vary) or "none")
-    return "" if vary == ALL_STREAMS else "vary_" + ("_".join(vary) or "none")
-
-
-def folders_of(args, results, subfolder="") -> dict[str, Path]:
-    """A study's folders: those that were named, with the subfolder, else the siblings of its results."""
-    from common.storage import sibling
-
-    given = {f"{kind}_dir": getattr(args, f"{kind}_dir") for kind in ("plots", "checkpoints")}
-    others = {
-        name: folder / subfolder if folder else sibling(results, name.removesuffix("_dir"))
-        for name, folder in given.items()
-    }
-    return {"results_dir": results, **others}
-
-
-def scale_subfolder(size) -> str:
-    """Where the study of one size of a sweep goes."""
-    return f"scale_{size_name(size)}"
-
-
-def at_size(args, plan, size, vocabulary_size):
-    """The study of one size of a sweep, in folders of its own."""
-    config = config_for(size, plan.config, vocabulary_size)
-    subfolder = scale_subfolder(size)
-    return replace(plan, config=config, **folders_of(args, plan.results_dir / subfolder, subfolder))
-
-
-def refuse_ignored_options(args):
-    """An option that the published protocol would ignore is a mistake, not a wish."""
-    from training import published_protocol
-
-    if args.pack is not None:
-        raise UserError("--pack has no meaning under the published protocol, whose trials are trained one by one")
-    if args.compile == "on":
-        raise UserError("--compile on has no meaning under the published protocol, which runs as the report's did")
-    if args.probes:
-        raise UserError("--probes has no effect under the published protocol; leave it out")
-    if args.task != "text":
-        raise UserError("the published protocol is the text task's alone; leave out --task")
-    if args.vary is not None:
-        raise UserError("--vary has no meaning under the published protocol, where one generator feeds everything")
-    if args.config == "gpu" or args.device not in ("auto", "cpu"):
-        raise UserError("the published protocol runs on the CPU only; leave out --config and --device")
-    if args.dtype not in (None, "float32"):
-        raise UserError(f"the published protocol computes in float32, but --dtype is {args.dtype}")
-    for name in given_fields(args):
-        if name not in (*published_protocol.FIELDS, "dtype"):
-            raise UserError(f"--{name.replace('_', '-')} has no effect under the published protocol; leave it out")
-    if args.engine == "ray":
-        raise UserError("the published protocol runs on this machine only; leave out --engine ray")
-    others = [name for name in split_list(args.architectures) if name != "charlm"]
-    if others:
-        raise UserError(f"the published protocol is CharLM's alone, but --architectures names {others[0]}")
 
 
 def model_facts(plan, task) -> dict:
@@ -427,75 +221,6 @@ def check_folders(plan) -> None:
         files.check_writable(folder)
 
 
-def say_cost(args, studies, task, workers) -> None:
-    """Says, of each study and of all, what is left to do and what it would take; changes nothing."""
-    from common.memory import is_out_of_memory
-    from study import cost
-
-    # What this process computed until now is mostly what each worker begins with: importing torch, making models.
-    start_s = 2 * time.process_time()
-    total_s = total_disk = 0.0
-    for plan, facts in studies:
-        jobs, n_pairs = work_left(args, plan, task, facts)
-        left = sum(kind == "trial" for _, kind in jobs)
-        busy = min(workers, max(len(jobs), 1))
-        try:
-            seconds, disk = cost.estimate(plan, task, facts, jobs, n_pairs, busy)
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            raise UserError(
-                f"{describe(plan, task)}: not even one trial fits into the memory of this machine's {plan.device};"
-                " take a smaller size or --batch-size"
-            ) from error
-        total_s, total_disk = total_s + start_s + seconds, total_disk + disk
-        said = cost.in_words(start_s + seconds, disk, busy)
-        print(f"{describe(plan, task)}\n{plan.n_trials * len(facts)} trials, {left} of them to train: {said}")
-    if len(studies) > 1:
-        print(f"all {len(studies)} studies: {cost.in_words(total_s, total_disk, workers)}")
-    print(
-        "(the time is that of starting, training, evaluating and comparing pairs, each measured on this machine just"
-        " now; writing files, and whatever else the machine does meanwhile, is not in it)",
-        flush=True,
-    )
-
-
-def work_left(args, plan, task, facts) -> tuple[list[tuple[str, str]], int]:
-    """((architecture, kind) of each task that there is to do, the number of pairs to compare) of a study."""
-    from study.experiment import Experiment
-    from study.run import trials_of
-    from training.identity import holds_study
-
-    begun = not args.fresh and holds_study(plan.results_dir, plan.identity(task))
-    if not args.fresh:
-        holds_study(plan.checkpoints_dir, plan.identity(task), "--checkpoints-dir")
-    if not begun:
-        jobs = [(architecture, "trial") for architecture, _ in plan.experiments for _ in range(plan.n_trials)]
-        return jobs, len(plan.experiments) * math.comb(plan.n_trials, 2)
-    experiments = [Experiment(plan, task, *key, facts[key]) for key in plan.experiments]
-    jobs = [
-        (experiment.architecture, "trial" if trials_of(job) else job.function)
-        for experiment in experiments
-        for job in experiment.jobs()
-        for _ in trials_of(job) or (job,)
-    ]
-    return jobs, sum(len(experiment.pairs_to_come()) for experiment in experiments)
-
-
-def describe(plan, task) -> str:
-    """One sentence that names the study."""
-    architectures = list(dict.fromkeys(name for name, _ in plan.experiments))
-    activations = list(dict.fromkeys(name for _, name in plan.experiments))
-    what = "corpus" if task.name == "text" else task.name
-    return (
-        f"study in {plan.results_dir}: {', '.join(architectures)} with {', '.join(activations)}, "
-        f"{plan.n_trials} trials each, {plan.protocol} protocol, {what} {task.label}, {plan.device}, "
-        f"{plan.config.max_iters} steps"
-        + (f", packs of {plan.pack}" if plan.pack else "")
-        + (", compiled" if plan.compiled else "")
-    )
-
-
 def warn_if_single(plan):
     if plan.n_trials == 1:
         print("note: with one trial there is no pair to compare; reproducibility needs at least two trials")
@@ -524,10 +249,11 @@ def carry_out(args, plan, task, facts, workers, user_files, signals) -> int:
     from common import files
     from common.provenance import program
     from study.aside import set_study_aside
-    from study.experiment import Experiment, other_results
+    from study.experiment import Experiment
     from study.jobs import Context
     from study.progress import Progress
     from study.run import remove_leftovers, run, trials_of
+    from study.summaries import other_results
     from training.identity import holds_study, open_study
 
     folders = {plan.results_dir: "--results-dir"}
@@ -555,7 +281,7 @@ def carry_out(args, plan, task, facts, workers, user_files, signals) -> int:
         jobs = [(experiment, job) for experiment in experiments for job in experiment.jobs()]
         remove_leftovers(plan, experiments, jobs)
         n_to_train = sum(len(trials_of(job)) for _, job in jobs)
-        print(describe(plan, task), flush=True)
+        print(plan.describe(task), flush=True)
         warn_if_single(plan)
         note_changes()
         done = plan.n_trials * len(experiments) - n_to_train

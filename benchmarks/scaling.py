@@ -44,8 +44,9 @@ def measure_study(n_trials: int, folder: Path) -> dict:
     """Seconds per trial and per pair, those beyond training and comparing, bytes written, peak memory."""
     from config_cpu import ConfigCPU
     from study import run
-    from study.experiment import Experiment, Plan
+    from study.experiment import Experiment
     from study.jobs import Context
+    from study.plan import Plan
     from study.progress import Progress
     from training.identity import open_study
     from training.workload import random_text

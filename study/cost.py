@@ -1,13 +1,70 @@
 """What a study will take, said before it starts: seconds from short timings on this machine, and bytes of disk.
 
-A module of its own because an estimate is neither the choice of a study (run_all_experiments.py) nor its execution
-(study/experiment.py): it carries out small pieces of a trial, times them, and adds up how often a study does each.
+Small pieces of a trial are carried out and timed, and counted by how often a study does each.
 """
 
 import heapq
+import math
 import statistics
+import time
+
+from common.errors import UserError
 
 MEASURED_WHOLE = 3_000_000  # parameters up to which a whole step is measured on a CPU
+
+
+def say_cost(args, studies, task, workers) -> None:
+    """Says, of each study and of all, what is left to do and what it would take; changes nothing."""
+    from common.memory import is_out_of_memory
+
+    # What this process computed until now is mostly what each worker begins with: importing torch, making models.
+    start_s = 2 * time.process_time()
+    total_s = total_disk = 0.0
+    for plan, facts in studies:
+        jobs, n_pairs = work_left(args, plan, task, facts)
+        left = sum(kind == "trial" for _, kind in jobs)
+        busy = min(workers, max(len(jobs), 1))
+        try:
+            seconds, disk = estimate(plan, task, facts, jobs, n_pairs, busy)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise UserError(
+                f"{plan.describe(task)}: not even one trial fits into the memory of this machine's {plan.device};"
+                " take a smaller size or --batch-size"
+            ) from error
+        total_s, total_disk = total_s + start_s + seconds, total_disk + disk
+        said = in_words(start_s + seconds, disk, busy)
+        print(f"{plan.describe(task)}\n{plan.n_trials * len(facts)} trials, {left} of them to train: {said}")
+    if len(studies) > 1:
+        print(f"all {len(studies)} studies: {in_words(total_s, total_disk, workers)}")
+    print(
+        "(the time is that of starting, training, evaluating and comparing pairs, each measured on this machine just"
+        " now; writing files, and whatever else the machine does meanwhile, is not in it)",
+        flush=True,
+    )
+
+
+def work_left(args, plan, task, facts) -> tuple[list[tuple[str, str]], int]:
+    """((architecture, kind) of each task that there is to do, the number of pairs to compare) of a study."""
+    from study.experiment import Experiment
+    from study.run import trials_of
+    from training.identity import holds_study
+
+    begun = not args.fresh and holds_study(plan.results_dir, plan.identity(task))
+    if not args.fresh:
+        holds_study(plan.checkpoints_dir, plan.identity(task), "--checkpoints-dir")
+    if not begun:
+        jobs = [(architecture, "trial") for architecture, _ in plan.experiments for _ in range(plan.n_trials)]
+        return jobs, len(plan.experiments) * math.comb(plan.n_trials, 2)
+    experiments = [Experiment(plan, task, *key, facts[key]) for key in plan.experiments]
+    jobs = [
+        (experiment.architecture, "trial" if trials_of(job) else job.function)
+        for experiment in experiments
+        for job in experiment.jobs()
+        for _ in trials_of(job) or (job,)
+    ]
+    return jobs, sum(len(experiment.pairs_to_come()) for experiment in experiments)
 
 
 def estimate(plan, task, facts, jobs, n_pairs, workers) -> tuple[float, float]:

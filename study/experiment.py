@@ -1,98 +1,40 @@
-"""A study's state on disk, and how it is brought to completion.
+"""One architecture with one activation of a study: its records and pairs, its files, and the jobs it still lacks.
 
-Why it is not in run_all_experiments.py: that script says which study; this module carries one out, and is the only
-writer of its folders. Every result is a pure function of (identity, trial), so the order in which workers finish
-changes nothing: records are kept by trial number and pairs by their two numbers.
+Every result is a pure function of (identity, trial), so the order in which workers finish changes nothing: records are
+kept by trial number and pairs by their two numbers.
 
-    trial job -> checkpoint, predictions -> comparison of each pair whose two trials are there -> result file
+    trial job -> checkpoint, predictions -> comparison of each pair whose two trials are finished -> result file
 """
 
-import contextlib
 import hashlib
 import itertools
 import json
 import os
 import shutil
-from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 
 import metrics
-from analysis.estimates import mean_interval, pair_interval, pair_matrix
 from common import array_files, checkpoint_files, json_files, storage
 from common.errors import RunError, UserError
 from common.files import set_aside
 from common.provenance import program
-from config import Config
 from randomness import numerics_version
 from study.jobs import Job, Member
+from study.summaries import TRIAL_SUMMARY, summarize, summary_of
 from training import curve_files, packed
 from training.identity import (
     check_belongs,
-    config_with_own_rate,
     difference_of_identities,
     identity_of,
     read_belonging,
 )
-from training.trial import Trial, arithmetic, checkpoint_content, stream_seeds
+from training.trial import checkpoint_content
 
-TRIAL_SUMMARY = ("train_loss", "val_loss", "train_accuracy", "val_accuracy")
 PER_WINDOW = "pair_{}_{}_{}"  # names of a result's arrays
 WINDOW_LOSS = "trial_{}_loss"
 PREDICTIONS = f".predictions{array_files.ARRAY_SUFFIX}"
 SHARE_UNSAVED = 10  # a result file lacks at most one in so many
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a run of the study is asked to do. `pack` and `compiled` are as in a Trial.
-
-    experiments: (architecture, activation) pairs.
-    learning_rates: activation or architecture -> its own learning rate; the others have the configuration's.
-    probes: measured at each point of the curves; no part of the identity.
-    """
-
-    config: Config
-    device: str
-    protocol: str
-    seed_base: int
-    vary: tuple[str, ...]
-    n_trials: int
-    experiments: tuple[tuple[str, str], ...]
-    results_dir: Path
-    checkpoints_dir: Path
-    plots_dir: Path
-    pack: int | None = None
-    compiled: bool = False
-    learning_rates: dict[str, float] = field(default_factory=dict)
-    probes: tuple[str, ...] = ()
-
-    def identity(self, task) -> dict:
-        """What makes this another study than the next one."""
-        return {
-            "protocol": self.protocol,
-            **task.identity(),
-            "device": self.device,
-            "seed_base": self.seed_base,
-            "vary": list(self.vary),
-            "config": self.config.as_dict(),
-            "numerics_version": numerics_version(self.config.dtype),
-            **arithmetic(self.pack, self.compiled),
-            **({"learning_rates": self.learning_rates} if self.learning_rates else {}),
-        }
-
-    def config_of(self, architecture, activation) -> Config:
-        """The configuration of one experiment, with its own learning rate."""
-        return config_with_own_rate(self.config, self.learning_rates, architecture, activation)
-
-    def trial(self, architecture, activation, number) -> Trial:
-        """The identity of one trial."""
-        seeds = stream_seeds(self.seed_base, number, self.vary)
-        seed = self.seed_base + number - 1
-        how = (self.device, self.protocol, self.pack, self.compiled)
-        config = self.config_of(architecture, activation)
-        return Trial(architecture, activation, config, number, seed, seeds, *how)
 
 
 class Experiment:
@@ -521,64 +463,3 @@ def _name_of_pairs(content):
     keys = [[pair["trial_a"], pair["trial_b"]] for pair in content["pairs"]]
     text = json.dumps([keys, content["weights"]], sort_keys=True)
     return f"pairs_{hashlib.sha256(text.encode()).hexdigest()[:16]}{array_files.ARRAY_SUFFIX}"
-
-
-def summarize(result: dict) -> dict:
-    """Name -> {mean, sd, n (trials), ci95, method} of every measure of a result's complete trials and pairs."""
-    records = [record for record in result["trials"] if record["status"] == "complete"]
-    summary = {name: mean_interval([record[name] for record in records]).as_dict() for name in TRIAL_SUMMARY}
-    numbers = [record["trial"] for record in records]
-    index = {number: position for position, number in enumerate(numbers)}
-    for name in metrics.METRICS:
-        values = [
-            (index[pair["trial_a"]], index[pair["trial_b"]], pair[name])
-            for pair in result["pairs"]
-            if pair.get(name) is not None and pair["trial_a"] in index and pair["trial_b"] in index
-        ]
-        summary[name] = pair_interval(pair_matrix(values, len(numbers))).as_dict()
-    return summary
-
-
-def write_summary(plan, task, experiments, others=()) -> None:
-    """all_experiments_summary.json: every experiment of the folder in a few numbers.
-
-    Args:
-      experiments: those of this run.
-      others: the results of earlier runs on the folder, of other experiments.
-    """
-    found = {experiment.name: experiment.summary() for experiment in experiments}
-    found |= {storage.name_of(result): summary_of(result) for result in others}
-    path = plan.results_dir / storage.SUMMARY_FILE
-    known = ()  # their order is the order of every table
-    with contextlib.suppress(RunError):  # there is none, or a damaged one, which is rewritten
-        known = json_files.read_json(path, json_files.SUMMARY)["experiments"]
-    content = {
-        "kind": json_files.SUMMARY,
-        "schema_version": json_files.SCHEMA_VERSION,
-        "identity": plan.identity(task),
-        **task.result_facts(),
-        "experiments": {name: found[name] for name in dict.fromkeys([*known, *found]) if name in found},
-        "provenance": program(),
-    }
-    json_files.write_json(path, content)
-
-
-def summary_of(result):
-    statuses = [record["status"] for record in result["trials"]]
-    return {
-        "architecture": result["architecture"],
-        "activation": result["activation"],
-        "n_trials": statuses.count("complete"),
-        "n_diverged": statuses.count("diverged"),
-        "n_pairs": len(result["pairs"]),
-        "summary": result["summary"],
-    }
-
-
-def other_results(plan, experiments, say) -> list[dict]:
-    """The results in the study's folder that this run does not touch; `say` is told of files that are none."""
-    names = {experiment.path.name for experiment in experiments}
-    return [result for result in storage.read_study(plan.results_dir, say)[1] if Path(result["path"]).name not in names]
-
-
-# --- carrying it out ------------------------------------------------------------------------------------------------

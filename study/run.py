@@ -5,8 +5,8 @@ from collections import deque
 from pathlib import Path
 
 from common import files
-from study.experiment import write_summary
 from study.jobs import Job
+from study.summaries import write_summary
 
 
 def run(plan, task, experiments, others, jobs, engine, progress, interrupted, workers=None) -> bool:

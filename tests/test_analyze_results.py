@@ -22,7 +22,7 @@ from figures import drawing
 from report import contents, document
 from report.details import MOST_IN_FULL
 from report.document import Figure
-from study.experiment import summarize
+from study.summaries import summarize
 from tasks.corpus import load_corpus
 from tasks.ngrams import baselines
 

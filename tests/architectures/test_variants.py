@@ -8,7 +8,8 @@ from architectures import checks
 from architectures.registry import ARCHITECTURES, VARIANTS, architecture_record, build_model, initialize
 from common.errors import UserError
 from config_cpu import ConfigCPU
-from run_all_experiments import chosen_experiments, parser
+from run_all_experiments import parser
+from study.choices import chosen_experiments
 
 TINY = ConfigCPU(n_layer=2, n_head=2, n_embd=16, block_size=12)
 

@@ -7,7 +7,7 @@ import numpy as np
 
 import metrics
 from config_cpu import ConfigCPU
-from study.experiment import summarize
+from study.summaries import summarize
 
 STEPS = (0, 50, 100)
 

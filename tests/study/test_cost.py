@@ -7,7 +7,7 @@ import studies
 
 import train
 from study import cost
-from study.experiment import Plan
+from study.plan import Plan
 from tasks import base
 from training import published_protocol
 

@@ -18,7 +18,6 @@ import torch
 from studies import Reads
 
 import randomness
-import run_all_experiments
 import train
 from activations import ACTIVATIONS
 from architectures.registry import architectures_of
@@ -28,7 +27,7 @@ from common import checkpoint_files, json_files
 from common.memory import is_out_of_memory
 from config_cpu import ConfigCPU
 from model import Attention, levels_on_device
-from study import cost
+from study import choices, cost
 from study.jobs import Context, predict
 from training import evaluate, packed, step
 from training.step import SingleTrial
@@ -391,7 +390,7 @@ def test_every_command_of_the_page_is_one_that_its_script_accepts(command):
         return
     args = importlib.import_module(script.removesuffix(".py")).parser().parse_args(options)
     if script == "run_all_experiments.py":
-        assert len(run_all_experiments.chosen_sizes(args)) == (7 if args.scale else 0)
+        assert len(choices.chosen_sizes(args)) == (7 if args.scale else 0)
 
 
 def test_the_page_has_commands():

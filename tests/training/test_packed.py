@@ -17,7 +17,7 @@ from common import checkpoint_files, json_files, storage
 from common.errors import UserError
 from config import Config
 from config_cpu import ConfigCPU
-from study.experiment import Plan
+from study.plan import Plan
 from train import run_pack
 from training import packed
 from training.identity import complete

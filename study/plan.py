@@ -1,0 +1,73 @@
+"""What a run of a study is asked to do."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from config import Config
+from randomness import numerics_version
+from training.identity import config_with_own_rate
+from training.trial import Trial, arithmetic, stream_seeds
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run of the study is asked to do. `pack` and `compiled` are as in a Trial.
+
+    experiments: (architecture, activation) pairs.
+    learning_rates: activation or architecture -> its own learning rate; the others have the configuration's.
+    probes: measured at each point of the curves; no part of the identity.
+    """
+
+    config: Config
+    device: str
+    protocol: str
+    seed_base: int
+    vary: tuple[str, ...]
+    n_trials: int
+    experiments: tuple[tuple[str, str], ...]
+    results_dir: Path
+    checkpoints_dir: Path
+    plots_dir: Path
+    pack: int | None = None
+    compiled: bool = False
+    learning_rates: dict[str, float] = field(default_factory=dict)
+    probes: tuple[str, ...] = ()
+
+    def identity(self, task) -> dict:
+        """What makes this another study than the next one."""
+        return {
+            "protocol": self.protocol,
+            **task.identity(),
+            "device": self.device,
+            "seed_base": self.seed_base,
+            "vary": list(self.vary),
+            "config": self.config.as_dict(),
+            "numerics_version": numerics_version(self.config.dtype),
+            **arithmetic(self.pack, self.compiled),
+            **({"learning_rates": self.learning_rates} if self.learning_rates else {}),
+        }
+
+    def config_of(self, architecture, activation) -> Config:
+        """The configuration of one experiment, with its own learning rate."""
+        return config_with_own_rate(self.config, self.learning_rates, architecture, activation)
+
+    def trial(self, architecture, activation, number) -> Trial:
+        """The identity of one trial."""
+        seeds = stream_seeds(self.seed_base, number, self.vary)
+        seed = self.seed_base + number - 1
+        how = (self.device, self.protocol, self.pack, self.compiled)
+        config = self.config_of(architecture, activation)
+        return Trial(architecture, activation, config, number, seed, seeds, *how)
+
+    def describe(self, task) -> str:
+        """One sentence that names the study."""
+        architectures = list(dict.fromkeys(name for name, _ in self.experiments))
+        activations = list(dict.fromkeys(name for _, name in self.experiments))
+        what = "corpus" if task.name == "text" else task.name
+        return (
+            f"study in {self.results_dir}: {', '.join(architectures)} with {', '.join(activations)}, "
+            f"{self.n_trials} trials each, {self.protocol} protocol, {what} {task.label}, {self.device}, "
+            f"{self.config.max_iters} steps"
+            + (f", packs of {self.pack}" if self.pack else "")
+            + (", compiled" if self.compiled else "")
+        )
