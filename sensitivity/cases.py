@@ -19,6 +19,7 @@ RATES = (1e-3, 2e-3, 4e-3, 8e-3)
 TUNING_SHARE, QUICK_SHARE = 3, 6  # a third and a sixth of the steps
 TRIALS = {"tuning": 1, "quick": 3, "truth": 4}
 SEED_BASES = {"tuning": 7001, "quick": 7101, "truth": 8001}
+PROBE, PROBED_TRIALS = "gradient_norm", 2  # recorded along training, of so many trials of each activation
 COMMON = {"n_head": 4, "block_size": 64, "batch_size": 16, "dropout": 0.0, "cooldown": 0.2, "curve_windows": 32}
 
 FAMILIES = {  # leave-one-out goes over these
@@ -108,6 +109,7 @@ def study_options(group: Group, kind: str, folder: Path, rates: dict[str, float]
         options += [f"--{name.replace('_', '-')}", str(value)]
     options += ["--architectures", *group.architectures, "--activations", *ACTIVATIONS]
     options += ["--trials", str(TRIALS[kind]), "--seed-base", str(SEED_BASES[kind])]
+    options += ["--probes", PROBE] if kind == "truth" else []
     words = [str(rate)] if rates is None else [f"{name}={value}" for name, value in rates.items()]
     return [*options, "--learning-rate", *words, "--results-dir", str(study_folder(group, kind, folder, rate))]
 

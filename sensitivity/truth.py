@@ -136,10 +136,16 @@ def case_of(group, architecture, chosen, tuning, folder, task) -> dict:
             "relative_pd": {c.activation: _plain(values) for c, (values, _) in zip(cells, read)},
             "unread": sorted({reason for _, reasons in read for reason in reasons}),
             "weights_sha256": {a: [t["weights_sha256"] for t in r["trials"]] for a, r in mine.items()},
+            cases.PROBE: {a: [probed(t) for t in r["trials"][: cases.PROBED_TRIALS]] for a, r in mine.items()},
         },
         "quick": quick_part(cases.study_folder(group, "quick", folder), architecture, task),
         "environments": list(environments.values()),
     }
+
+
+def probed(record: dict) -> list[float]:
+    """The norm of the whole gradient at each curve point of a trial, to four digits."""
+    return [float(f"{point['probes'][cases.PROBE]['all']:.4g}") for point in record["history"]]
 
 
 def quick_part(folder: Path, architecture: str, task, activations=cases.ACTIVATIONS) -> dict:
