@@ -182,9 +182,9 @@ def train_within(args, plan, facts, task, user_files, signals, started, seconds)
 def prepared(args):
     """(args for the engine, Plan of the quick trials, full Config, task, what workers need, what files define)."""
     from common.provenance import usable_cpus
-    from run_all_experiments import default_architecture, make_plan, split_list
     from run_all_experiments import parser as study_parser
     from sensitivity import cases, quick
+    from study.choices import default_architecture, make_plan, split_list
     from tasks.registry import load_task
 
     user_files, own = load_user_files(args)

@@ -13,6 +13,7 @@ from studies import ROOT
 
 from common import json_files, storage
 from config_cpu import ConfigCPU
+from study.choices import split_list
 from training.published_protocol import FIELDS
 from training.step import build
 from training.trial import Trial, stream_seeds
@@ -366,10 +367,9 @@ def test_a_dry_run_of_another_identity_names_the_folder_of_results_not_that_of_c
 
 @pytest.mark.parametrize("text", ["relu,gelu", "relu gelu", "relu, gelu", " relu ,gelu,"])
 def test_a_list_takes_spaces_or_commas_also_within_one_argument(text):
-    import run_all_experiments
 
-    assert run_all_experiments.split_list([text]) == ["relu", "gelu"]
-    assert run_all_experiments.split_list([*text.split()]) == ["relu", "gelu"]
+    assert split_list([text]) == ["relu", "gelu"]
+    assert split_list([*text.split()]) == ["relu", "gelu"]
 
 
 def test_each_kind_of_study_has_folders_of_its_own(study, tmp_path):

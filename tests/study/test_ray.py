@@ -15,7 +15,7 @@ pytest.importorskip("ray", reason="Ray is not installed (requirements-cluster.tx
 pytestmark = pytest.mark.slow
 
 SIZES = ("--n-layer=1", "--n-head=2", "--n-embd=8", "--block-size=16", "--batch-size=4", "--curve-windows=4")
-STUDY = ("--activations=relu,gelu", "--trials=2", "--max-iters=200", "--eval-interval=100", *SIZES)
+STUDY = ("--activations=relu,gelu", "--trials=2", "--max-iters=600", "--eval-interval=300", *SIZES)
 
 
 def command(folder, corpus, *options):
@@ -124,7 +124,7 @@ def test_a_study_on_a_cluster_survives_a_signal_and_the_death_of_a_node_and_is_i
 ):
     made, victim = cluster
     stopped, log = start()
-    wait_for(log, "  step ", stopped)
+    wait_for(log, " trials done", stopped)
     stopped.terminate()
     assert stopped.wait(timeout=300) == 143, log.read_text()
     assert "stopping: the running trials finish their step and save themselves" in log.read_text()
