@@ -66,7 +66,8 @@ def parser():
         "--contrasts",
         nargs="+",
         metavar="A:B",
-        help="only compare these activations' relative PD, as one family: at the loss of --at-loss, and at the end",
+        help="only compare these activations' relative PD, as one family: at the loss of --at-loss, and at the end; an"
+        " activation may name its learning rate (relu=2e-3), and --compare adds studies with other rates or seeds",
     )
     p.add_argument("--measure", metavar="NAME", help="with --contrasts: another measure of pairs, such as symmetric_kl")
     p.add_argument("--no-figures", action="store_true", help="tables only")
@@ -169,10 +170,10 @@ def publish_contrasts(args) -> int:
         if len(pair) != 2 or pair[0] == pair[1] or not all(pair):
             raise UserError(f"a contrast names two activations, such as gelu:relu, and not {':'.join(pair)!r}")
     folder = study_folder(args)
+    folders = {path.resolve(): path for path in (folder, *(args.compare or []))}
     plots = None if args.no_figures else args.plots_dir or sibling(folder, "plots")
-    return contrasts.publish_contrasts(
-        read_study(folder), named, margins_given(args), common_loss_given(args), args.measure or "relative_pd", plots
-    )
+    studies, measure = [read_study(path) for path in folders.values()], args.measure or "relative_pd"
+    return contrasts.publish_contrasts(studies, named, margins_given(args), common_loss_given(args), measure, plots)
 
 
 def margins_given(args):

@@ -1,16 +1,17 @@
 """Prespecified contrasts between activations: by how many percent their models' disagreement differs.
 
 A contrast is the mean over pairs of trials (i, j) of log(PD_A(i, j) / PD_B(i, j)), at a common loss or at the end of
-training (analysis/equal_loss.py). At each of these two endpoints, the contrasts of a study are one family.
+training (analysis/equal_loss.py). At each of these two endpoints, the contrasts of a study are one family. If trials come
+in groups whose models never existed together, pairs are formed within groups (`estimates.combined`).
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from analysis.curves import CommonLoss, at_equal_loss, log_ratios
 from analysis.equal_loss import log_ratio
-from analysis.estimates import Estimate
+from analysis.estimates import Estimate, combined
 from analysis.outlying import outlying_runs_of_pairs
 from analysis.results import Cell, matrix, union
 from analysis.significance import Comparison
@@ -22,35 +23,40 @@ class Contrast:
 
     Attributes
     ----------
-    cell, reference : Cell
+    groups : sequence of (Cell, Cell)
+        An activation and its reference, for each group of trials.
     comparison : Comparison
         Its difference is in logarithms (see `percent`).
     outlying : tuple of int
-        Numbers of the trials flagged as outlying in either activation.
+        Seeds of the trials flagged as outlying in either activation.
     without_outlying : Estimate or None
         The difference without them; None if there are none.
     """
 
-    cell: Cell
-    reference: Cell
+    groups: Sequence[tuple[Cell, Cell]]
     comparison: Comparison
     outlying: tuple[int, ...] = ()
     without_outlying: Estimate | None = None
 
     @property
-    def name(self) -> str:
-        return f"{self.cell.label} / {self.reference.label}"
+    def names(self) -> tuple[str, str]:
+        """Of the activation and its reference, with the learning rates if these differ."""
+        (cell, reference), *_ = self.groups
+        rates = learning_rate(cell), learning_rate(reference)
+        if rates[0] == rates[1]:
+            return cell.label, reference.label
+        return f"{cell.label} at {rates[0]:g}", f"{reference.label} at {rates[1]:g}"
 
 
 def contrasts(
-    pairs: Sequence[tuple[Cell, Cell]], name: str, margin: float, common: CommonLoss | None = None
+    family: Sequence[Sequence[tuple[Cell, Cell]]], name: str, margin: float, common: CommonLoss | None = None
 ) -> list[Contrast]:
     """The contrasts of one family at one endpoint, with their verdicts.
 
     Parameters
     ----------
-    pairs : sequence of (Cell, Cell)
-        The whole family: (activation, its reference).
+    family : sequence of sequences of (Cell, Cell)
+        For each contrast, (activation, its reference) in each group of trials.
     name : str
         A pair metric, such as relative_pd.
     margin : float
@@ -67,19 +73,25 @@ def contrasts(
     def read(cell, numbers):
         return (matrix(cell, name, numbers), []) if common is None else at_equal_loss(cell, name, common, numbers)
 
-    judged = zip(pairs, log_ratios(pairs, read, margin), strict=True)
-    return [_with_outlying(cell, reference, comparison, read) for (cell, reference), comparison in judged]
+    judged = zip(family, log_ratios(family, read, margin), strict=True)
+    return [_with_outlying(groups, comparison, read) for groups, comparison in judged]
 
 
-def _with_outlying(cell, reference, comparison, read):
+def _with_outlying(groups, comparison, read):
     """The contrast, with the outlying trials of either activation and the difference without them."""
-    numbers = union((cell, reference))
-    flagged = {numbers[k] for side in (cell, reference) for k in outlying_runs_of_pairs(read(side, numbers)[0])}
-    if not flagged or comparison.difference.mean is None:
-        return Contrast(cell, reference, comparison, tuple(sorted(flagged)))
-    rest = [number for number in numbers if number not in flagged]
-    without = log_ratio(read(cell, rest)[0], read(reference, rest)[0])
-    return Contrast(cell, reference, comparison, tuple(sorted(flagged)), without.difference)
+    seeds, rests = [], []
+    for cell, reference in groups:
+        numbers = union((cell, reference))
+        flagged = {numbers[k] for side in (cell, reference) for k in outlying_runs_of_pairs(read(side, numbers)[0])}
+        trials = reference.trials | cell.trials
+        seeds += [trials[number]["seed"] for number in sorted(flagged)]
+        rests.append([number for number in numbers if number not in flagged])
+    if not seeds or comparison.difference.mean is None:
+        return Contrast(groups, comparison, tuple(seeds))
+    ratios = [
+        log_ratio(read(cell, rest)[0], read(reference, rest)[0]) for (cell, reference), rest in zip(groups, rests)
+    ]
+    return Contrast(groups, comparison, tuple(seeds), combined([ratio.difference for ratio in ratios]))
 
 
 def percent(estimate: Estimate) -> tuple[float | None, float | None, float | None]:
@@ -97,3 +109,20 @@ def percent(estimate: Estimate) -> tuple[float | None, float | None, float | Non
     """
     mean, low, high = (None if x is None else 100 * math.expm1(x) for x in (estimate.mean, estimate.low, estimate.high))
     return mean, low, high
+
+
+def learning_rate(cell: Cell) -> float:
+    """At which the cell's trials were trained."""
+    return cell.result["identity"]["config"]["learning_rate"]
+
+
+def by_activation(cells: Iterable[Cell]) -> dict[str, list[Cell]]:
+    """Label -> the cells of an activation at one learning rate, one for each group of trials; rates named if several."""
+    cells = list(cells)
+    several = len({learning_rate(cell) for cell in cells}) > 1
+
+    def label(cell):
+        return f"{cell.label} at {learning_rate(cell):g}" if several else cell.label
+
+    labels = dict.fromkeys(map(label, cells))
+    return {name: [cell for cell in cells if label(cell) == name] for name in labels}

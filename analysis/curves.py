@@ -147,12 +147,14 @@ def compare_at_equal_loss(
     list of Comparison
     """
     return log_ratios(
-        [(cell, reference) for cell in cells], lambda cell, numbers: at_equal_loss(cell, name, common, numbers), margin
+        [[(cell, reference)] for cell in cells],
+        lambda cell, numbers: at_equal_loss(cell, name, common, numbers),
+        margin,
     )
 
 
 def log_ratios(
-    contrasts: Sequence[tuple[Cell, Cell]],
+    contrasts: Sequence[Sequence[tuple[Cell, Cell]]],
     read: Callable[[Cell, Sequence[int]], tuple[np.ndarray, list[str]]],
     margin: float,
 ) -> list[Comparison]:
@@ -163,8 +165,9 @@ def log_ratios(
 
     Parameters
     ----------
-    contrasts : sequence of (Cell, Cell)
-        The whole family, as stated before the data were seen.
+    contrasts : sequence of sequences of (Cell, Cell)
+        The whole family, as stated before the data were seen. Each is a list of groups of trials without a common trial
+        (usually one): pairs are formed within a group.
     read : callable
         (cell, trial numbers) -> (n, n) values of the pair metric, and a reason for each pair that cannot be read.
     margin : float
@@ -176,13 +179,17 @@ def log_ratios(
         In the order of `contrasts`.
     """
     found, unread_reasons = [], []
-    for cell, reference in contrasts:
-        numbers = union((cell, reference))
-        (values, reasons), (base, base_reasons) = read(cell, numbers), read(reference, numbers)
-        unread_reasons.append(sorted((*reasons, *base_reasons), reverse=True))
-        if unread_reasons[-1]:
-            values = np.full_like(values, np.nan)
-        found.append(equal_loss.log_ratio(values, base))
+    for groups in contrasts:
+        matrices, unread = [], []
+        for cell, reference in groups:
+            numbers = union((cell, reference))
+            (values, reasons), (base, base_reasons) = read(cell, numbers), read(reference, numbers)
+            matrices.append((values, base))
+            unread += [*reasons, *base_reasons]
+        if unread:
+            matrices = [(np.full_like(values, np.nan), base) for values, base in matrices]
+        unread_reasons.append(sorted(unread, reverse=True))
+        found.append(significance.compare_in_groups([equal_loss.log_ratio(*both) for both in matrices]))
     judged = significance.verdicts(found, [margin] * len(found))
     return [
         replace(comparison, verdict=reasons[0], reason=f"{len(reasons)} pairs cannot be read at the common loss")

@@ -289,6 +289,50 @@ def pair_variance(ms_trials, ms_pairs, n: int):
     return variance, np.clip(df, (n + 1) / 2, n - 1)
 
 
+# --- groups of trials -----------------------------------------------------------------------------------------------
+
+
+def combined(groups: Sequence[Estimate]) -> Estimate:
+    """The mean over groups of trials that share no trial, weighted by their numbers of trials.
+
+    Pairs of trials are formed within groups only, as when the models of an earlier group no longer exist.
+
+    Parameters
+    ----------
+    groups : sequence of Estimate
+        From `mean_interval` or `pair_interval`, at least one.
+
+    Returns
+    -------
+    Estimate
+        With w_g = n_g / n, the variance is sum w_g^2 SE_g^2, with Satterthwaite's degrees of freedom; `sd` is that within
+        groups. Without an interval if a group has none.
+
+    References
+    ----------
+    Satterthwaite 1946, An approximate distribution of estimates of variance components.
+    """
+    if len(groups) == 1:
+        return groups[0]
+    n = sum(group.n for group in groups)
+    without = [group for group in groups if group.standard_error is None]
+    method = f"{groups[0].method}, {len(groups)} groups"
+    if n == 0 or any(group.mean is None for group in groups):
+        return Estimate(None, None, n, None, None, None, None, method, without[0].reason)
+    weights = [group.n / n for group in groups]
+    mean = sum(w * group.mean for w, group in zip(weights, groups))
+    if without:
+        return Estimate(mean, None, n, None, None, None, None, method, without[0].reason)
+    parts = [(w * group.standard_error) ** 2 for w, group in zip(weights, groups)]
+    variance = sum(parts)
+    spread = sum(part**2 / group.df for part, group in zip(parts, groups))
+    df = variance**2 / spread if spread else min(group.df for group in groups)
+    first, second = (sum(w * group.variance_terms[k] for w, group in zip(weights, groups)) for k in (0, 1))
+    sd = math.sqrt(sum(w * group.sd**2 for w, group in zip(weights, groups)))
+    estimate = Estimate(mean, sd, n, None, None, df, math.sqrt(variance), method)
+    return with_t_interval(estimate, (first, second), max(abs(group.mean) for group in groups), groups[0].confidence)
+
+
 # --- building blocks ------------------------------------------------------------------------------------------------
 
 

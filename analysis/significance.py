@@ -11,7 +11,16 @@ from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
-from analysis.estimates import ROUNDING, Estimate, as_floats, largest, mean_interval, pair_interval, with_t_interval
+from analysis.estimates import (
+    ROUNDING,
+    Estimate,
+    as_floats,
+    combined,
+    largest,
+    mean_interval,
+    pair_interval,
+    with_t_interval,
+)
 from analysis.power import trials_for_power, trials_still_needed
 
 
@@ -152,6 +161,21 @@ def compare_independent(x: Estimate, y: Estimate) -> Comparison:
     estimate = Estimate(x.mean - y.mean, math.hypot(x.sd, y.sd), n, None, None, df, math.sqrt(v + w), method)
     found = _comparison(with_t_interval(estimate, terms, max(abs(x.mean), abs(y.mean))))
     return replace(found, effect_size=None)
+
+
+def compare_in_groups(comparisons: Sequence[Comparison]) -> Comparison:
+    """The same comparison made in several groups of trials that share no trial, as one: see `estimates.combined`.
+
+    Parameters
+    ----------
+    comparisons : sequence of Comparison
+        From `compare_means` or `compare_pair_means`, one for each group.
+
+    Returns
+    -------
+    Comparison
+    """
+    return _comparison(combined([comparison.difference for comparison in comparisons]))
 
 
 def exchanged(comparison: Comparison) -> Comparison:

@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from analysis.contrasts import Contrast, percent
+from analysis.contrasts import Contrast, by_activation, percent
 from analysis.curves import CommonLoss, loss_at_step
-from analysis.labels import short_label
+from analysis.estimates import combined
 from analysis.results import Cell
 from analysis.series import pair_curves
 from figures.across_activations import VERDICTS
@@ -26,6 +26,7 @@ from figures.style import (
 
 __all__ = ["pd_against_loss"]
 
+LINES = ("-", (0, (5, 1.5)), (0, (2, 1)), (0, (6, 1, 1, 1)))  # of an activation's learning rates
 FIRST_LOSS = 0.5  # nats above the common loss: where the curves begin
 
 
@@ -47,8 +48,11 @@ def pd_against_loss(
         Drawn as a vertical line; the cooldown after its last step is dotted.
     """
     drawn, ((left, right),) = panels(4.1, 1, 2, width=10.2, gridspec_kw={"width_ratios": [1.25, 1]})
-    for result in results:
-        _draw_course(left, Cell(result), common)
+    drawn_before: list[str] = []
+    for label, cells in by_activation(map(Cell, results)).items():
+        activation = cells[0].activation
+        _draw_course(left, cells, label, LINES[drawn_before.count(activation)], common)
+        drawn_before.append(activation)
     if common is not None:
         left.axvline(common.loss, color=QUIET, linewidth=0.8, linestyle=(0, (4, 3)))
         left.annotate("common loss", (common.loss, 1), (3, -2), **_AT_THE_TOP)
@@ -70,17 +74,17 @@ _AT_THE_TOP = {
 }
 
 
-def _draw_course(ax, cell, common):
-    """An activation's curve."""
-    style = activation_style(cell.activation)
-    steps, _, estimates = pair_curves(cell.result, "relative_pd")
-    losses = np.array([loss_at_step(cell, step).mean for step in steps], dtype=float)
+def _draw_course(ax, cells, label, line, common):
+    """An activation's curve; cells: one for each group of trials."""
+    curves = [pair_curves(cell.result, "relative_pd") for cell in cells]
+    steps = curves[0][0]
+    estimates = [combined(groups) for groups in zip(*(curve[2] for curve in curves))]
+    losses = np.array([combined([loss_at_step(cell, step) for cell in cells]).mean for step in steps], dtype=float)
     first = np.inf if common is None else common.loss + FIRST_LOSS
     last = steps[-1] if common is None or common.last_step is None else common.last_step
     shown, cooldown = (losses <= first) & (np.array(steps) <= last), np.array(steps) >= last
-    look = style | {"markersize": 2.5}
-    named = look | {"label": short_label(cell.activation)}
-    draw_mean(ax, losses[shown], [e for e, here in zip(estimates, shown) if here], named)
+    look = activation_style(cells[0].activation) | {"markersize": 2.5, "linestyle": line}
+    draw_mean(ax, losses[shown], [e for e, here in zip(estimates, shown) if here], look | {"label": label})
     if cooldown.sum() > 1:
         dotted = look | {"linestyle": ":", "alpha": 0.8}
         draw_mean(ax, losses[cooldown], [e for e, here in zip(estimates, cooldown) if here], dotted, band=False)
@@ -102,8 +106,7 @@ def _draw_contrasts(ax, endpoints, margin):
                 draw_interval(ax, mean, place, x_range=(low, high), **look)
             text = comparison.verdict_text.replace(" seeds needed", "")
             write_beside(ax, place, text)
-            names = (short_label(contrast.cell.activation), short_label(contrast.reference.activation))
-            ticks.append((place, " / ".join(names)))
+            ticks.append((place, " / ".join(contrast.names).replace(", centred", " centred")))
         place += 1.4
     ax.set_yticks(*zip(*ticks))
     ax.tick_params(axis="y", length=0)

@@ -24,6 +24,8 @@ def cases() -> Iterator[tuple[Callable, tuple]]:
     ):
         for n, share in product(SIZES, shares):
             yield rules.coverage, (case, n, share, trial_noise, pair_noise, promised)
+    for sizes, share in product(((12, 8), (4, 4)), (0.0, 0.5, 1.0)):
+        yield rules.coverage_of_groups, (sizes, share)
     for n in SIZES:
         yield rules.coverage_of_random_models, (n,)
     for noise, n in product((normal, exponential), SIZES):

@@ -7,7 +7,7 @@ from itertools import combinations
 
 import numpy as np
 
-from analysis.estimates import mean_interval, pair_interval, pair_mean_squares
+from analysis.estimates import combined, mean_interval, pair_interval, pair_mean_squares
 from analysis.power import predicted_power
 from analysis.results import scaled
 from analysis.sensitivity import between_group_sd, equal_means_test, judge_sensitivity, pseudo_values
@@ -51,6 +51,15 @@ def coverage_line(case, n, share, matrices, truth, promised=True):
 def coverage(rng, studies, case, n, share, trial_noise, pair_noise, promised):
     matrices = pairs(rng, (studies,), n, share, trial_noise, pair_noise)
     yield coverage_line(case, n, share, matrices, 0.0, promised)
+
+
+def coverage_of_groups(rng, studies, sizes, share):
+    """Pairs within groups only, combined."""
+    groups = [pairs(rng, (studies,), n, share, normal, normal) for n in sizes]
+    found = [combined([pair_interval(matrix) for matrix in one]) for one in zip(*groups)]
+    hits = [estimate.low <= 0 <= estimate.high for estimate in found]
+    case = f"groups of {' and '.join(map(str, sizes))} trials"
+    yield line("groups", case, sum(sizes), share, hits, least=0.93)
 
 
 def coverage_of_random_models(rng, studies, n):

@@ -12,6 +12,7 @@ RATES = (
 )  # values next to a rate that are rates too, printed in percent
 TABLES = {
     "coverage": "Coverage of the 95% interval of a mean over pairs",
+    "groups": "Coverage of the 95% interval of a mean over pairs within groups of trials",
     "false positives": "The same activation twice, disjoint seeds: how often p < 0.05",
     "power": "Power where 80% is predicted, from the true variances and the stated margin",
     "sensitivity": f"Do {ACTIVATIONS} activations have the same mean?",

@@ -554,6 +554,34 @@ def test_a_contrast_that_the_study_cannot_answer_is_refused(contrast, analyze):
     assert status == 2 and ("names two activations" in error or "no results of 'gelu'" in error)
 
 
+@pytest.mark.parametrize(
+    ("other", "contrast", "says"),
+    [
+        ("longer", "smelu_1:relu", "differ in learning rate and seeds only (config.max_iters: 100 against 500)"),
+        ("matched", "gelu=2e-3:relu", "no results of 'gelu=2e-3'; there are smelu_05=0.0003"),
+        ("matched", "gelu=fast:relu", "a learning rate must be a number, and not 'fast'"),
+    ],
+)
+def test_studies_that_no_contrast_can_join_are_refused(other, contrast, says, analyze):
+    options = ("--no-figures", "--compare", REFERENCE / other, "--contrasts", contrast)
+    status, _, error = analyze(REFERENCE / "matched", *options)
+    assert status == 2 and says in error
+
+
+def test_an_activation_in_a_contrast_names_its_rate_if_the_studies_have_several(analyze):
+    """Of the tuning studies of the answer, two trials each: too few for an interval, but not for a mean."""
+    tuning = REFERENCE / "answer" / "tuning"
+    slow, fast = sorted(tuning.iterdir())[:2]
+    options = ("--no-figures", "--compare", fast, "--contrasts")
+    status, _, error = analyze(slow, *options, "gelu:relu")
+    assert status == 2 and "gelu was trained at several learning rates; name one, such as gelu=" in error
+    rates = [
+        json_files.read_json(folder / "study.json")["identity"]["config"]["learning_rate"] for folder in (slow, fast)
+    ]
+    status, out, _ = analyze(slow, *options, f"relu={rates[1]:g}:relu={rates[0]:g}")
+    assert status == 0 and f"ReLU at {rates[1]:g} / ReLU at {rates[0]:g}" in out
+
+
 def test_an_outlying_run_has_its_section(tmp_path, analyze):
     study = shutil.copytree(REFERENCE / "matched", tmp_path / "matched")
     analyze(study, "--no-figures")

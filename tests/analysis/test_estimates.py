@@ -12,6 +12,7 @@ from trials_and_pairs import HAND, SQUARES, close, symmetric
 
 from analysis import significance
 from analysis.estimates import (
+    combined,
     complete_trials,
     mean_interval,
     pair_interval,
@@ -177,3 +178,36 @@ def test_the_interval_of_pairs_covers_the_truth(n, share):
         over_pairs = matrices[:, *np.triu_indices(n, 1)]
         naive = np.mean(stats.ttest_1samp(over_pairs, 0, axis=1).pvalue > 0.05)
         assert naive < 0.70
+
+
+# --- groups of trials ---
+
+
+def test_groups_are_combined_by_their_numbers_of_trials():
+    """By hand, and the degrees of freedom by Welch's formula as statsmodels has it, for groups of equal weight."""
+    one, other = mean_interval([1.0, 2.0, 4.0, 7.0]), mean_interval([3.0, 5.0])
+    both = combined([one, other])
+    assert both.mean == pytest.approx((1 + 2 + 4 + 7 + 3 + 5) / 6) and both.n == 6
+    variance = (4 / 6) ** 2 * 7 / 4 + (2 / 6) ** 2 * 2 / 2
+    assert both.standard_error == pytest.approx(math.sqrt(variance))
+    assert both.df == pytest.approx(variance**2 / (((4 / 6) ** 2 * 7 / 4) ** 2 / 3 + ((2 / 6) ** 2 * 2 / 2) ** 2 / 1))
+    reach = stats.t.ppf(0.975, both.df) * both.standard_error
+    assert (both.low, both.high) == pytest.approx((both.mean - reach, both.mean + reach))
+    x, y = [1.0, 2.0, 4.0], [3.0, 5.0, 9.0]
+    equal = combined([mean_interval(x), mean_interval(y)])
+    assert equal.df == pytest.approx(stats.ttest_ind(x, y, equal_var=False).df)
+    assert combined([one]) is one
+
+
+def test_a_group_without_an_interval_leaves_none():
+    found = combined([mean_interval([1.0, 2.0, 3.0]), mean_interval([5.0])])
+    assert found.mean == pytest.approx(2.75) and found.low is None and found.reason == "fewer than two trials"
+
+
+def test_the_interval_over_two_groups_of_pairs_covers_as_that_of_one():
+    rng = np.random.default_rng(6)
+    covered = []
+    for _ in range(600):
+        found = combined([pair_interval(simulated_pairs(rng, (), n, 0.5)) for n in (12, 8)])
+        covered.append(found.low <= 0 <= found.high)
+    assert 0.93 <= np.mean(covered) <= 0.99
