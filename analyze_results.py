@@ -147,8 +147,8 @@ def analyze(args) -> int:
             cells, checkpoints, user_files, lambda text: print(text, flush=True), args.corpus
         )
 
-    def passage_of(cells):
-        return recompute.passage(cells, checkpoints, args.corpus)
+    def passage_of(cell):
+        return recompute.passage(cell, checkpoints, args.corpus)
 
     baselines = recompute.baselines(study, args.corpus)
     document = build(study, others, margins, baselines, common, passage_of if plots is not None else None)

@@ -156,27 +156,38 @@ def train_within(args, plan, facts, task, user_files, signals, started, seconds)
     from sensitivity import quick
 
     budget_s, n_activations = 60 * args.minutes, len(plan.experiments)
-    left_s = budget_s - (time.monotonic() - started)
-    seeds = quick.seeds_within(left_s, n_activations, *seconds)
+    used_s = time.monotonic() - started
+    seeds = quick.seeds_within(budget_s, used_s, n_activations, *seconds, finished_trials(plan))
     say(f"{quick.FEWEST_SEEDS} seeds of each activation, then up to {seeds}, within {args.minutes:g} minutes")
     signals.at_work = True
-    timer = threading.Timer(max(OVERRUN * left_s, 1.0), os.kill, (os.getpid(), signal.SIGTERM))
+    timer = threading.Timer(max(OVERRUN * budget_s - used_s, 1.0), os.kill, (os.getpid(), signal.SIGTERM))
     timer.daemon = True
     timer.start()
     try:
         begun = time.monotonic()
-        status = carry_out(
-            args, replace(plan, n_trials=quick.FEWEST_SEEDS), task, facts, args.workers, user_files, signals
-        )
+        fewest = replace(plan, n_trials=quick.FEWEST_SEEDS)
+        status = carry_out(args, fewest, task, facts, args.workers, user_files, signals, seed_by_seed=True)
         now = time.monotonic()
-        each_s = (now - begun) / quick.FEWEST_SEEDS
-        more = quick.more_seeds(budget_s - (now - started), each_s, n_activations, seconds[1])
+        trial_s, step_s, workers = seconds
+        each_s = max((now - begun) / quick.FEWEST_SEEDS, n_activations * trial_s / workers)  # trained before: no time
+        more = quick.more_seeds(budget_s - (now - started), each_s, n_activations, step_s)
         seeds = min(seeds, quick.FEWEST_SEEDS + more)
         if status == 0 and seeds > quick.FEWEST_SEEDS:
-            status = carry_out(args, replace(plan, n_trials=seeds), task, facts, args.workers, user_files, signals)
+            extended = replace(plan, n_trials=seeds)
+            status = carry_out(args, extended, task, facts, args.workers, user_files, signals, seed_by_seed=True)
         return status if timer.is_alive() else 0
     finally:
         timer.cancel()
+
+
+def finished_trials(plan) -> int:
+    """How many of the quick trials an earlier run has trained."""
+    from common import storage
+
+    if not (plan.results_dir / storage.STUDY_FILE).exists():
+        return 0
+    _, results = storage.read_study(plan.results_dir)
+    return sum(trial["status"] in ("complete", "diverged") for result in results for trial in result["trials"])
 
 
 def prepared(args):

@@ -177,7 +177,7 @@ def check_and_carry_out(args, signals) -> int:
     studies = [(plan, model_facts(plan, task)) for plan in plans]
     for plan in plans:
         check_packs(plan, task)
-    note_status("analyze", analysis_command(plans))
+    note_status("analyze", analysis_command(plans, args))
     if args.dry_run or sizes:
         say_cost(args, studies, task, workers)
     if args.dry_run:
@@ -201,15 +201,18 @@ def check_and_carry_out(args, signals) -> int:
             f"{len(failures)} of {len(studies)} studies failed (see above); the same command tries them again"
         )
     if len(sizes) > 1:
-        print(f"now: {analysis_command(plans)}")
+        print(f"now: {analysis_command(plans, args)}")
     return 0
 
 
-def analysis_command(plans) -> str:
+def analysis_command(plans, args) -> str:
     """What a user types to analyze a study, or the studies of a sweep over sizes."""
     folders = [plan.results_dir for plan in plans]
     options = ["--scales"] if len(folders) > 1 else []
     options += [] if folders == [Path("results")] else [as_typed(folder) for folder in folders]
+    for option in ("architecture_file", "activation_file"):
+        if path := getattr(args, option):
+            options += [f"--{option.replace('_', '-')}", as_typed(path)]
     return " ".join(["python analyze_results.py", *options])
 
 
@@ -245,7 +248,11 @@ def note_missing_probes(plan, experiments) -> None:
             )
 
 
-def carry_out(args, plan, task, facts, workers, user_files, signals) -> int:
+def carry_out(args, plan, task, facts, workers, user_files, signals, seed_by_seed=False) -> int:
+    """Trains and compares what a study lacks; returns the exit status.
+
+    seed_by_seed: trial 1 of every experiment before trial 2 of any, instead of one experiment after the other.
+    """
     from common import files
     from common.provenance import program
     from study.aside import set_study_aside
@@ -279,6 +286,8 @@ def carry_out(args, plan, task, facts, workers, user_files, signals) -> int:
                 print(f"note: {text}", flush=True)
         others = other_results(plan, experiments, say=lambda text: print(f"note: {text}", flush=True))
         jobs = [(experiment, job) for experiment in experiments for job in experiment.jobs()]
+        if seed_by_seed:
+            jobs.sort(key=lambda item: min((trial.number for trial in trials_of(item[1])), default=0))
         remove_leftovers(plan, experiments, jobs)
         n_to_train = sum(len(trials_of(job)) for _, job in jobs)
         print(plan.describe(task), flush=True)
@@ -296,17 +305,17 @@ def carry_out(args, plan, task, facts, workers, user_files, signals) -> int:
     if signals.received is not None:
         print("interrupted; the same command resumes from here", flush=True)
         return 128 + signals.received
-    return finish(plan, experiments, all_well)
+    return finish(args, plan, experiments, all_well)
 
 
-def finish(plan, experiments, all_well) -> int:
+def finish(args, plan, experiments, all_well) -> int:
     """Says how the study ended and what to do next."""
     diverged = sum(r["status"] == "diverged" for e in experiments for r in e.records.values())
     if diverged:
         print(f"{diverged} trial(s) diverged: recorded as such, and left out of every pair")
     if not all_well:
         raise RunError("a task failed (see above); everything else is done, and the same command tries it again")
-    print(f"done: {plan.results_dir}\nnow: {analysis_command([plan])}", flush=True)
+    print(f"done: {plan.results_dir}\nnow: {analysis_command([plan], args)}", flush=True)
     if plan.vary != ALL_STREAMS:
         command = f"python analyze_results.py results --compare {as_typed(plan.results_dir)}"
         print(f"and, compared with the study that varies everything: {command}", flush=True)

@@ -397,6 +397,13 @@ def with_t_interval(
     return replace(estimate, low=estimate.mean - reach, high=estimate.mean + reach)
 
 
+def at_level(estimate: Estimate, confidence: float) -> Estimate:
+    """The estimate with an interval of another confidence; unchanged if it has none."""
+    if estimate.low is None or not estimate.standard_error:
+        return estimate
+    return with_t_interval(estimate, estimate.variance_terms, abs(estimate.mean), confidence)
+
+
 def _no_interval(values, n, method, reason):
     mean = float(values.mean()) if len(values) else None
     return Estimate(mean, None, n, None, None, None, None, method, reason)

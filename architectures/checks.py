@@ -46,7 +46,9 @@ class Case:
         """A model with its initial weights."""
         config = self.config.replace(dropout=dropout)
         model = build_model(self.architecture, activation or self.activation, config, VOCABULARY)
-        return initialize(model, seed)
+        initialize(model, seed)
+        address_dropout(model, seed, 0)  # a user-defined model may have a dropout rate of its own
+        return model
 
     def lively_model(self, **options) -> nn.Module:
         """A model whose every parameter is far from its initial value, so that what it can do, it does visibly."""

@@ -19,13 +19,13 @@ from figures.style import (
     MOST_BANDS,
     NATS,
     QUIET,
-    STEPS,
     NothingToDraw,
     draw_curves,
     draw_interval,
     figure,
     interval_note,
     legend_beside,
+    over_steps,
     panel_height,
     panels,
     point_style,
@@ -42,7 +42,7 @@ VERDICTS = {  # how the row of a verdict looks
 }
 
 
-@figure("Every activation against the reference", "forest")
+@figure("Activations compared with the reference", "forest")
 def forest(results, margins=Margins()):  # noqa: B008 - it is frozen
     """Each activation minus the reference in the four primary measures: difference, 95% interval, margin, verdict."""
     cells = [Cell(result) for result in results]
@@ -98,7 +98,7 @@ def all_validation_curves(results):
         minus = f"Minus {activation_label(reference['activation'])}, trial by trial with the same seed: mean"
         axes[1, 0].set_title(minus + interval_note(axes[1, 0]))
         legend_beside(axes[1, 0])
-    axes[-1, 0].set_xlabel(STEPS)
+    over_steps(axes[-1, 0])
     return drawn
 
 
@@ -137,7 +137,7 @@ def pd_at_equal_loss(results):
     axes[0, 1].invert_xaxis()  # of both, for they share it
     axes[0, 0].set_title(f"Against the step{interval_note(axes[0, 0])}")
     axes[0, 1].set_title(f"Against the validation loss{interval_note(axes[0, 1])}")
-    axes[1, 0].set_xlabel(STEPS)
+    over_steps(axes[1, 0])
     axes[1, 1].set_xlabel(f"validation loss ({NATS}), training progresses →")
     return drawn
 
@@ -154,7 +154,8 @@ def gradient_norms(results):
     drawn, ((left, right),) = panels(3.2, 1, 2)
     draw_curves(left, {name: (steps, mean_curve(values["all"])) for name, (steps, values) in curves.items()})
     left.set_title(f"Whole gradient: mean over trials{interval_note(left)}")
-    left.set(yscale="log", xlabel=STEPS, ylabel=f"norm ({NATS} per unit of the weights)")
+    over_steps(left)
+    left.set(yscale="log", ylabel=f"norm ({NATS} per unit of the weights)")
     legend_beside(left)
     first = next(iter(curves))
     steps, values = curves[first]
@@ -163,7 +164,8 @@ def gradient_norms(results):
     for layer, colour in zip(shown, colormaps["viridis"](np.linspace(0, 0.9, len(shown)))):
         right.plot(steps, means[layer], color=colour, linewidth=1.1, label=layer)
     right.legend(loc="upper left", bbox_to_anchor=(1.0, 1.03), fontsize=6, title="largest first", title_fontsize=6)
-    right.set(yscale="log", xlabel=STEPS, title=f"Per layer, {short_label(first)}: mean over trials")
+    over_steps(right)
+    right.set(yscale="log", title=f"Per layer, {short_label(first)}: mean over trials")
     return drawn
 
 
@@ -231,5 +233,5 @@ def _draw_shares(ax, shares, best):
     ax.tick_params(axis="y", pad=7)  # room for a marker at 0%
     ax.set_title("Share on the frontier\n(bold: on that of the means)")
     if not any(shares.values()):
-        ax.set(title="Too few trials to resample", xlabel="", xticks=[])
+        ax.set(title="Activations (too few trials to resample)", xlabel="", xticks=[])
         ax.spines[:].set_visible(False)

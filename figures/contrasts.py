@@ -6,7 +6,7 @@ import numpy as np
 
 from analysis.contrasts import Contrast, by_activation, percent
 from analysis.curves import CommonLoss, loss_at_step
-from analysis.estimates import combined
+from analysis.estimates import at_level, combined
 from analysis.results import Cell
 from analysis.series import pair_curves
 from figures.across_activations import VERDICTS
@@ -27,6 +27,7 @@ from figures.style import (
 __all__ = ["pd_against_loss"]
 
 LINES = ("-", (0, (5, 1.5)), (0, (2, 1)), (0, (6, 1, 1, 1)))  # of an activation's learning rates
+ALPHA = 0.05  # of the family
 FIRST_LOSS = 0.5  # nats above the common loss: where the curves begin
 
 
@@ -96,20 +97,26 @@ def _draw_contrasts(ax, endpoints, margin):
     ax.axvline(0, color=INK, linewidth=0.8)
     place, ticks = 0.0, []
     for title, family in endpoints.items():
-        ax.text(0, place, title, transform=ax.get_yaxis_transform(), size=8, weight="bold", va="center")
+        ticks.append((place, title))
         for contrast in family:
             place += 1
             comparison = contrast.comparison
             look = VERDICTS.get(comparison.verdict, VERDICTS["inconclusive"])
             mean, low, high = percent(comparison.difference)
             if mean is not None:
+                corrected = percent(at_level(comparison.difference, 1 - 2 * ALPHA / len(family)))[1:]
+                ax.plot(corrected, [place, place], color=look["color"], linewidth=0.8, solid_capstyle="butt")
                 draw_interval(ax, mean, place, x_range=(low, high), **look)
             text = comparison.verdict_text.replace(" seeds needed", "")
             write_beside(ax, place, text)
             ticks.append((place, " / ".join(contrast.names).replace(", centred", " centred")))
         place += 1.4
     ax.set_yticks(*zip(*ticks))
+    for label in ax.get_yticklabels():
+        label.set_weight("bold" if label.get_text() in endpoints else "normal")
     ax.tick_params(axis="y", length=0)
     ax.set_ylim(place - 0.8, -0.6)
     ax.set_xlabel("difference in relative PD (%)")
-    ax.set_title("Contrasts, 95% CI; grey: margin")
+    ax.set_title(
+        f"Contrasts; grey: margin. Thick: 95% CI;\nthin: {1 - 2 * ALPHA / len(family):.1%} CI, which decides equivalence"
+    )

@@ -7,14 +7,13 @@ from analysis import results as results_module
 from analysis.labels import complete
 from analysis.results import MEASURES, PAIR_MEASURES, Cell
 from analysis.series import mean_curve, pair_curves, trained, trial_curves
-from analysis.words import with_interval
+from analysis.words import plural, with_interval
 from figures.style import (
     FAINT,
     INK,
     NATS,
     QUIET,
     SHADES,
-    STEPS,
     NothingToDraw,
     activation_style,
     draw_interval,
@@ -22,6 +21,7 @@ from figures.style import (
     figure,
     from_zero,
     legend_beside,
+    over_steps,
     panels,
     rows_named,
     say_instead,
@@ -58,7 +58,8 @@ def training_curves(result):
     left.plot([], [], color=INK, linewidth=0.5, alpha=0.6, label="each trial")
     frozen = left.get_ylim()
     _draw_lost(left, result)
-    left.set(ylim=frozen, xlabel=STEPS, ylabel=f"loss ({NATS})", title="Loss")
+    left.set(ylim=frozen, ylabel=f"loss ({NATS})", title="Loss")
+    over_steps(left)
     left.legend(loc="upper right")
     _draw_deviations(right, trials, steps, validation)
     return drawn
@@ -82,7 +83,8 @@ def _draw_deviations(ax, trials, steps, values):
     for index, (trial, line) in enumerate(zip(trials, away)):
         shade = str(0.15 + 0.6 * index / len(away))
         ax.plot(steps, line, color=shade, linewidth=0.9, marker=".", markersize=4, label=f"trial {trial['trial']}")
-    ax.set(xlabel=STEPS, ylabel=f"difference (10⁻³ {NATS})")
+    ax.set(ylabel=f"difference (10⁻³ {NATS})")
+    over_steps(ax)
     ax.set_title("Validation loss of each trial minus their mean")
     if len(trials) <= 12:
         legend_beside(ax)
@@ -154,7 +156,8 @@ def _draw_pair_curves(ax, result, name):
     steps, values, estimates = trained(*pair_curves(result, name))
     ax.plot(steps, values.T, color=QUIET, linewidth=0.4, alpha=0.3)
     draw_mean(ax, steps, estimates, activation_style(result["activation"]) | {"linestyle": "-"})
-    ax.set(xlabel=STEPS, ylabel=metrics.METRICS[name].label, ylim=(0, None))
+    ax.set(ylabel=metrics.METRICS[name].label, ylim=(0, None))
+    over_steps(ax)
     within_range(ax, name)
     several = ": each pair, their mean" if len(values) > 1 else ""
     has_interval = any(estimate.low is not None for estimate in estimates)
@@ -268,7 +271,7 @@ def disagreement_passage(result, text: str, share, n_models: int):
     ax.set_axis_off()
     bar = drawn.colorbar(image, ax=ax, orientation="horizontal", shrink=0.5, aspect=40, pad=0.02)
     pairs = n_models * (n_models - 1) // 2
-    what = f"share of the {pairs} pairs of {n_models} models whose most likely character differs here"
+    what = f"share of the {plural(pairs, 'pair')} of {n_models} models whose most likely character differs here"
     bar.set_label(what, size=7.5)
     bar.outline.set_visible(False)
     return drawn

@@ -27,7 +27,6 @@ INK, QUIET, FAINT = "#222222", "#666666", "#D9D9D9"
 SHADES = "Blues"  # sequential, and still in order when printed in grey
 DIVERGING = "PuOr_r"  # below and above a reference, for colour-blind readers too
 NATS = "nats per character"
-STEPS = "training steps"
 MOST_BANDS = 8  # with more activations than this in a panel, bands would hide each other
 # matplotlib's own style, whatever a user's matplotlibrc says, and then ours. savefig.format is an option of the scripts.
 STYLE = {
@@ -67,7 +66,8 @@ STYLE = {
 # the two SmeLUs blue and ReLU, with which all others are compared, black.
 COLOURS = ("#56B4E9", "#0072B2", "#000000", "#D55E00", "#009E73", "#E69F00", "#CC79A7")
 MARKERS = ("v", "^", "o", "s", "D", "P", "X", "<", ">", "*", "h", "p", "d")
-LOOKS = {"smelu_1_centred": 19}  # orange: not SmeLU's own blue, which its hash would give
+LOOKS = {"smelu_1_centred": 19}  # orange
+OTHER_COLOURS = ("#6A3D9A", "#8C510A", "#B2182B", "#4D4D4D")  # of user-defined activations and SmeLUs of any beta
 LINES = ((0, (5, 1.2)), (0, (1.5, 0.8)), "-")  # with seven colours: 21 looks
 
 
@@ -75,8 +75,11 @@ def activation_style(name: str) -> dict:
     """color, marker and linestyle: the same for this activation in every figure."""
     import activations
 
-    known = name in activations.BUILT_IN
-    index = activations.BUILT_IN.index(name) if known else LOOKS.get(name, zlib.crc32(name.encode()))
+    index = activations.BUILT_IN.index(name) if name in activations.BUILT_IN else LOOKS.get(name)
+    if index is None:
+        index = zlib.crc32(name.encode())
+        colour, marker = OTHER_COLOURS[index % len(OTHER_COLOURS)], MARKERS[index % len(MARKERS)]
+        return {"color": colour, "marker": marker, "linestyle": "-"}
     return {
         "color": COLOURS[index % len(COLOURS)],
         "marker": MARKERS[index % len(MARKERS)],
@@ -263,11 +266,17 @@ def rows_named(ax, names):
     ax.tick_params(axis="y", length=0)
 
 
+def over_steps(ax):
+    """The x axis counts training steps."""
+    ax.set_xlabel("training steps")
+    ax.xaxis.get_major_locator().set_params(integer=True)
+
+
 def within_range(ax, name):
     """Ends the y axis a little beyond the measure's range."""
     metric = metrics.METRICS[name]
     low, high = ax.get_ylim()
-    room = 0.03 * (min(high, metric.high) - max(low, metric.low))
+    room = 0.05 * (min(high, metric.high) - max(low, metric.low))
     ax.set_ylim(max(low, metric.low - room), min(high, metric.high + room))
 
 

@@ -37,10 +37,14 @@ def answer(view: View) -> Section:
 
 
 def _too_few(n):
-    again = "The same command with `--trials 10` extends the study."
+    again = "Rerun run_all_experiments.py with `--trials 10` to extend the study."
     if n == 1:
         return [f"**One trial is not enough**: disagreement takes two trials, and an interval three. {again}"]
-    return [f"**Two trials make one pair**: there is no interval and no test below three. {again}"] if n == 2 else []
+    return (
+        [f"**Two trials make one pair**: measures of disagreement have no interval and no test below three. {again}"]
+        if n == 2
+        else []
+    )
 
 
 def _alone(view):
@@ -175,7 +179,7 @@ def comparisons(view: View) -> Section | None:
         "Effect: Hedges' g of paired differences. p (equiv.): two one-sided tests against the margin, Bonferroni-corrected."
         f" {_exact_p(view)} {sampled(view.cells)}"
     )
-    title = f"Every activation against {reference.label}"
+    title = f"Activations compared with {reference.label}"
     return Section(title, [Table(headers, rows, caption, note.strip())], brief=True)
 
 
@@ -187,8 +191,8 @@ def _exact_p(view):
         one, other = (np.array(values(c, "val_loss", numbers), float) for c in (cell, view.reference))
         found = significance.sign_flip_test(one - other)
         if found.p is not None:
-            texts.append(f"{cell.label} {brief_p(found.p)}")
+            texts.append(f"{cell.label}: {brief_p(found.p)}")
             least = found
     if not texts:
         return ""
-    return f"Exact sign-flip p of the loss differences: {', '.join(texts)} (uncorrected; smallest possible {least.smallest_p:.2g})."
+    return f"Exact sign-flip p of the loss differences: {'; '.join(texts)} (uncorrected; smallest possible {least.smallest_p:.2g})."

@@ -38,8 +38,8 @@ def training(view: View) -> Section | None:
     if len(path) > 1:
         mean = "mean of the activations" if view.compared else "mean over pairs"
         content.append(
-            f"Relative PD {course(curves.turns(path), 4)} ({mean}, on the curve windows): how far two models agree depends"
-            " on how far training has got."
+            f"Relative PD {course(curves.turns(path), 4)} ({mean}, on the curve windows): agreement between two"
+            " models depends on training progress."
         )
     if view.compared and view.common is not None:
         last = "" if view.common.last_step is None else f", up to step {view.common.last_step:,}"
@@ -60,8 +60,10 @@ def training(view: View) -> Section | None:
     if any(pair["history"] for cell in view.cells for pair in cell.pairs):
         caption = (
             f"Disagreement on the curve windows against the training step (left), and against the mean validation loss at"
-            f" that step (right); {counted(view.cells)}; bands: {U_BAND}. The untrained models are left out."
+            f" that step (right); {counted(view.cells)}; bands: {U_BAND}."
         )
+        if all(len(curves.steps(cell)) > 2 for cell in view.cells):
+            caption += " The untrained models are left out."
         content.append(Figure(caption, plot_utils.pd_at_equal_loss, view.results))
     if any("gradient_norm" in p.get("probes", {}) for r in view.results for t in r["trials"] for p in t["history"]):
         caption = (
@@ -121,9 +123,8 @@ def measures(view: View) -> Section:
         decimals = measure.decimals
         if results_module.is_pair_measure(name) and decimals:
             decimals = max(decimals_for(estimate, 2, 6) for estimate in estimates)
-        best = results_module.order(view.cells, [estimate.mean for estimate in estimates], measure.better)
         rows.append([headed(name), measure.better or "-", *(plus_minus(estimate, decimals) for estimate in estimates)])
-        rows[-1].append(best[0].label if best else "-")
+        rows[-1].append(_best(view.cells, [estimate.mean for estimate in estimates], measure.better))
     headers = ["Measure", "Better", *(cell.label for cell in view.cells), "Best mean"]
     caption = f"Means ± half of the 95% interval ({counted(view.cells)}). {PAIRS_METHOD}"
     note = (
@@ -131,7 +132,17 @@ def measures(view: View) -> Section:
         f" of an activation use `python benchmark.py`. {sampled(view.cells)}"
     )
     table = [Table(headers, rows, caption, note.strip())] if rows else []
-    return Section("Every measure", [*without_pairs(view.cells), *_disagreements(view), *table])
+    return Section("All measures", [*without_pairs(view.cells), *_disagreements(view), *table])
+
+
+def _best(cells, means, better):
+    """The activation with the best mean; "tie" if several have it."""
+    ranked = results_module.order(cells, means, better)
+    if not ranked:
+        return "-"
+    known = [mean for mean in means if mean is not None]
+    best = max(known) if better == "higher" else min(known)
+    return "tie" if known.count(best) > 1 else ranked[0].label
 
 
 def _disagreements(view):
@@ -312,26 +323,35 @@ def each_activation(view: View) -> Section:
 
 
 def _passages(view, cells):
-    """({cell: what its models disagree about in a passage}, what to say first)."""
+    """({cell: the figure of a passage that its models disagree about}, sentences to say first)."""
     if view.passage_of is None:
         return {}, []
-    try:
-        text, start, shares = view.passage_of(cells)
-    except (UserError, RunError) as reason:
-        return {}, [f"The figure of a passage needs the trained models and the corpus, and was left out: {reason}."]
-    first = (
+    found, sentences, without = {}, [], {}
+    for cell in cells:
+        try:
+            text, start, share, n = view.passage_of(cell)
+        except (UserError, RunError) as reason:
+            without.setdefault(str(reason), []).append(cell.label)
+            continue
+        sentences = [_about_passage(text, start)]
+        caption = (
+            f"{cell.label}: {share.mean():.1%} of predictions differ on average over {plural(math.comb(n, 2), 'pair')} of"
+            f" n = {n} models; at {(share == 0).mean():.0%} of the characters all models agree."
+        )
+        found[cell] = [Figure(caption, plot_utils.disagreement_passage, cell.result, (text, share, n))]
+    for reason, labels in without.items():
+        sentences.append(f"Without a passage: {listing(labels)} ({reason}).")
+    return found, sentences
+
+
+def _about_passage(text, start):
+    about = (
         f"The passage: {len(text):,} characters of the validation split (from its character {start:,} on), shaded by the"
         " share of pairs of models whose most likely character differs, given all before it in its window."
     )
-    if lost := undrawable(text):
-        first += f" No font on this machine has {plural(len(lost), 'character')} of it, drawn as boxes: {''.join(lost)}"
-    found = {}
-    for cell in cells:
-        if cell.activation in shares:
-            share, n = shares[cell.activation]
-            caption = (
-                f"{cell.label}: {share.mean():.1%} of predictions differ on average over {plural(math.comb(n, 2), 'pair')} of"
-                f" n = {n} models; at {(share == 0).mean():.0%} of the characters all models agree."
-            )
-            found[cell] = [Figure(caption, plot_utils.disagreement_passage, cell.result, (text, share, n))]
-    return found, [first]
+    lost = undrawable(text)
+    if not lost:
+        return about
+    return (
+        f"{about} No font on this machine has {plural(len(lost), 'character')} of it, drawn as boxes: {''.join(lost)}"
+    )

@@ -245,7 +245,7 @@ def publish(document: Document, folder: Path, names: tuple[str, str], plots: Pat
     paths = _draw(document.figures, plots) if plots is not None else {}
     if paths:
         write(document, folder, names, paths)
-    drawn = f"; {len(paths)} figures in {as_typed(plots)}" if paths else ""
+    drawn = f"; {plural(len(paths), 'figure')} in {as_typed(plots)}" if paths else ""
     say(f"All sections: {' and '.join(as_typed(folder / name) for name in names)}{drawn}")
     return plots is None or len(paths) == len(document.figures)
 

@@ -223,7 +223,7 @@ def _values(variants):
         " interval over trials), with 95% intervals; SD over trials or pairs."
     )
     headers = ["Measure", "Variant", "n", "Mean", "SD", "SE, examples", "Better"]
-    return Section("Every measure of every variant", [Table(headers, rows, caption)], brief=True)
+    return Section("All measures", [Table(headers, rows, caption)], brief=True)
 
 
 # --- what was read, what it means -----------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ class View:
 
     study: its cells with complete trials. cells: those of this architecture. missing: sentences on what is absent.
     baselines: from `recompute.baselines`. common: where activations are compared at equal loss, if anywhere.
-    passage_of: cells -> `recompute.passage`; None: the section is left out.
+    passage_of: cell -> `recompute.passage`; None: the section is left out.
     """
 
     study: Study

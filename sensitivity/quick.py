@@ -29,22 +29,28 @@ def quick_config(config):
     return config.replace(max_iters=steps, eval_interval=steps, eval_spacing="linear")
 
 
-def seconds_needed(seeds: int, activations: int, trial_s: float, step_s: float, workers: int) -> float:
-    """Of a quick test: starting, training on so many workers, and measuring features on one."""
-    return (
-        STARTING_S + math.ceil(seeds * activations / workers) * trial_s + seeds * activations * MEASURING_STEPS * step_s
-    )
+def seconds_needed(
+    seeds: int, activations: int, trial_s: float, step_s: float, workers: int, finished: int = 0
+) -> float:
+    """Duration of a quick test: starting, training on so many workers, and measuring features on one.
+
+    finished: trials that an earlier run has trained.
+    """
+    to_train = max(0, seeds * activations - finished)
+    return STARTING_S + math.ceil(to_train / workers) * trial_s + seeds * activations * MEASURING_STEPS * step_s
 
 
-def seeds_within(budget_s: float, activations: int, trial_s: float, step_s: float, workers: int) -> int:
-    """How many seeds of each activation fit, up to MOST_SEEDS; a UserError says the least budget where two do not."""
-    fit = [
-        n
-        for n in range(FEWEST_SEEDS, MOST_SEEDS + 1)
-        if seconds_needed(n, activations, trial_s, step_s, workers) <= budget_s
-    ]
+def seeds_within(
+    budget_s: float, used_s: float, activations: int, trial_s: float, step_s: float, workers: int, finished: int = 0
+) -> int:
+    """How many seeds of each activation fit into what is left of the budget, up to MOST_SEEDS.
+
+    A UserError names the smallest budget if two do not fit.
+    """
+    cost = (activations, trial_s, step_s, workers, finished)
+    fit = [n for n in range(FEWEST_SEEDS, MOST_SEEDS + 1) if used_s + seconds_needed(n, *cost) <= budget_s]
     if not fit:
-        least = seconds_needed(FEWEST_SEEDS, activations, trial_s, step_s, workers)
+        least = used_s + seconds_needed(FEWEST_SEEDS, *cost)
         raise UserError(
             f"the budget is too small for two seeds of {activations} activations, which take about {least / 60:.1f} minutes"
             f" here; give --minutes {math.ceil(1.1 * least / 6) / 10:g} or more, fewer activations or fewer --max-iters"

@@ -160,7 +160,7 @@ def quick_part(folder: Path, architecture: str, task, activations=cases.ACTIVATI
     mine = {r["activation"]: r for r in results if r["architecture"] == architecture}
     if len(losses[activations[0]]) < 2:
         raise RunError(
-            f"{folder} has fewer than two seeds of every activation yet; the same command resumes from there"
+            f"the budget ended before every activation had two seeds (in {folder}); the same command resumes from there"
         )
     complete = [k for k in losses[activations[0]] if all(values[k] is not None for values in losses.values())]
     features: dict[str, float | None] = dict.fromkeys(FEATURES)

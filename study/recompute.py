@@ -279,44 +279,40 @@ def _difference(stored, now, arrays, key):
 # --- a passage ------------------------------------------------------------------------------------------------------
 
 
-def passage(
-    cells: Sequence[Cell], checkpoints_dir: Path, data: str = "auto"
-) -> tuple[str, int, dict[str, tuple[np.ndarray, int]]]:
-    """Where the models of each activation disagree on a passage from the middle of the validation split.
+def passage(cell: Cell, checkpoints_dir: Path, data: str = "auto") -> tuple[str, int, np.ndarray, int]:
+    """Where the models of an activation disagree on a passage from the middle of the validation split.
 
-    Returns:
-      (the text, where it begins in the validation split, activation -> ((length,) share of pairs of models whose most
-      likely characters differ at this place, given all before it in its window, number of models)).
+    Returns
+    -------
+    text : str
+    start : int
+        Its first character's number in the validation split, from 1.
+    share : (length,) array
+        Of pairs of models: those whose most likely characters differ here, given all before it in its window.
+    n_models : int
 
-    Raises:
-      UserError: the corpus or the checkpoints are not at hand; the message says which.
-      RunError: a checkpoint is damaged.
+    Raises
+    ------
+    UserError
+        The corpus or the checkpoints are not available.
+    RunError
+        A checkpoint is damaged.
     """
-    available = {
-        cell.activation: [k for k in cell.numbers if checkpoint_path(checkpoints_dir, cell, k).exists()][
-            :PASSAGE_TRIALS
-        ]
-        for cell in cells
-    }
-    if all(len(numbers) < 2 for numbers in available.values()):
-        raise UserError(f"{checkpoints_dir} holds no two checkpoints of an activation")
-    task = study_task(cells[0].result, may_download=False, data=data)
+    numbers = [k for k in cell.numbers if checkpoint_path(checkpoints_dir, cell, k).exists()][:PASSAGE_TRIALS]
+    if len(numbers) < 2:
+        raise UserError(f"{checkpoints_dir} does not hold two of its checkpoints")
+    task = study_task(cell.result, may_download=False, data=data)
     if not hasattr(task, "corpus"):
-        raise UserError(f"{task.name} is no text")
+        raise UserError(f"{task.name} is not text")
     corpus = task.corpus
-    size = cells[0].result["identity"]["config"]["block_size"]
+    size = cell.result["identity"]["config"]["block_size"]
     starts = text.evaluation_starts(corpus, "validation", size)
     count = min(len(starts), max(1, PASSAGE_LENGTH // size))
     first = (len(starts) - count) // 2
     x, y = text.windows(corpus.validation, starts[first : first + count], size)
-    shares = {}
-    for cell in cells:
-        numbers = available[cell.activation]
-        if len(numbers) >= 2:
-            choices = [_choices(checkpoint_path(checkpoints_dir, cell, k), cell.trials[k], x) for k in numbers]
-            differ = [a != b for a, b in itertools.combinations(choices, 2)]
-            shares[cell.activation] = np.mean(differ, axis=0), len(numbers)
-    return corpus.decode(y.ravel()), int(starts[first]) + 1, shares
+    choices = [_choices(checkpoint_path(checkpoints_dir, cell, k), cell.trials[k], x) for k in numbers]
+    share = np.mean([a != b for a, b in itertools.combinations(choices, 2)], axis=0)
+    return corpus.decode(y.ravel()), int(starts[first]) + 1, share, len(numbers)
 
 
 def _choices(path, record, x):

@@ -29,9 +29,9 @@ from tasks.ngrams import baselines
 REFERENCE = Path(__file__).resolve().parent.parent / "results" / "reference"
 REPORT = ("smelu_05", "smelu_1", "relu", "gelu", "swish")
 KINDS = ("training_curves", "reproducibility", "summary")
-BRIEF = ("The answer", "Every activation against ReLU")
+BRIEF = ("The answer", "Activations compared with ReLU")
 SECTIONS = (
-    *(*BRIEF, "Along training, and at equal loss", "Loss against reproducibility", "Every measure"),
+    *(*BRIEF, "Along training, and at equal loss", "Loss against reproducibility", "All measures"),
     *("Smooth, monotone, gated: groups of activations", "Spread of the loss over seeds", "Outlying runs"),
     *("Would another text change this?", "Every trial", "Each activation in figures", "What was run", "Methods"),
 )
@@ -424,7 +424,9 @@ def test_a_damaged_checkpoint_costs_the_figure_of_a_passage_and_nothing_else(few
     (few / "checkpoints" / "charlm_relu" / "trial_1.pt").write_bytes(b"damaged")
     status, _, _ = analyze()
     assert status == 0
-    assert "was left out: the checkpoint checkpoints/charlm_relu/trial_1.pt is damaged" in report_of(few / "results")
+    assert "Without a passage: ReLU (the checkpoint checkpoints/charlm_relu/trial_1.pt is damaged" in report_of(
+        few / "results"
+    )
 
 
 def test_sources_of_randomness_stand_beside_all_of_them(few, analyze, plans):
@@ -479,14 +481,17 @@ def test_every_figure_of_several_architectures_stands_in_the_part_of_its_own():
     assert len({section.slug for section in document.sections}) == len(document.sections)
 
 
-def test_without_checkpoints_the_passage_is_left_out_with_the_reason():
-    def passage_of(cells):
-        raise UserError("there is no checkpoint")
+def test_an_activation_without_checkpoints_has_no_passage_and_the_reason_is_said():
+    def passage_of(cell):
+        if cell.activation == "relu":
+            raise UserError("there is no checkpoint")
+        return "a text", 1, np.zeros(6), 3
 
     document = built(make_result("relu", 3), make_result("gelu", 3), passage_of=passage_of)
     (section,) = (section for section in document.sections if section.title == "Each activation in figures")
-    assert "disagreement_passage" not in [figure.draw.__name__ for figure in document.figures]
-    assert any("there is no checkpoint" in item for item in section.content if isinstance(item, str))
+    passages = [figure for figure in document.figures if figure.draw.__name__ == "disagreement_passage"]
+    assert [figure.results["activation"] for figure in passages] == ["gelu"]
+    assert any("ReLU (there is no checkpoint)" in item for item in section.content if isinstance(item, str))
 
 
 def test_every_caption_says_n_and_what_its_bands_are():

@@ -48,17 +48,19 @@ def test_a_study_that_is_told_to_stop_notes_it_at_once(status, capfd):
 
 
 @pytest.mark.parametrize(
-    ("folders", "command"),
+    ("folders", "file", "command"),
     [
-        (["results"], ["analyze_results.py"]),
-        (["a study's"], ["analyze_results.py", "a study's"]),
-        (["-dash"], ["analyze_results.py", "./-dash"]),
-        (["all sizes/scale_1M", "-x"], ["analyze_results.py", "--scales", "all sizes/scale_1M", "./-x"]),
+        (["results"], None, ["analyze_results.py"]),
+        (["results"], "my activation.py", ["analyze_results.py", "--activation-file", "my activation.py"]),
+        (["a study's"], None, ["analyze_results.py", "a study's"]),
+        (["-dash"], None, ["analyze_results.py", "./-dash"]),
+        (["all sizes/scale_1M", "-x"], None, ["analyze_results.py", "--scales", "all sizes/scale_1M", "./-x"]),
     ],
 )
-def test_the_command_that_analyzes_studies_can_be_typed(folders, command):
+def test_the_command_that_analyzes_studies_can_be_typed(folders, file, command):
     plans = [SimpleNamespace(results_dir=Path(folder)) for folder in folders]
-    assert shlex.split(analysis_command(plans)) == ["python", *command]
+    args = SimpleNamespace(architecture_file=None, activation_file=file)
+    assert shlex.split(analysis_command(plans, args)) == ["python", *command]
 
 
 def test_a_checked_study_notes_that_command(tiny_corpus_file, tmp_path):

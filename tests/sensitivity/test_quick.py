@@ -81,19 +81,20 @@ def test_an_activation_that_decides_whether_training_works_matters(tmp_path, tin
 
 
 def test_a_budget_gives_as_many_seeds_as_fit_and_says_the_least():
-    assert quick.seeds_within(300, 4, 10, 0.01, 2) == quick.MOST_SEEDS
-    fits = quick.seeds_within(100, 4, 10, 0.01, 2)
+    assert quick.seeds_within(300, 0, 4, 10, 0.01, 2) == quick.MOST_SEEDS
+    fits = quick.seeds_within(120, 20, 4, 10, 0.01, 2)
     assert quick.seconds_needed(fits, 4, 10, 0.01, 2) <= 100 < quick.seconds_needed(fits + 1, 4, 10, 0.01, 2)
     assert quick.more_seeds(100, 20, 4, 0.01) == 4 and quick.more_seeds(15, 20, 4, 0.01) == 0
     with pytest.raises(UserError, match=r"give --minutes 0\.\d or more"):
-        quick.seeds_within(30, 4, 10, 0.01, 2)
+        quick.seeds_within(30, 0, 4, 10, 0.01, 2)
+    assert quick.seeds_within(40, 0, 4, 10, 0.01, 2, finished=4) == 2, "finished trials cost nothing"
 
 
 def test_a_budget_that_ends_too_early_keeps_what_was_trained(tmp_path, tiny_corpus_file):
     early = "import quick_sensitivity\nquick_sensitivity.OVERRUN = 0\nquick.seeds_within = lambda *a: 2\n"
     options = ["--architecture", "faint", *OPTIONS, "--max-iters", "600000", "--corpus", str(tiny_corpus_file)]
     run = studies.run("quick_sensitivity.py", *options, folder=tmp_path, prelude=PLANTED + early)
-    assert run.status == 1 and "fewer than two seeds of every activation yet; the same command resumes" in run.err
+    assert run.status == 1 and "the budget ended before every activation had two seeds" in run.err
     assert list(tmp_path.glob("checkpoints/quick_faint/faint_relu/*.partial.pt"))
 
 
