@@ -84,6 +84,9 @@ def parser():
     p.add_argument(
         "--scales", nargs="+", type=Path, metavar="STUDY", help="sensitivity against size, of a sweep's studies"
     )
+    p.add_argument(
+        "--pooled", nargs="+", type=Path, metavar="STUDY", help="what relative PD depends on most, over several studies"
+    )
     p.add_argument("--audit", nargs="+", type=Path, metavar="STUDY", help="check the report's claims on these studies")
     p.add_argument(
         "--corpus", default="auto", metavar="FILE", help="where the study's text is (default: where it was, verified)"
@@ -116,6 +119,11 @@ def analyze(args) -> int:
         from report.scales import publish_scales
 
         return publish_scales([read_study(path) for path in args.scales], args.plots_dir, not args.no_figures)
+    if args.pooled:
+        from report.pooled import publish_pooled
+
+        plots = None if args.no_figures else args.plots_dir or Path("plots")
+        return publish_pooled([read_study(path) for path in args.pooled], plots)
     if args.measure and not args.contrasts:
         raise UserError("--measure says what contrasts are of; it needs --contrasts")
     if args.contrasts:

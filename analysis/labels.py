@@ -49,11 +49,12 @@ def study_line(results: list[dict]) -> str:
     counts = sorted({len(complete(result)) for result in results})
     lost = sum(len(result["trials"]) - len(complete(result)) for result in results)
     n = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    steps = sorted({result["identity"]["config"]["max_iters"] for result in results})
     parts = [
         f"{'Corpus' if 'corpus' in results[0] else 'Data'}: {', '.join(labels)}",
         " and ".join(sorted({result["identity"]["protocol"] for result in results})) + " protocol",
         f"n = {n} trial{'s' if n != '1' else ''}" + (" per activation" if len(results) > 1 else ""),
-        f"{identity['config']['max_iters']:,} training steps",
+        " to ".join(f"{count:,}" for count in dict.fromkeys((steps[0], steps[-1]))) + " training steps",
         identity["device"],
     ]
     if set(identity["vary"]) != {"init", "data", "dropout"}:

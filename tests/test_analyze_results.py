@@ -587,6 +587,14 @@ def test_an_activation_in_a_contrast_names_its_rate_if_the_studies_have_several(
     assert status == 0 and f"ReLU at {rates[1]:g} / ReLU at {rates[0]:g}" in out
 
 
+def test_pooled_studies_are_a_table_and_a_figure_of_all_pairs(tmp_path, analyze):
+    folders = [REFERENCE / name for name in ("matched", "longer", "architectures")]
+    status, out, _ = analyze(REFERENCE / "matched", "--plots-dir", tmp_path, "--pooled", *folders)
+    assert status == 0 and "37 cells" in out and "| architecture " in out and (tmp_path / "all_cpu_pooled.png").exists()
+    status, _, error = analyze(REFERENCE / "matched", "--pooled", REFERENCE / "longer")
+    assert status == 2 and "have 2 architectures with an activation" in error
+
+
 def test_an_outlying_run_has_its_section(tmp_path, analyze):
     study = shutil.copytree(REFERENCE / "matched", tmp_path / "matched")
     analyze(study, "--no-figures")
