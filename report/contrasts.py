@@ -43,7 +43,7 @@ def endpoints(
         raise unknown("measure", measure, PAIR_MEASURES)
     cells = [cell for study in studies for cell in study.cells]
     _check_one_setting(cells)
-    family = [_groups(_cells_named(cells, a), _cells_named(cells, b), (a, b)) for a, b in named]
+    family = [groups_named(cells, pair) for pair in named]
     margin = math.log1p(margins.pairs)
     found = {}
     if common is not None:
@@ -92,8 +92,9 @@ def _number(text):
         raise UserError(f"a learning rate must be a number, and not {text!r}") from None
 
 
-def _groups(cells, references, names):
-    """[(cell, reference)] with the same seeds, one for each group of trials."""
+def groups_named(cells: Sequence[Cell], names: tuple[str, str]) -> list[tuple[Cell, Cell]]:
+    """[(cell, reference)] with the same seeds, one for each group of trials; names: as in `endpoints`."""
+    cells, references = (_cells_named(cells, name) for name in names)
     groups = [(a, b) for a in cells for b in references if _first_seed(a) == _first_seed(b)]
     if not groups:
         raise UserError(f"{names[0]} and {names[1]} were trained with other seeds, so there is nothing to pair")

@@ -4,13 +4,14 @@ import json
 import re
 from pathlib import Path
 
+import answer_page
 import numpy as np
 import pytest
 
-from analysis.contrasts import contrasts, percent
+from analysis.contrasts import percent
 from analysis.curves import CommonLoss, log_ratios
 from analysis.equal_loss import LOG_MARGIN
-from analysis.results import MEASURES, pair_values, without
+from analysis.results import pair_values, without
 from report.contrasts import in_percent
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -54,21 +55,28 @@ def test_the_table_of_a_study_is_that_of_its_trials(study, activations, n):
         assert cells == [*expected, interval(summary["val_accuracy"], 2, 100)]
 
 
-def test_the_tables_of_the_answer_are_those_of_the_primary_study():
-    """README's table, and docs/answer.md word for word what the command that it names prints."""
-    import analyze_results
-    from analysis.results import Margins
-    from report import contrasts as report
+ANSWER = (ROOT / "docs" / "answer.md").read_text(encoding="utf-8")
 
-    study = analyze_results.read_study(REFERENCE / "answer" / "primary")
-    assert f"<!-- table: primary -->\n{report.means_table(study.cells)}\n<!-- end -->" in README
-    smooth = [(name, "relu") for name in ("gelu", "swish", "smelu_1_centred")]
-    common = CommonLoss(2.05, last_step=800)
-    found = report.endpoints([study], [*smooth, ("smelu_1", "smelu_1_centred")], Margins(), common)
-    page = (ROOT / "docs" / "answer.md").read_text(encoding="utf-8")
-    assert report.text(study.cells, found, Margins()) in page
-    first, end = ([c.comparison.difference for c in family] for family in found.values())
-    claim, screen = (" ".join(text.split()) for text in (page.partition("![")[0], README))
+
+def test_the_tables_of_the_answer_are_those_of_its_studies():
+    """README's first table and all of docs/answer.md, as `python -m tests.helpers.answer_page` writes them."""
+    made = answer_page.blocks()
+    for page in (README, ANSWER):
+        assert answer_page.filled(page, made) == page
+    assert all(f"<!-- {name} -->" in README + ANSWER for name in made)
+
+
+@pytest.fixture(scope="module")
+def primary():
+    return answer_page.cells_of(*answer_page.GROUPS)
+
+
+def test_the_answers_sentences_have_the_numbers_of_the_tables(primary):
+    first, end = (
+        [c.comparison.difference for c in answer_page.found_at(primary, common=common)]
+        for common in (answer_page.COMMON, None)
+    )
+    claim, screen = (" ".join(text.split()) for text in (ANSWER.partition("![")[0], README))
     for estimate in first[:2]:
         mean, low, high = percent(estimate)
         assert f"by {-mean:.1f}% [{-high:.1f}, {-low:.1f}] with" in claim
@@ -78,70 +86,36 @@ def test_the_tables_of_the_answer_are_those_of_the_primary_study():
     assert all(f"{min(ends):.1f} to {max(ends):.1f}% *higher*" in text for text in (claim, screen))
 
 
-ANSWER = (ROOT / "docs" / "answer.md").read_text(encoding="utf-8")
-
-
-@pytest.fixture(scope="module")
-def primary():
-    """(its activations, the four contrasts of a mapping of activations)."""
-    import analyze_results
-
-    cells = {c.activation: c for c in analyze_results.read_study(REFERENCE / "answer" / "primary").cells}
-
-    def four(of):
-        relu, centred = of["relu"], of["smelu_1_centred"]
-        return [[(of["gelu"], relu)], [(of["swish"], relu)], [(centred, relu)], [(of["smelu_1"], centred)]]
-
-    return cells, four
-
-
-def contrasts_of(pairs, name="relative_pd", common=None):
-    return contrasts(pairs, name, LOG_MARGIN, common)
-
-
-def rows_of(name):
-    text = re.search(rf"<!-- {name} -->\n(.*?)<!-- end -->", ANSWER, re.DOTALL).group(1)
-    return [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()[2:]]
-
-
-def test_the_answer_at_other_losses_is_as_the_page_says(primary):
-    cells, four = primary
-    for loss, *stated in rows_of("losses"):
-        found = contrasts_of(four(cells), common=CommonLoss(float(loss), last_step=800))
-        assert stated == [f"{in_percent(c.comparison.difference)}, {c.comparison.verdict}" for c in found]
-
-
-def test_the_answer_in_other_measures_is_as_the_page_says(primary):
-    cells, four = primary
-    measures = ("relative_pd", "top1_disagreement", "js_divergence", "symmetric_kl")
-    for name, (label, *stated) in zip(measures, rows_of("measures"), strict=True):
-        assert label == MEASURES[name].label
-        assert stated == [in_percent(c.comparison.difference) for c in contrasts_of(four(cells), name)]
+def test_what_doubling_relus_rate_does_is_what_the_studies_show():
+    cells, page = answer_page.cells_of("primary", "secondary"), " ".join(ANSWER.split())
+    (found,) = answer_page.found_at(cells, named=(("relu=2e-3", "relu=1e-3"),))
+    mean, low, high = percent(found.comparison.difference)
+    assert f"by {mean:.1f}% [{low:.1f}, {high:.1f}]" in page and f"its relative PD by {mean:.1f}%" in page
 
 
 def test_the_referees_other_numbers_are_as_the_page_says(primary):
     """Seeds left out, bandwidths, equal steps, SmeLU against ReLU, and the cooldown."""
-    cells, four = primary
-    page, at = " ".join(ANSWER.split()), CommonLoss(2.05, last_step=800)
-    answers = {}
-    for number in range(1, 13):
-        rest = {name: without(cell, [number]) for name, cell in cells.items()}
-        answers[1000 + number] = [c.comparison.verdict for c in contrasts_of(four(rest), common=at)[:3]]
-    assert [seed for seed, found in answers.items() if set(found) == {"equivalent"}] == [1006]
+    page, at = " ".join(ANSWER.split()), answer_page.COMMON
+    equivalent = []
+    for seed in sorted({t["seed"] for cell in primary for t in cell.trials.values()}):
+        rest = [without(c, [k for k, t in c.trials.items() if t["seed"] == seed]) for c in primary]
+        if {c.comparison.verdict for c in answer_page.found_at(rest)[:3]} == {"equivalent"}:
+            equivalent.append(seed)
+    assert equivalent == [1006]
     for bandwidth in (0.15, 0.2):
-        found = contrasts_of(four(cells), common=CommonLoss(2.05, bandwidth, 800))
+        found = answer_page.found_at(primary, common=CommonLoss(2.05, bandwidth, 800))
         assert {c.comparison.verdict for c in found[:3]} == {"equivalent"}
-    pairs = [[(cells["smelu_1"], cells["relu"])], [(cells["swish"], cells["smelu_1_centred"])]]
-    for found in contrasts_of(pairs, common=at):
+    for found in answer_page.found_at(primary, named=(("smelu_1", "relu"), ("swish", "smelu_1_centred"))):
         assert in_percent(found.comparison.difference) in page
 
     def at_step(cell, step, numbers=None):
         return pair_values(cell, lambda p: next(h["relative_pd"] for h in p["history"] if h["step"] == step), numbers)
 
-    equal_steps = log_ratios(four(cells)[:3], lambda cell, numbers: (at_step(cell, 800, numbers), []), LOG_MARGIN)
+    smooth = answer_page.family(primary)[:3]
+    equal_steps = log_ratios(smooth, lambda cell, numbers: (at_step(cell, at.last_step, numbers), []), LOG_MARGIN)
     assert {c.verdict for c in equal_steps} == {"equivalent"}
     assert f"({', '.join(in_percent(c.difference) for c in equal_steps)})" in page
-    falls = [1 - np.nanmean(at_step(cell, 1000)) / np.nanmean(at_step(cell, 800)) for cell in cells.values()]
+    falls = [1 - np.nanmean(at_step(cell, 1000)) / np.nanmean(at_step(cell, at.last_step)) for cell in primary]
     assert f"falls by {100 * min(falls):.0f} to {100 * max(falls):.0f}% with every" in page
 
 
