@@ -70,6 +70,11 @@ def parser():
         " activation may name its learning rate (relu=2e-3), and --compare adds studies with other rates or seeds",
     )
     p.add_argument("--measure", metavar="NAME", help="with --contrasts: another measure of pairs, such as symmetric_kl")
+    p.add_argument(
+        "--by-frequency",
+        action="store_true",
+        help="only disagreement along training, by how frequent the true class is; needs the checkpoints' folder",
+    )
     p.add_argument("--no-figures", action="store_true", help="tables only")
     p.add_argument(
         "--format",
@@ -128,6 +133,8 @@ def analyze(args) -> int:
         raise UserError("--measure says what contrasts are of; it needs --contrasts")
     if args.contrasts:
         return publish_contrasts(args)
+    if args.by_frequency:
+        return publish_by_frequency(args)
     from report.contents import build
     from report.document import publish
     from report.view import RESUME
@@ -182,6 +189,23 @@ def publish_contrasts(args) -> int:
     plots = None if args.no_figures else args.plots_dir or sibling(folder, "plots")
     studies, measure = [read_study(path) for path in folders.values()], args.measure or "relative_pd"
     return contrasts.publish_contrasts(studies, named, margins_given(args), common_loss_given(args), measure, plots)
+
+
+def publish_by_frequency(args) -> int:
+    """`--by-frequency`: tables and figure, from the predictions along training that a study keeps."""
+    from common.storage import sibling
+    from report.frequency import publish_frequency
+    from study.frequency import course
+    from study.recompute import study_task
+
+    folder = study_folder(args)
+    cells = [cell for cell in read_study(folder).cells if len(cell.trials) > 1]
+    if not cells:
+        raise UserError(f"{folder} has no activation with two complete trials")
+    task = study_task(cells[0].result, may_download=False, data=args.corpus)
+    checkpoints = args.checkpoints_dir or sibling(folder, "checkpoints")
+    plots = None if args.no_figures else args.plots_dir or sibling(folder, "plots")
+    return publish_frequency([course(cell, checkpoints, task) for cell in cells], plots)
 
 
 def margins_given(args):
