@@ -7,6 +7,7 @@ import numpy as np
 import plot_utils
 from analysis import curves, significance
 from analysis import results as results_module
+from analysis.contrasts import percent
 from analysis.results import MEASURES, PRIMARY, REFERENCE, in_percent, union, values
 from analysis.words import brief_p, interval, listing, number, plural, with_interval
 from report.document import Figure, Section, Table
@@ -84,18 +85,27 @@ def _verdicts(view, name):
 
 def _at_equal_loss(view):
     """What is left of differences in relative PD at equal loss, on which PD depends."""
-    different = [c for c in view.compared if view.comparisons[c.activation, "relative_pd"].verdict == "different"]
-    if not different:
-        return []
     if view.common is None:
+        if all(view.comparisons[c.activation, "relative_pd"].verdict != "different" for c in view.compared):
+            return []
         return [
             "Relative PD depends on training progress, and no common loss was fixed beforehand to compare at (`--at-loss`)."
         ]
     margin = math.log1p(view.margins.pairs)
     found = curves.compare_at_equal_loss(view.compared, view.reference, "relative_pd", view.common, margin)
-    verdicts = {cell: comparison.verdict_text for cell, comparison in zip(view.compared, found)}
-    texts = listing(f"{cell.label} **{verdicts[cell]}**" for cell in different)
-    return [f"Relative PD at equal loss, {view.common.loss:g} nats: {texts}."]
+    texts = [_against(cell, comparison) for cell, comparison in zip(view.compared, found)]
+    return [
+        f"Relative PD at equal loss, {view.common.loss:g} nats, against {view.reference.label}: {'; '.join(texts)}."
+    ]
+
+
+def _against(cell, comparison):
+    """'Swish -3.1% [-4.6, -1.6], **different**' of a comparison in logarithms."""
+    mean, low, high = percent(comparison.difference)
+    if mean is None:
+        return f"{cell.label} **{comparison.verdict_text}**"
+    interval = "" if low is None else f" [{low:+.1f}, {high:+.1f}]"
+    return f"{cell.label} {mean:+.1f}%{interval}, **{comparison.verdict_text}**"
 
 
 def _overall(view):

@@ -529,11 +529,15 @@ def test_activations_are_compared_at_the_loss_that_was_named(tmp_path, analyze):
     study = shutil.copytree(REFERENCE / "longer", tmp_path / "longer")
     status, out, _ = analyze(study, "--no-figures", "--at-loss", "2.5")
     text = " ".join(out.split())
-    assert status == 0 and "Relative PD at equal loss, 2.5 nats: SmeLU β=1 inconclusive" in text
+    assert (
+        status == 0
+        and "Relative PD at equal loss, 2.5 nats, against ReLU: SmeLU β=1 +" in text
+        and "inconclusive" in text
+    )
     _, out, _ = analyze(study, "--no-figures", "--at-loss", "2.5", "--last-step", "150")
-    assert "Relative PD at equal loss, 2.5 nats: SmeLU β=1 loss not reached" in " ".join(out.split())
+    assert "Relative PD at equal loss, 2.5 nats, against ReLU: SmeLU β=1 loss not reached" in " ".join(out.split())
     _, out, _ = analyze(study, "--no-figures", "--at-loss", "3.5")
-    assert "Relative PD at equal loss, 3.5 nats: SmeLU β=1 curve too coarse" in " ".join(out.split())
+    assert "Relative PD at equal loss, 3.5 nats, against ReLU: SmeLU β=1 curve too coarse" in " ".join(out.split())
     _, out, _ = analyze(study, "--no-figures")
     assert "no common loss was fixed beforehand" in " ".join(out.split())
 
