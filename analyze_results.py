@@ -22,7 +22,7 @@ from pathlib import Path
 
 from common.errors import RunError, UserError
 from common.scripts import Parser, run
-from training.options import add_file_options, check_own_are_used, load_user_files
+from training.options import add_file_options, check_user_files_are_used, load_user_files
 
 REPORT_FILES = ("REPORT.md", "report.html")
 
@@ -145,7 +145,7 @@ def analyze(args) -> int:
     folder = study_folder(args)
     study = read_study(folder)
     others = [read_study(path) for path in args.compare or [] if path.resolve() != folder.resolve()]
-    check_own_are_used(own, [(cell.architecture, cell.activation) for cell in study.cells])
+    check_user_files_are_used(own, [(cell.architecture, cell.activation) for cell in study.cells])
     checkpoints = args.checkpoints_dir or sibling(folder, "checkpoints")
     plots = None if args.no_figures else args.plots_dir or sibling(folder, "plots")
     if plots is not None:

@@ -152,21 +152,21 @@ def train_within(args, plan, facts, task, user_files, signals, started, seconds)
 
     seconds: of a trial, of a training step, as measured alone; and the number of workers.
     """
-    from run_all_experiments import carry_out
+    from run_all_experiments import run_plan
     from sensitivity import quick
 
     budget_s, n_activations = 60 * args.minutes, len(plan.experiments)
     used_s = time.monotonic() - started
     seeds = quick.seeds_within(budget_s, used_s, n_activations, *seconds, finished_trials(plan))
     say(f"{quick.FEWEST_SEEDS} seeds of each activation, then up to {seeds}, within {args.minutes:g} minutes")
-    signals.at_work = True
+    signals.trials_running = True
     timer = threading.Timer(max(OVERRUN * budget_s - used_s, 1.0), os.kill, (os.getpid(), signal.SIGTERM))
     timer.daemon = True
     timer.start()
     try:
         begun = time.monotonic()
         fewest = replace(plan, n_trials=quick.FEWEST_SEEDS)
-        status = carry_out(args, fewest, task, facts, args.workers, user_files, signals, seed_by_seed=True)
+        status = run_plan(args, fewest, task, facts, args.workers, user_files, signals, seed_by_seed=True)
         now = time.monotonic()
         trial_s, step_s, workers = seconds
         each_s = max((now - begun) / quick.FEWEST_SEEDS, n_activations * trial_s / workers)  # trained before: no time
@@ -174,7 +174,7 @@ def train_within(args, plan, facts, task, user_files, signals, started, seconds)
         seeds = min(seeds, quick.FEWEST_SEEDS + more)
         if status == 0 and seeds > quick.FEWEST_SEEDS:
             extended = replace(plan, n_trials=seeds)
-            status = carry_out(args, extended, task, facts, args.workers, user_files, signals, seed_by_seed=True)
+            status = run_plan(args, extended, task, facts, args.workers, user_files, signals, seed_by_seed=True)
         return status if timer.is_alive() else 0
     finally:
         timer.cancel()

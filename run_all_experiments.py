@@ -1,18 +1,17 @@
-"""The study: which trials, on which engine, into which folder.
+"""Runs a study: trains and compares all trials, resuming where an earlier run stopped.
 
     python run_all_experiments.py                                  # the report's five activations, ten trials each
     python run_all_experiments.py --activations relu gelu --trials 3
-    python run_all_experiments.py --protocol published --trials 2  # the report's own protocol, draw by draw
-    python run_all_experiments.py --scale 1M 2M 5M                 # one study for each size, 3 activations x 3 trials
+    python run_all_experiments.py --protocol published --trials 2  # the report's protocol, draw by draw
+    python run_all_experiments.py --scale 1M 2M 5M                 # one study per size, 3 activations x 3 trials
     python run_all_experiments.py --dry-run                        # check everything; print trials, time and disk
 
-The same command resumes where it stopped; --trials 20 extends 10; --fresh sets the old study aside.
-Exit status: 0 all done, 1 a trial failed or the machine gave trouble, 2 a mistake in the command, 130 or 143
-interrupted.
+Rerun the same command to resume; --trials 20 extends 10; --fresh sets the old study aside.
+Exit status: 0 done, 1 a trial failed or a system error occurred, 2 invalid command, 130 or 143 interrupted.
 """
 
 if __name__ == "__main__":
-    import common.startup  # noqa: F401 - before the others, which take long to import
+    import common.startup  # noqa: F401 - first: the other imports are slow
 
 import contextlib
 from pathlib import Path
@@ -22,7 +21,7 @@ from common.errors import RunError
 from common.scripts import Parser, as_typed, run
 from common.status import note_status
 from study.choices import ALL_STREAMS, at_size, chosen_sizes, default_architecture, make_plan
-from study.cost import say_cost
+from study.cost import print_cost
 from study.signals import Signals
 from training.options import (
     add_compile_option,
@@ -36,14 +35,14 @@ from training.options import (
 def parser():
     p = Parser(
         prog="run_all_experiments.py",
-        description="Train and compare every architecture and activation of a study; resume it where it stopped.",
+        description="Train and compare every architecture and activation of a study, or resume the study.",
         epilog="Lists take spaces or commas.",
     )
     names = {"nargs": "+", "metavar": "NAME"}
-    p.add_argument("--architectures", help="names, or all (default: that of --architecture-file, or charlm)", **names)
+    p.add_argument("--architectures", help="names, or all (default: from --architecture-file, or charlm)", **names)
     p.add_argument(
         "--activations",
-        help="names, report or answer (five each), or all (default: that of --activation-file, or report; with --scale:"
+        help="names, report or answer (five each), or all (default: from --activation-file, or report; with --scale:"
         f" {', '.join(ACTIVATIONS)})",
         **names,
     )
@@ -55,8 +54,8 @@ def parser():
     p.add_argument(
         "--workers",
         type=int,
-        help="trials at a time, with Ray on GPUs for each GPU; a running Ray cluster's CPUs set it themselves (default: the"
-        " cores this process may use, or one on a GPU)",
+        help="trials at a time; with Ray on GPUs: per GPU; ignored on the CPUs of an existing Ray cluster (default: the"
+        " available cores, or 1 on a GPU)",
     )
     p.add_argument("--engine", choices=("local", "ray"), default="local", help="default: local")
     p.add_argument("--ray-address", metavar="ADDRESS", help="a running Ray cluster (default: one on this machine)")
@@ -64,15 +63,15 @@ def parser():
         "--vary",
         nargs="+",
         metavar="STREAM",
-        help="which randomness differs between trials: init, data, dropout (all three by default), bit (one bit of one"
-        " initial weight), or none; the other streams keep the seed of trial 1",
+        help="random streams that differ between trials: init, data, dropout (default: all three), bit (flip one bit of"
+        " one initial weight), or none; the others keep the seed of trial 1",
     )
     p.add_argument(
         "--pack",
         type=int,
         metavar="N",
         help="train N trials of an activation as one batched model, for a large GPU; part of the study's identity, since"
-        " it rounds otherwise (default: each trial alone; training/packed.py says how)",
+        " it rounds differently (default: train trials singly; see training/packed.py)",
     )
     add_compile_option(p)
     add_file_options(p)
@@ -80,27 +79,28 @@ def parser():
         "--scale",
         nargs="+",
         metavar="SIZE",
-        help="numbers of parameters, such as 1M 2M 5M 10M 20M 50M 100M: one study for each, in scale_<size>/ inside the"
-        " folders; sets n_layer, n_head, n_embd and learning_rate (architectures/sizes.py says how)",
+        help="parameter counts, such as 1M 2M 5M 10M 20M 50M 100M: one study for each, in the subfolder scale_<size>/;"
+        " sets n_layer, n_head, n_embd and learning_rate (see architectures/sizes.py)",
     )
     p.add_argument(
         "--probes",
         nargs="+",
         metavar="NAME",
         default=[],
-        help="numbers measured along training, such as gradient_norm; they change no trial (diagnostics/probes.py)",
+        help="quantities measured during training, such as gradient_norm; they do not affect training (see"
+        " diagnostics/probes.py)",
     )
     p.add_argument("--results-dir", type=Path, help="default: results/, or a subfolder named after the kind of study")
-    p.add_argument("--plots-dir", type=Path, help="default: plots/, with the subfolder of the results")
-    p.add_argument("--checkpoints-dir", type=Path, help="default: checkpoints/, with the subfolder of the results")
+    p.add_argument("--plots-dir", type=Path, help="default: plots/, with the same subfolder")
+    p.add_argument("--checkpoints-dir", type=Path, help="default: checkpoints/, with the same subfolder")
     p.add_argument("--fresh", action="store_true", help="set the study in the folder aside and start over")
-    p.add_argument("--dry-run", action="store_true", help="check everything, print trials, time and disk, and stop")
+    p.add_argument("--dry-run", action="store_true", help="check everything, print trials, time and disk, and exit")
     add_config_options(p, several_rates=True)
     return p
 
 
 def model_facts(plan, task) -> dict:
-    """Experiment -> {n_parameters, sizes}; building each model also checks that it is what its name says."""
+    """Experiment -> {n_parameters, sizes}; building each model also checks its activation."""
     from architectures.registry import build_model
 
     facts = {}
@@ -114,7 +114,7 @@ def model_facts(plan, task) -> dict:
 
 
 def check_packs(plan, task) -> None:
-    """A UserError where a model cannot be packed or compiled, or a pack does not fit into the GPU's memory."""
+    """Raises UserError if a model cannot be packed or compiled, or a pack does not fit into the GPU's memory."""
     if not (plan.pack or plan.compiled):
         return
     import torch
@@ -129,7 +129,7 @@ def check_packs(plan, task) -> None:
 
 
 def make_engine(args, plan, workers, context):
-    """The engine that the user asked for."""
+    """The engine chosen by --engine."""
     from study.local_engine import LocalEngine
     from study.ray_engine import RayEngine
 
@@ -140,26 +140,26 @@ def make_engine(args, plan, workers, context):
 
 def main(argv=None) -> int:
     args = parser().parse_args(argv)
-    with Signals() as signals:  # from here on: importing torch alone takes seconds, and a signal may come meanwhile
-        return check_and_carry_out(args, signals)
+    with Signals() as signals:  # before importing torch, which takes seconds
+        return check_and_run(args, signals)
 
 
-def check_and_carry_out(args, signals) -> int:
-    """Turns the options into studies, and brings these to completion; says only what they would take in a dry run."""
+def check_and_run(args, signals) -> int:
+    """Checks the options, then runs the study or studies; a dry run prints their cost instead."""
     from common.provenance import usable_cpus
     from diagnostics.probes import check_probes
     from tasks.registry import load_task
     from training.memory import check_memory
 
-    user_files, own = load_user_files(args)
-    args.architectures = args.architectures or [own.get("architecture") or default_architecture(args.task)]
-    if "activation" in own:
-        args.activations = args.activations or [own["activation"]]
+    user_files, defined = load_user_files(args)
+    args.architectures = args.architectures or [defined.get("architecture") or default_architecture(args.task)]
+    if "activation" in defined:
+        args.activations = args.activations or [defined["activation"]]
     sizes = chosen_sizes(args)
     args.activations = args.activations or list(ACTIVATIONS if sizes else ["report"])
     args.trials = (TRIALS if sizes else 10) if args.trials is None else args.trials
     plan, notes = make_plan(args)
-    check_user_files(own, plan.experiments, plan.config)
+    check_user_files(defined, plan.experiments, plan.config)
     check_folders(plan)
     task = load_task(args.task, args.corpus)
     task.check(plan.config)
@@ -179,16 +179,16 @@ def check_and_carry_out(args, signals) -> int:
         check_packs(plan, task)
     note_status("analyze", analysis_command(plans, args))
     if args.dry_run or sizes:
-        say_cost(args, studies, task, workers)
+        print_cost(args, studies, task, workers)
     if args.dry_run:
         warn_if_single(plan)
         return 0
-    signals.at_work = True
+    signals.trials_running = True
     failures = []
     for plan, facts in studies:
         try:
-            status = carry_out(args, plan, task, facts, workers, user_files, signals)
-        except RunError as error:  # the other sizes of a sweep continue
+            status = run_plan(args, plan, task, facts, workers, user_files, signals)
+        except RunError as error:  # continue with the other sizes of a sweep
             if len(studies) == 1:
                 raise
             failures.append(f"{plan.results_dir}: {error}")
@@ -198,15 +198,15 @@ def check_and_carry_out(args, signals) -> int:
             return status
     if failures:
         raise RunError(
-            f"{len(failures)} of {len(studies)} studies failed (see above); the same command tries them again"
+            f"{len(failures)} of {len(studies)} studies failed (see above); rerun the same command to retry them"
         )
     if len(sizes) > 1:
-        print(f"now: {analysis_command(plans, args)}")
+        print(f"next: {analysis_command(plans, args)}")
     return 0
 
 
 def analysis_command(plans, args) -> str:
-    """What a user types to analyze a study, or the studies of a sweep over sizes."""
+    """The command that analyzes a study, or the studies of a sweep over sizes."""
     folders = [plan.results_dir for plan in plans]
     options = ["--scales"] if len(folders) > 1 else []
     options += [] if folders == [Path("results")] else [as_typed(folder) for folder in folders]
@@ -217,7 +217,7 @@ def analysis_command(plans, args) -> str:
 
 
 def check_folders(plan) -> None:
-    """Complains, before any work begins, of a folder in which nothing can be written."""
+    """Raises an error, before any work begins, if one of the folders is not writable."""
     from common import files
 
     for folder in (plan.results_dir, plan.checkpoints_dir, plan.plots_dir):
@@ -226,32 +226,30 @@ def check_folders(plan) -> None:
 
 def warn_if_single(plan):
     if plan.n_trials == 1:
-        print("note: with one trial there is no pair to compare; reproducibility needs at least two trials")
+        print("note: with one trial there are no pairs to compare; reproducibility needs at least two trials")
 
 
 def note_changes():
-    """Says that no commit holds the program as it is, since its results will say so."""
+    """Prints a note if the program differs from its commit; results record this."""
     from common.provenance import git_commit
 
     if (git_commit() or "").endswith("+changes"):
-        print(f"note: the program's files differ from its commit, so results name it as {git_commit()}")
+        print(f"note: uncommitted changes; results will record git_commit {git_commit()}")
 
 
 def note_missing_probes(plan, experiments) -> None:
-    """Says how many finished trials lack a probe that is asked for: it is measured only while a trial trains."""
+    """Prints how many finished trials lack a requested probe: probes are measured during training only."""
     for name in plan.probes:
         finished = [record["history"] for e in experiments for record in e.records.values() if record["history"]]
         lacking = sum(name not in history[-1].get("probes", {}) for history in finished)
         if lacking:
-            print(
-                f"note: {lacking} finished trial(s) lack the probe {name}, which only trials yet to be trained will have"
-            )
+            print(f"note: {lacking} finished trial(s) lack the probe {name}; only newly trained trials will have it")
 
 
-def carry_out(args, plan, task, facts, workers, user_files, signals, seed_by_seed=False) -> int:
-    """Trains and compares what a study lacks; returns the exit status.
+def run_plan(args, plan, task, facts, workers, user_files, signals, seed_by_seed=False) -> int:
+    """Runs one study and returns its exit status.
 
-    seed_by_seed: trial 1 of every experiment before trial 2 of any, instead of one experiment after the other.
+    seed_by_seed: run trial 1 of every experiment before trial 2 of any, instead of one experiment after the other.
     """
     from common import files
     from common.provenance import program
@@ -269,7 +267,7 @@ def carry_out(args, plan, task, facts, workers, user_files, signals, seed_by_see
     with contextlib.ExitStack() as until_done:
         for folder, option in folders.items():
             until_done.enter_context(files.locked(folder, option))
-        # before anything is moved or written: the machines that it needs may not be there
+        # before anything is moved or written: a Ray cluster may be unreachable
         engine = make_engine(args, plan, workers, Context(task, user_files, plan.probes))
         until_done.callback(engine.close)
         if args.fresh and (aside := set_study_aside(plan)):
@@ -282,7 +280,7 @@ def carry_out(args, plan, task, facts, workers, user_files, signals, seed_by_see
         experiments = [Experiment(plan, task, *key, facts[key]) for key in plan.experiments]
         for experiment in experiments:
             experiment.check_checkpoints(say=lambda text: print(text, flush=True))
-            for text in experiment.left_alone:
+            for text in experiment.notes:
                 print(f"note: {text}", flush=True)
         others = other_results(plan, experiments, say=lambda text: print(f"note: {text}", flush=True))
         jobs = [(experiment, job) for experiment in experiments for job in experiment.jobs()]
@@ -295,30 +293,30 @@ def carry_out(args, plan, task, facts, workers, user_files, signals, seed_by_see
         note_changes()
         done = plan.n_trials * len(experiments) - n_to_train
         note_missing_probes(plan, experiments)
-        print(f"{n_to_train} trials to train, {done} done before; {workers} worker(s)", flush=True)
+        print(f"{n_to_train} trials to train, {done} already done; {workers} worker(s)", flush=True)
         progress = Progress(n_to_train, plan.n_trials, plan.config.max_iters)
         until_done.callback(progress.close)
-        shared = None if args.engine == "ray" else workers  # a cluster trains, and comparisons run here
-        all_well = run(
+        shared = None if args.engine == "ray" else workers  # with Ray, comparisons run on other workers than trials
+        succeeded = run(
             plan, task, experiments, others, jobs, engine, progress, lambda: signals.received is not None, shared
         )
     if signals.received is not None:
-        print("interrupted; the same command resumes from here", flush=True)
+        print("interrupted; rerun the same command to resume", flush=True)
         return 128 + signals.received
-    return finish(args, plan, experiments, all_well)
+    return finish(args, plan, experiments, succeeded)
 
 
-def finish(args, plan, experiments, all_well) -> int:
-    """Says how the study ended and what to do next."""
+def finish(args, plan, experiments, succeeded) -> int:
+    """Prints how the study ended and what to do next."""
     diverged = sum(r["status"] == "diverged" for e in experiments for r in e.records.values())
     if diverged:
-        print(f"{diverged} trial(s) diverged: recorded as such, and left out of every pair")
-    if not all_well:
-        raise RunError("a task failed (see above); everything else is done, and the same command tries it again")
-    print(f"done: {plan.results_dir}\nnow: {analysis_command([plan], args)}", flush=True)
+        print(f"{diverged} trial(s) diverged; they are recorded and excluded from all pairs")
+    if not succeeded:
+        raise RunError("a job failed (see above); everything else is done; rerun the same command to retry it")
+    print(f"done: {plan.results_dir}\nnext: {analysis_command([plan], args)}", flush=True)
     if plan.vary != ALL_STREAMS:
         command = f"python analyze_results.py results --compare {as_typed(plan.results_dir)}"
-        print(f"and, compared with the study that varies everything: {command}", flush=True)
+        print(f"compare with the study that varies everything: {command}", flush=True)
     return 0
 
 

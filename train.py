@@ -1,15 +1,15 @@
-"""One trial: the seeded training loop, and a script that trains one, verifies one, or writes text with one.
+"""One trial: the training loop, and a script that trains a trial, verifies one, or samples text from a model.
 
     python train.py --activation gelu                                # train one trial, save its checkpoint
-    python train.py --verify results/charlm_relu.json --trial 3      # train it again: the same bits?
-    python train.py --sample checkpoints/charlm_relu/trial_1.pt      # text from a trained model
+    python train.py --verify results/charlm_relu.json --trial 3      # retrain it: bit-identical?
+    python train.py --sample checkpoints/charlm_relu/trial_1.pt      # sample text from a trained model
 
-A trial is a pure function of its `Trial` and the task. Each draw has an address (randomness.py), so a trial that is
-resumed needs weights, optimizer state and step, and no generator's state.
+A trial is a pure function of its `Trial` and the task. Every random draw has an address (randomness.py), so resuming a
+trial takes its weights, optimizer state and step, but no generator state.
 """
 
 if __name__ == "__main__":
-    import common.startup  # noqa: F401 - before the others, which take long to import
+    import common.startup  # noqa: F401 - first: the other imports are slow
 
 import math
 import time
@@ -26,8 +26,8 @@ from training.options import (
     add_config_options,
     add_file_options,
     check_device,
-    check_own_are_used,
     check_user_files,
+    check_user_files_are_used,
     choose_compiled,
     choose_config,
     load_user_files,
@@ -49,20 +49,27 @@ from training.trial import (
 def run_trial(trial: Trial, task, partial_path=None, report=None, should_stop=None, probes=()) -> dict:
     """Trains and evaluates one trial under the matched protocol.
 
-    Args:
-      trial: what to train.
-      task: a tasks.base.Task.
-      partial_path: where the running trial saves itself, and from where it resumes; None saves nothing. The predictions
-        at the points of its curves are then written next to it, see training/curve_files.py.
-      report: called as report({trial, step, loss}) now and then, report({trial, resumed}) with the step from which
-        a trial continues, report({warning}).
-      should_stop: called after each step; when it returns true, the trial saves itself and raises Interrupted.
-      probes: names from diagnostics.probes.PROBES, measured at each point of the curves; they change nothing else.
+    Parameters
+    ----------
+    trial : Trial
+    task : tasks.base.Task
+    partial_path : path, optional
+        File in which the running trial saves its state and from which it resumes; None: state is not saved. The
+        predictions at the curve points are written next to it (training/curve_files.py).
+    report : callable, optional
+        Called with {trial, step, loss} every REPORT_EVERY_S seconds, with {trial, resumed: step} when a trial resumes,
+        and with {warning}.
+    should_stop : callable, optional
+        Called after each step; once it returns true, the state is saved and Interrupted is raised.
+    probes : sequence of str
+        Names from diagnostics.probes.PROBES, measured at each curve point; they change nothing else.
 
-    Returns:
-      {record: the trial's entry in a result, weights: name -> tensor (CPU), curve: list of (step, (Wc, T, V)
-      log-probabilities or the path of their file), log_probabilities (W, T, V), window_loss (W,)}; all but the record are
-      None when it diverged.
+    Returns
+    -------
+    dict
+        record: the trial's entry in a result; weights: name -> tensor (CPU); curve: list of (step, (Wc, T, V)
+        log-probabilities or the path of their file); log_probabilities (W, T, V); window_loss (W,). All but the record
+        are None if the trial diverged.
     """
     from training.step import SingleTrial
 
@@ -70,12 +77,16 @@ def run_trial(trial: Trial, task, partial_path=None, report=None, should_stop=No
 
 
 def run_pack(trials, wanted, task, **hooks) -> list[dict]:
-    """Trains the trials of a pack together: for each of those that are wanted, what `run_trial` gives.
+    """Trains the trials of a pack as one batched model; returns what `run_trial` returns, for each wanted trial.
 
-    Args:
-      trials: all N, in the order of their slots.
-      wanted: some of them.
-      task, hooks: as for `run_trial`.
+    Parameters
+    ----------
+    trials : sequence of Trial
+        All N, in slot order.
+    wanted : sequence of Trial
+        Those whose outcomes are returned.
+    task, **hooks
+        As for `run_trial`.
     """
     from training.packed import Stack
 
@@ -85,16 +96,23 @@ def run_pack(trials, wanted, task, **hooks) -> list[dict]:
 def run_together(
     make_learner, trials, wanted, task, partial_path=None, report=None, should_stop=None, probes=()
 ) -> list[dict]:
-    """Trains trials step by step together, and evaluates those that are wanted; one of them is a trial alone.
+    """Trains one or several trials in lockstep and evaluates the wanted ones.
 
-    Args:
-      make_learner: SingleTrial or packed.Stack: (trials, task) -> what the training loop trains.
-      trials: of one architecture, activation, configuration and device.
-      wanted: those of them whose outcomes are asked for.
-      task, partial_path, report, should_stop, probes: as for `run_trial`; the state at partial_path is that of all.
+    Parameters
+    ----------
+    make_learner : callable
+        SingleTrial or packed.Stack: (trials, task) -> the learner that the training loop updates.
+    trials : sequence of Trial
+        Of one architecture, activation, configuration and device.
+    wanted : sequence of Trial
+        Those whose outcomes are returned.
+    task, partial_path, report, should_stop, probes
+        As for `run_trial`; the file at partial_path holds the state of all trials.
 
-    Returns:
-      What `run_trial` gives, for each wanted trial. A trial's time is its share of the time of all.
+    Returns
+    -------
+    list of dict
+        What `run_trial` returns, for each wanted trial. Times are divided evenly among the trials.
     """
     prepare_torch(trials[0].config)
     learner = make_learner(trials, task)
@@ -108,7 +126,7 @@ def run_together(
 
 
 def _outcome(trial, task, model, state, member):
-    """What `run_trial` returns, of a trial whose training has ended."""
+    """What `run_trial` returns for a trial whose training has ended."""
     from training import evaluate
 
     together = len(state["members"])
@@ -159,7 +177,7 @@ def _outcome(trial, task, model, state, member):
 def _train(trials, wanted, task, learner, state, partial_path, report, should_stop, probes):
     """The training loop: from state["step"] to max_iters, or until no trial has a finite loss."""
     config, device, members = trials[0].config, trials[0].device, state["members"]
-    # Reading a loss makes the program wait for a GPU; there, the points of the curves notice and report.
+    # Reading a loss synchronizes with a GPU; there, losses are read at the curve points only.
     reads_each_loss = device == "cpu"
     reported = saved = time.perf_counter()
     curve_steps = set(config.curve_steps())
@@ -196,7 +214,7 @@ def _still_training(members):
 
 
 def _note_loss(member, loss, step):
-    """Remembers a trial's last loss, and the step at which it stopped being finite."""
+    """Records a trial's last loss, or the step at which it stopped being finite."""
     if member["diverged_at"] is None and not math.isfinite(loss):
         member["diverged_at"] = step
     elif member["diverged_at"] is None:
@@ -204,7 +222,7 @@ def _note_loss(member, loss, step):
 
 
 def _add_points(step, trials, wanted, task, learner, state, probes, partial_path, report):
-    """Measures the point of each curve that has none at this step yet."""
+    """Evaluates every trial that has no curve point at this step yet."""
     from diagnostics.probes import measure_probes
     from training import evaluate
     from training.step import synchronize
@@ -233,7 +251,7 @@ def _add_points(step, trials, wanted, task, learner, state, probes, partial_path
 
 
 def _keep_point(member, log_p, step, trial, task, partial_path, report):
-    """Writes a point's predictions into a file beside the running state; without a state, or room for it, they stay here."""
+    """Writes a point's predictions to a file next to the saved state; in memory if there is none or the disk is full."""
     from training.curve_files import about_curve, curve_folder, point_path, write_point
 
     if partial_path is not None:
@@ -243,12 +261,12 @@ def _keep_point(member, log_p, step, trial, task, partial_path, report):
             log_p = str(point_path(folder, step))
         except RunError as error:
             if report:
-                report({"warning": f"{error}; the trial continues, but could not resume from here"})
+                report({"warning": f"{error}; the trial continues, but cannot be resumed from this point"})
     member["curve"].append((step, log_p))
 
 
 def learned_activation_parameters(model) -> dict | None:
-    """Name -> values of the parameters that belong to activations (PReLU, APL); None where there are none."""
+    """Name -> values of the learned parameters of activations (PReLU, APL); None if there are none."""
     names = [n for n, module in model.named_modules() if getattr(module, "is_activation", False)]
     found = {
         name: parameter.detach().flatten().tolist()
@@ -259,19 +277,19 @@ def learned_activation_parameters(model) -> dict | None:
 
 
 def _save_partial(path, trials, task, learner, state, report):
-    members = [{**member, "curve": []} for member in state["members"]]  # its points lie in files of their own
+    members = [{**member, "curve": []} for member in state["members"]]  # curve points have their own files
     content = {**state, "learner": learner.state(), "members": members}
     identities = [partial_identity(trial, task) for trial in trials]
     checkpoint_files.save_state(path, identities, numeric_environment(environment_of(trials[0])), content, report)
 
 
 def _load_partial(path, trials, wanted, task, learner, report):
-    """The state from which trials resume: that of these trials at `path`, or the beginning."""
+    """The state from which the trials resume: the one saved at `path` if it is usable, else step 0."""
     members = [{"history": [], "curve": [], "diverged_at": None, "loss": None} for _ in trials]
     state = {"step": 0, "training_time_s": 0.0, "evaluation_time_s": 0.0, "members": members}
     identities = [partial_identity(trial, task) for trial in trials]
     content = checkpoint_files.load_state(path, identities, numeric_environment(environment_of(trials[0])), report)
-    if content is None or not _takes_its_curves(path, trials, wanted, task, content["members"], report):
+    if content is None or not _restore_curves(path, trials, wanted, task, content["members"], report):
         return state
     learner.load(content["learner"])
     for trial in trials if report else ():
@@ -279,22 +297,21 @@ def _load_partial(path, trials, wanted, task, learner, report):
     return {name: content[name] for name in state}
 
 
-def _takes_its_curves(path, trials, wanted, task, members, report):
-    """Whether the points that a saved state has passed are all in their files: no trial can measure them later."""
-    from training.curve_files import about_curve, curve_folder, point_path, what_is_wrong
+def _restore_curves(path, trials, wanted, task, members, report):
+    """Adds the paths of the curve points to members; False if one is unusable, since it cannot be computed later."""
+    from training.curve_files import about_curve, curve_folder, curve_problem, point_path
 
     for trial, member in zip(trials, members):
-        if trial in wanted:
-            about, folder = (
-                about_curve(trial, task, environment_of(trial)),
-                curve_folder(Path(path).parent, trial.number),
-            )
-            steps = [point["step"] for point in member["history"]]
-            member["curve"] = [(step, str(point_path(folder, step))) for step in steps]
-            if wrong := what_is_wrong(folder, about, steps):
-                if report:
-                    report({"warning": f"{wrong}; the trial starts from its beginning"})
-                return False
+        if trial not in wanted:
+            continue
+        about = about_curve(trial, task, environment_of(trial))
+        folder = curve_folder(Path(path).parent, trial.number)
+        steps = [point["step"] for point in member["history"]]
+        member["curve"] = [(step, str(point_path(folder, step))) for step in steps]
+        if problem := curve_problem(folder, about, steps):
+            if report:
+                report({"warning": f"{problem}; the trial starts over"})
+            return False
     return True
 
 
@@ -302,27 +319,27 @@ def _takes_its_curves(path, trials, wanted, task, members, report):
 
 
 def parser():
-    p = Parser(prog="train.py", description="Train one trial, verify one of a study, or sample text from one.")
-    p.add_argument("--architecture", help="name of the architecture (default: that of --architecture-file, or charlm)")
-    p.add_argument("--activation", help="name of the activation (default: that of --activation-file, or relu)")
+    p = Parser(prog="train.py", description="Train a trial, verify a trial of a study, or sample text from a model.")
+    p.add_argument("--architecture", help="default: the one defined in --architecture-file, or charlm")
+    p.add_argument("--activation", help="default: the one defined in --activation-file, or relu")
     add_file_options(p)
     p.add_argument("--seed", type=int, default=42, help="seed of every stream (default: %(default)s)")
     p.add_argument("--task", default="text", help="what the model is trained on (default: %(default)s)")
     p.add_argument("--corpus", default="auto", help="auto, shakespeare, pydoc or a text file (default: %(default)s)")
     p.add_argument("--output", type=Path, help="where to save the checkpoint (default: checkpoints/single/...)")
-    p.add_argument("--verify", type=Path, metavar="RESULT.json", help="train a trial of this result again and compare")
+    p.add_argument("--verify", type=Path, metavar="RESULT.json", help="retrain a trial of this result and compare")
     p.add_argument("--trial", type=int, default=1, help="which trial to verify (default: %(default)s)")
-    p.add_argument("--sample", type=Path, metavar="CHECKPOINT", help="write text from this trained model")
-    p.add_argument("--prompt", default="\n", help="what the sampled text begins with (default: a new line)")
+    p.add_argument("--sample", type=Path, metavar="CHECKPOINT", help="sample text from this trained model")
+    p.add_argument("--prompt", default="\n", help="start of the sampled text (default: a newline)")
     p.add_argument("--length", type=int, default=500, help="characters to sample (default: %(default)s)")
-    p.add_argument("--temperature", type=float, default=1.0, help="0 takes the likeliest (default: %(default)s)")
+    p.add_argument("--temperature", type=float, default=1.0, help="0: greedy decoding (default: %(default)s)")
     add_compile_option(p)
     add_config_options(p)
     return p
 
 
 def refuse_ignored_options(args):
-    """An option that has no effect on what is asked for is a mistake, not a wish."""
+    """Raises UserError for an option that would have no effect in the chosen mode."""
     files = {"architecture_file", "activation_file"}
     of_verify, of_sample = {"verify", "trial", "corpus"}, {"sample", "prompt", "length", "temperature", "seed"}
     ignored = {"trial", "prompt", "length", "temperature", "eval_iters"}
@@ -330,26 +347,26 @@ def refuse_ignored_options(args):
         effective = of_verify | files if args.verify else of_sample | files
         has_effect = name in effective if args.verify or args.sample else name not in ignored
         if value != parser().get_default(name) and not has_effect:
-            purpose = "--verify" if args.verify else "--sample" if args.sample else "training one trial, matched"
+            purpose = "--verify" if args.verify else "--sample" if args.sample else "training a matched trial"
             raise UserError(f"--{name.replace('_', '-')} has no effect on {purpose}; leave it out")
 
 
 def main(argv=None) -> int:
     args = parser().parse_args(argv)
     if args.verify and args.sample:
-        raise UserError("--verify and --sample are two different things; give one of them")
+        raise UserError("--verify and --sample cannot be combined; give one of them")
     refuse_ignored_options(args)
     if not 0 <= args.seed < 2**32:
         raise UserError(f"--seed must be from 0 to 2^32 - 1, but it is {args.seed}")
-    _, own = load_user_files(args)
+    _, defined = load_user_files(args)
     if args.sample:
-        return sample(args, own)
+        return sample(args, defined)
     if args.verify:
-        return verify(args.verify, args.trial, args.corpus, own)
-    return train_one(args, own)
+        return verify(args.verify, args.trial, args.corpus, defined)
+    return train_one(args, defined)
 
 
-def train_one(args, own) -> int:
+def train_one(args, defined) -> int:
     import torch
     from tqdm import tqdm
 
@@ -361,13 +378,13 @@ def train_one(args, own) -> int:
     config, device = choose_config(args)
     task = load_task(args.task, args.corpus)
     task.check(config)
-    architecture = args.architecture or own.get("architecture", "charlm")
-    activation = resolve(args.activation or own.get("activation", "relu"))
+    architecture = args.architecture or defined.get("architecture", "charlm")
+    activation = resolve(args.activation or defined.get("activation", "relu"))
     seeds = stream_seeds(args.seed, 1, ("init", "data", "dropout"))
     trial = Trial(architecture, activation, config, 1, args.seed, seeds, device, compiled=choose_compiled(args, device))
-    check_user_files(own, [(architecture, activation)], config)
+    check_user_files(defined, [(architecture, activation)], config)
     check_memory(config, [(architecture, activation)], task.model_sizes, device)
-    build(trial, task.model_sizes)  # complains before any work begins
+    build(trial, task.model_sizes)  # reports an invalid model before any work begins
     if trial.compiled:
         from training import packed
 
@@ -403,14 +420,14 @@ def train_one(args, own) -> int:
     return 0
 
 
-def sample(args, own) -> int:
+def sample(args, defined) -> int:
     from tasks import corpus as text
     from tasks.text import sample_text
 
     if args.length < 1 or not args.temperature >= 0 or not args.prompt:
         raise UserError("--length must be at least 1, --temperature not negative, and --prompt not empty")
     model, content = load_model(args.sample)
-    check_own_are_used(own, [(content["architecture"], content["activation"])])
+    check_user_files_are_used(defined, [(content["architecture"], content["activation"])])
     if "corpus" not in content:
         raise UserError(f"{args.sample} is a model of the task {content['task']['name']}, which writes no text")
     config = Config(**content["config"])
@@ -421,7 +438,7 @@ def sample(args, own) -> int:
 
 
 def run_protocol(trial, task, **hooks) -> dict:
-    """`run_trial`, or its counterpart under the published protocol, or where the step is compiled."""
+    """Trains a trial with the function for its kind: matched, compiled, or under the published protocol."""
     try:
         if trial.protocol == "published":
             from training import published_trials
@@ -430,29 +447,37 @@ def run_protocol(trial, task, **hooks) -> dict:
         if trial.compiled:
             return run_pack((trial,), (trial,), task, **hooks)[0]
         return run_trial(trial, task, **hooks)
-    except (
-        SystemExit
-    ) as error:  # a user-defined model may call sys.exit, which must not end the program as if all were well
-        raise RunError(f"the model called sys.exit({error.code}) as it trained") from error
+    except SystemExit as error:  # from a user-defined model: must not end the program with its status
+        raise RunError(f"the model called sys.exit({error.code}) during training") from error
 
 
 # --- verifying a stored trial -----------------------------------------------------------------------------------------
 
 
-def verify(path: Path, number: int, corpus: str, own: dict[str, str]) -> int:
-    """Trains a trial of a result again, and says whether it is the same. Returns 0, or 1: the first difference is named.
+def verify(path: Path, number: int, corpus: str, defined: dict[str, str]) -> int:
+    """Retrains a trial of a result and prints whether it is identical, or the first difference.
 
-    Args:
-      path: the result.
-      number: of the trial.
-      corpus: as for --corpus; "auto" is the result's own, where it was.
-      own: kind -> name of what a user's files define.
+    Parameters
+    ----------
+    path : Path
+        The result.
+    number : int
+        Trial number.
+    corpus : str
+        As for --corpus; "auto": the corpus recorded in the result.
+    defined : dict
+        Kind -> name of what the user's files define.
+
+    Returns
+    -------
+    int
+        Exit status: 0 identical, 1 different.
     """
-    from architectures.registry import check_reader_sources
+    from architectures.registry import check_user_sources
     from tasks.registry import load_recorded
 
     if not path.exists():
-        raise UserError(f"there is no result {path}")
+        raise UserError(f"result not found: {path}")
     result = json_files.read_json(path)
     if "trials" not in result or "identity" not in result:
         raise UserError(f"{path} is not a result of one architecture and activation")
@@ -463,35 +488,31 @@ def verify(path: Path, number: int, corpus: str, own: dict[str, str]) -> int:
     dtype = result["identity"]["config"]["dtype"]
     if result["numerics_version"] != randomness.numerics_version(dtype):
         raise UserError(
-            f"{path} was made with numerics_version {result['numerics_version']} of {dtype}, and this program has"
+            f"{path} was made with numerics_version {result['numerics_version']} of {dtype}, but this program has"
             f" {randomness.numerics_version(dtype)}; check out commit {result['provenance']['git_commit']}"
         )
-    check_reader_sources(result)
-    check_own_are_used(own, [(result["architecture"], result["activation"])])
+    check_user_sources(result)
+    check_user_files_are_used(defined, [(result["architecture"], result["activation"])])
     trial = trial_of_result(result, expected)
     check_device(trial.device)
     task = load_recorded(result, corpus)
-    print(f"training {trial.name}, trial {trial.number} again ({trial.config.max_iters} steps)", flush=True)
+    print(f"retraining {trial.name}, trial {trial.number} ({trial.config.max_iters} steps)", flush=True)
     found = train_again(trial, result["identity"], task)["record"]
     history = [{name: point[name] for name in point if name != "probes"} for point in expected["history"]]
-    expected = {
-        **expected,
-        "checkpoint": None,
-        "history": history,
-    }  # probes change no trial, and are not measured again
+    expected = {**expected, "checkpoint": None, "history": history}  # probes are not measured again
     difference = json_files.first_difference(json_files.stable(expected), json_files.stable(found))
     if difference is None:
-        print(f"identical: weights_sha256 {found['weights_sha256']}, and every loss, accuracy and text")
+        print(f"identical: weights_sha256 {found['weights_sha256']}, all losses, accuracies and texts")
         return 0
-    print(f"different: {difference} (stored against now)")
+    print(f"different: {difference} (stored vs. recomputed)")
     before, now = (numeric_environment(environment) for environment in (expected["environment"], found["environment"]))
     if elsewhere := json_files.first_difference(before, now):
-        print(f"the environments differ, and bits are promised within one only: {elsewhere}")
+        print(f"the environments differ, and results are bit-identical only within one: {elsewhere}")
     return 1
 
 
 def train_again(trial, identity, task) -> dict:
-    """The outcome of a study's trial, from the study's identity: a packed one needs its whole pack."""
+    """The outcome of a study's trial, trained again; a packed trial is trained with its whole pack."""
     if trial.pack is None:
         return run_protocol(trial, task)
     from training import packed
@@ -500,7 +521,7 @@ def train_again(trial, identity, task) -> dict:
 
 
 def trial_of_result(result, record) -> Trial:
-    """The identity of a trial, from the result that lists it."""
+    """The identity of a trial, from its result."""
     identity = result["identity"]
     return Trial(
         architecture=result["architecture"],

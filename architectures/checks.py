@@ -312,7 +312,7 @@ def check(architecture: str, activation: str, config: Config) -> list[str]:
     for stage in STAGES:
         problems = problems or [problem for one in stage if (problem := _outcome(one, case))]
     if before and (change := global_state.first_change(before)):
-        return [f"as it runs, it changes {change}, which every trial shares"]
+        return [f"running it changes {change}, which all trials share"]
     return problems
 
 

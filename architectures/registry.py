@@ -396,14 +396,14 @@ def load_user_files(files) -> dict[str, str]:
     return {kind: load[kind](path, source) for kind, path, source in files}
 
 
-def reader_sources(architecture: str, activation: str) -> dict:
+def user_sources(architecture: str, activation: str) -> dict:
     """{"source_sha256": {kind: SHA-256 of the user's file}}, part of a trial's identity; {} where both are built in."""
     records = {"architecture": architecture_record(architecture), "activation": activations.record(activation)}
     found = {kind: entry.source_sha256 for kind, entry in records.items() if entry.source_sha256}
     return {"source_sha256": found} if found else {}
 
 
-def check_reader_sources(stored: dict) -> None:
+def check_user_sources(stored: dict) -> None:
     """A UserError unless a result or checkpoint was made with the very files that are loaded now."""
     before = stored.get("source_sha256", {})
     for kind, registry in (("architecture", ARCHITECTURES), ("activation", activations.ACTIVATIONS)):

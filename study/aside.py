@@ -1,4 +1,4 @@
-"""Setting a study aside: its own files are moved, also damaged ones, and no others."""
+"""Setting a study aside: its own files are moved, including damaged ones, and no others."""
 
 import re
 import time
@@ -12,13 +12,13 @@ FIGURE = r"({})_(.+_)?(cpu|cuda|mps)_\w+\.(png|pdf|svg)"  # see figures/style.py
 
 
 def set_study_aside(plan) -> list[Path]:
-    """Moves an old study's results, checkpoints and figures aside, into folders next to the new one's; returns these."""
+    """Moves an old study's results, checkpoints and figures into aside_<time>/ in the same folders; returns these."""
     folders = (plan.results_dir, plan.checkpoints_dir, plan.plots_dir)
     stamp = time.strftime("aside_%Y%m%d_%H%M%S")
     while any((folder / stamp).exists() for folder in folders):
         stamp += "_again"
     old = list(dict.fromkeys(own_files(*folders)))
-    old.sort(key=lambda path: path.name == storage.STUDY_FILE)  # last: without it the rest would belong to nobody
+    old.sort(key=lambda path: path.name == storage.STUDY_FILE)  # last: the others are identified by it
     for path in old:
         (path.parent / stamp).mkdir(parents=True, exist_ok=True)
         path.rename(path.parent / stamp / path.name)

@@ -1,4 +1,4 @@
-"""From the options of run_all_experiments.py to a checked Plan; each mistake is refused before any work."""
+"""From the options of run_all_experiments.py to a checked Plan; raises UserError before any work begins."""
 
 import re
 from dataclasses import replace
@@ -8,27 +8,27 @@ from architectures.sizes import FIELDS, config_for, size_name, size_of
 from common.errors import UserError, unknown
 from training.options import choose_compiled, choose_config, given_fields, split_rates
 
-SOURCES = ("init", "data", "dropout", "bit")  # what --vary can vary
+SOURCES = ("init", "data", "dropout", "bit")  # values of --vary
 ALL_STREAMS = ("init", "data", "dropout")
 
 
 def split_list(values) -> list[str]:
-    """['a,b', 'c'] -> ['a', 'b', 'c'], each once; a UserError where nothing is left."""
+    """['a,b', 'c'] -> ['a', 'b', 'c'], each once; raises UserError if nothing is left."""
     names = list(dict.fromkeys(name for value in values for name in re.split(r"[,\s]+", value) if name))
     if not names:
-        raise UserError("an option that takes names was given none (an empty text); name some, or leave it out")
+        raise UserError("an option that takes names was given an empty value; name some, or leave it out")
     return names
 
 
 def chosen_streams(values) -> tuple[str, ...]:
-    """The varied sources, in their own order; all three streams by default."""
+    """The varied sources of randomness, in the order of SOURCES; all three streams by default."""
     if values is None:
         return ALL_STREAMS
     given = split_list(values)
     if given == ["none"]:
         return ()
     if "none" in given:
-        raise UserError("--vary none stands alone; leave none out, or the others")
+        raise UserError("--vary none cannot be combined with other sources; leave out none, or the others")
     for name in given:
         if name not in SOURCES:
             raise unknown("source of randomness (--vary)", name, (*SOURCES, "none"))
@@ -43,7 +43,7 @@ def default_architecture(task: str) -> str:
 
 
 def chosen_experiments(args) -> tuple[list[tuple[str, str]], list[str]]:
-    """((architecture, activation) pairs in order, notes on pairs that `all` leaves out)."""
+    """((architecture, activation) pairs in order, notes on pairs that `all` skips)."""
     from activations import ACTIVATIONS, ANSWER, REPORT, resolve
     from architectures.registry import ARCHITECTURES, VARIANTS, architectures_of, supports
     from tasks.registry import TASKS
@@ -58,7 +58,7 @@ def chosen_experiments(args) -> tuple[list[tuple[str, str]], list[str]]:
         if name not in ARCHITECTURES and name not in VARIANTS:
             raise unknown("architecture", name, trainable)
         if (ARCHITECTURES.get(name) or VARIANTS[name]).task != args.task:
-            raise UserError(f"{name} is not trained on {args.task}; its architectures are {', '.join(trainable)}")
+            raise UserError(f"{name} cannot be trained on {args.task}; architectures that can: {', '.join(trainable)}")
     activations = []
     for name in split_list(args.activations):
         activations += {"report": list(REPORT), "answer": list(ANSWER), "all": list(ACTIVATIONS)}.get(name) or [
@@ -72,23 +72,23 @@ def chosen_experiments(args) -> tuple[list[tuple[str, str]], list[str]]:
             if reason is None:
                 experiments.append((architecture, activation))
             elif asked_for_all:
-                notes.append(f"left out: {architecture} with {activation} ({reason})")
+                notes.append(f"skipped: {architecture} with {activation} ({reason})")
             else:
-                raise UserError(f"{architecture} cannot take {activation}: {reason}")
+                raise UserError(f"{architecture} cannot use {activation}: {reason}")
     return experiments, notes
 
 
 def chosen_sizes(args) -> list[int]:
-    """The sizes of --scale, each once; without --scale none."""
+    """The sizes of --scale, each once; [] without --scale."""
     if not args.scale:
         return []
     if args.protocol == "published":
-        raise UserError("--scale has no meaning under the published protocol, whose model has one size")
+        raise UserError(
+            "--scale has no effect under the published protocol, whose model has a fixed size; leave it out"
+        )
     for name in FIELDS:
         if getattr(args, name) is not None:
-            raise UserError(
-                f"--{name.replace('_', '-')} is set by --scale, which has a rule for it; leave one of them out"
-            )
+            raise UserError(f"--{name.replace('_', '-')} is determined by --scale; leave one of them out")
     return list(dict.fromkeys(size_of(name) for name in split_list(args.scale)))
 
 
@@ -103,9 +103,9 @@ def make_plan(args):
     if not 0 <= args.seed_base <= 2**32 - 1 - args.trials:
         raise UserError(f"--seed-base must be from 0 to 2^32 - 1 - trials, but it is {args.seed_base}")
     if args.pack and args.engine == "ray":
-        raise UserError("--pack runs on this machine only; leave out --engine ray")
+        raise UserError("--pack needs the local engine; leave out --engine ray")
     if args.ray_address and args.engine != "ray":
-        raise UserError("--ray-address is for --engine ray; add it, or leave the address out")
+        raise UserError("--ray-address needs --engine ray; add it, or leave out the address")
     if args.protocol == "published":
         refuse_ignored_options(args)
         args.config, args.device = "cpu", "cpu"
@@ -129,7 +129,7 @@ def make_plan(args):
 
 
 def stored_dtype(args, results) -> str | None:
-    """The dtype of the study, or of the first one of a sweep over sizes, that the options continue; None: a new one."""
+    """The dtype of the existing study (of the first one in a sweep over sizes) that is resumed; None: a new study."""
     from common import json_files, storage
 
     folders = [results / scale_subfolder(size) for size in chosen_sizes(args)] or [results]
@@ -138,18 +138,18 @@ def stored_dtype(args, results) -> str | None:
 
 
 def check_rates(rates, experiments) -> None:
-    """A UserError for a learning rate that no experiment would use, or of which two would hold for one."""
+    """Raises UserError for a learning rate that no experiment uses, or two that apply to the same experiment."""
     names = {name for pair in experiments for name in pair}
     for name in rates:
         if name not in names:
             raise unknown("activation or architecture (--learning-rate)", name, names)
     for architecture, activation in experiments:
         if architecture in rates and activation in rates:
-            raise UserError(f"--learning-rate gives both {architecture} and {activation} their own; give one of them")
+            raise UserError(f"--learning-rate sets both {architecture} and {activation}; set one of them")
 
 
 def default_subfolder(args, vary) -> str:
-    """Where a kind of study goes unless told otherwise; '' for the default study."""
+    """The default subfolder for this kind of study; '' for the default study."""
     if args.protocol == "published":
         return "published"
     if args.task != "text":
@@ -158,7 +158,7 @@ def default_subfolder(args, vary) -> str:
 
 
 def folders_of(args, results, subfolder="") -> dict[str, Path]:
-    """A study's folders: those that were named, with the subfolder, else the siblings of its results."""
+    """A study's folders: those given as options plus the subfolder, else siblings of the results folder."""
     from common.storage import sibling
 
     given = {f"{kind}_dir": getattr(args, f"{kind}_dir") for kind in ("plots", "checkpoints")}
@@ -170,31 +170,31 @@ def folders_of(args, results, subfolder="") -> dict[str, Path]:
 
 
 def scale_subfolder(size) -> str:
-    """Where the study of one size of a sweep goes."""
+    """The subfolder for one size of a sweep."""
     return f"scale_{size_name(size)}"
 
 
 def at_size(args, plan, size, vocabulary_size):
-    """The study of one size of a sweep, in folders of its own."""
+    """The plan for one size of a sweep, with its own folders."""
     config = config_for(size, plan.config, vocabulary_size)
     subfolder = scale_subfolder(size)
     return replace(plan, config=config, **folders_of(args, plan.results_dir / subfolder, subfolder))
 
 
 def refuse_ignored_options(args):
-    """An option that the published protocol would ignore is a mistake, not a wish."""
+    """Raises UserError for an option that the published protocol would ignore."""
     from training import published_protocol
 
     if args.pack is not None:
-        raise UserError("--pack has no meaning under the published protocol, whose trials are trained one by one")
+        raise UserError("--pack has no effect under the published protocol, which trains trials singly; leave it out")
     if args.compile == "on":
-        raise UserError("--compile on has no meaning under the published protocol, which runs as the report's did")
+        raise UserError("--compile on has no effect under the published protocol, which is eager; leave it out")
     if args.probes:
         raise UserError("--probes has no effect under the published protocol; leave it out")
     if args.task != "text":
-        raise UserError("the published protocol is the text task's alone; leave out --task")
+        raise UserError("the published protocol supports the text task only; leave out --task")
     if args.vary is not None:
-        raise UserError("--vary has no meaning under the published protocol, where one generator feeds everything")
+        raise UserError("--vary has no effect under the published protocol, which has one generator; leave it out")
     if args.config == "gpu" or args.device not in ("auto", "cpu"):
         raise UserError("the published protocol runs on the CPU only; leave out --config and --device")
     if args.dtype not in (None, "float32"):
@@ -203,7 +203,7 @@ def refuse_ignored_options(args):
         if name not in (*published_protocol.FIELDS, "dtype"):
             raise UserError(f"--{name.replace('_', '-')} has no effect under the published protocol; leave it out")
     if args.engine == "ray":
-        raise UserError("the published protocol runs on this machine only; leave out --engine ray")
+        raise UserError("the published protocol needs the local engine; leave out --engine ray")
     others = [name for name in split_list(args.architectures) if name != "charlm"]
     if others:
-        raise UserError(f"the published protocol is CharLM's alone, but --architectures names {others[0]}")
+        raise UserError(f"the published protocol supports charlm only, but --architectures names {others[0]}")

@@ -1,6 +1,6 @@
-"""What a study will take, said before it starts: seconds from short timings on this machine, and bytes of disk.
+"""Estimates the time and disk space that a study needs, before it starts.
 
-Small pieces of a trial are carried out and timed, and counted by how often a study does each.
+Parts of a trial (a step, an evaluation, a comparison) are timed on this machine and multiplied by their number.
 """
 
 import heapq
@@ -10,14 +10,14 @@ import time
 
 from common.errors import UserError
 
-MEASURED_WHOLE = 3_000_000  # parameters up to which a whole step is measured on a CPU
+MEASURED_WHOLE = 3_000_000  # parameters up to which a full batch is timed on a CPU
 
 
-def say_cost(args, studies, task, workers) -> None:
-    """Says, of each study and of all, what is left to do and what it would take; changes nothing."""
+def print_cost(args, studies, task, workers) -> None:
+    """Prints the remaining work of each study and of all, with the estimated time and disk space."""
     from common.memory import is_out_of_memory
 
-    # What this process computed until now is mostly what each worker begins with: importing torch, making models.
+    # This process has so far done about what each worker starts with: importing torch, building models.
     start_s = 2 * time.process_time()
     total_s = total_disk = 0.0
     for plan, facts in studies:
@@ -31,22 +31,22 @@ def say_cost(args, studies, task, workers) -> None:
                 raise
             raise UserError(
                 f"{plan.describe(task)}: not even one trial fits into the memory of this machine's {plan.device};"
-                " take a smaller size or --batch-size"
+                " choose a smaller size or --batch-size"
             ) from error
         total_s, total_disk = total_s + start_s + seconds, total_disk + disk
-        said = in_words(start_s + seconds, disk, busy)
-        print(f"{plan.describe(task)}\n{plan.n_trials * len(facts)} trials, {left} of them to train: {said}")
+        cost = describe_cost(start_s + seconds, disk, busy)
+        print(f"{plan.describe(task)}\n{plan.n_trials * len(facts)} trials, {left} of them to train: {cost}")
     if len(studies) > 1:
-        print(f"all {len(studies)} studies: {in_words(total_s, total_disk, workers)}")
+        print(f"all {len(studies)} studies: {describe_cost(total_s, total_disk, workers)}")
     print(
-        "(the time is that of starting, training, evaluating and comparing pairs, each measured on this machine just"
-        " now; writing files, and whatever else the machine does meanwhile, is not in it)",
+        "(estimated from short timings of starting, training, evaluating and comparing on this machine; excludes"
+        " writing files and other load)",
         flush=True,
     )
 
 
 def work_left(args, plan, task, facts) -> tuple[list[tuple[str, str]], int]:
-    """((architecture, kind) of each task that there is to do, the number of pairs to compare) of a study."""
+    """((architecture, kind) of each remaining job, number of pairs to compare) of a study."""
     from study.experiment import Experiment
     from study.run import trials_of
     from training.identity import holds_study
@@ -64,17 +64,27 @@ def work_left(args, plan, task, facts) -> tuple[list[tuple[str, str]], int]:
         for job in experiment.jobs()
         for _ in trials_of(job) or (job,)
     ]
-    return jobs, sum(len(experiment.pairs_to_come()) for experiment in experiments)
+    return jobs, sum(len(experiment.pending_pairs()) for experiment in experiments)
 
 
 def estimate(plan, task, facts, jobs, n_pairs, workers) -> tuple[float, float]:
-    """(seconds, bytes of disk at the most) of what is left of a study; starting it is not included.
+    """Estimates the remaining work of a study, without starting it.
 
-    Args:
-      facts: (architecture, activation) -> {n_parameters, ...}.
-      jobs: (architecture, kind) of each job that is left; the kind is "trial" or "predict".
-      n_pairs: how many pairs are left to compare.
-      workers: jobs at a time.
+    Parameters
+    ----------
+    facts : dict
+        (architecture, activation) -> {n_parameters, ...}.
+    jobs : list of (str, str)
+        (architecture, kind) of each remaining job; the kind is "trial" or "predict".
+    n_pairs : int
+        Pairs to compare.
+    workers : int
+        Jobs at a time.
+
+    Returns
+    -------
+    seconds, bytes : float
+        Time, and an upper bound on disk space.
     """
     seconds, window_s = {}, 0.0
     for architecture in dict.fromkeys(name for name, _ in jobs):
@@ -85,35 +95,34 @@ def estimate(plan, task, facts, jobs, n_pairs, workers) -> tuple[float, float]:
         seconds[architecture, "trial"] = plan.config.max_iters * step_s + n_windows * window_s
         seconds[architecture, "predict"] = task.n_examples("validation", plan.config) * window_s
     pairs_s = n_pairs * measure_pair(plan, task, window_s) if n_pairs else 0.0
-    at_a_time = 1 if plan.device == "cuda" else workers  # processes share a GPU; what that gains is not known here
+    at_a_time = 1 if plan.device == "cuda" else workers  # the speed-up of processes sharing a GPU is unknown
     n_trials = sum(kind == "trial" for _, kind in jobs)
     n_examples, positions, classes = prediction_shape(plan.config, task)
     predictions = 4 * n_examples * positions * classes
     n_curve = min(plan.config.curve_windows, n_examples)
     curves = 4 * len(plan.config.curve_steps()) * n_curve * positions * classes
     checkpoint = 4 * max(fact["n_parameters"] for fact in facts.values()) + curves * (plan.protocol == "matched")
-    states = 3 * checkpoint * workers  # of running trials: the weights, and two moments of each
+    states = 3 * checkpoint * workers  # of running trials: weights and two moments
     disk = n_trials * checkpoint + states + 2 * plan.n_trials * predictions
     return makespan([seconds[job] for job in jobs], at_a_time) + pairs_s / workers, disk
 
 
 def makespan(durations, workers) -> float:
-    """Seconds until `workers`, each taking the next task when it is free, have done tasks of these durations."""
+    """Seconds until `workers` have done jobs of these durations, each taking the next job when it is free."""
     free_at = [0.0] * workers
     for seconds in durations:
         heapq.heapreplace(free_at, free_at[0] + seconds)
     return max(free_at)
 
 
-def in_words(seconds, disk, workers) -> str:
+def describe_cost(seconds, disk, workers) -> str:
     """An estimate as part of a sentence."""
     from study.progress import duration
 
-    # two digits of a small study's disk would promise more than is known
-    return f"about {duration(seconds)} with {workers} worker(s), and {max(disk / 1e9, 0.1):.1f} GB of disk at the most"
+    return f"about {duration(seconds)} with {workers} worker(s), at most {max(disk / 1e9, 0.1):.1f} GB of disk"
 
 
-# --- how often a study does what --------------------------------------------------------------------------------------
+# --- counts ---------------------------------------------------------------------------------------------------------
 
 
 def prediction_shape(config, task) -> tuple[int, int, int]:
@@ -123,11 +132,11 @@ def prediction_shape(config, task) -> tuple[int, int, int]:
 
 
 def evaluated_examples(config, task, protocol) -> float:
-    """How many examples a trial sends through its model besides training it: for curves, final evaluation and texts."""
+    """Number of examples that a trial evaluates: for curves, final evaluation and generated texts."""
     from tasks.text import N_PROMPTS, Text
 
     n_examples = task.n_examples("validation", config)
-    # T/2 characters after each prompt of T/4, each from all that stand before it: half a window on average
+    # T/2 characters after each prompt of T/4, each from its whole prefix: half a window on average
     texts = min(N_PROMPTS, n_examples) * config.block_size / 4 if isinstance(task, Text) else 0
     points = len(config.curve_steps())
     if protocol == "matched":
@@ -139,11 +148,11 @@ def evaluated_examples(config, task, protocol) -> float:
     return 2 * n_examples + curves + texts
 
 
-# --- how long each takes here -----------------------------------------------------------------------------------------
+# --- timings --------------------------------------------------------------------------------------------------------
 
 
 def timed(function) -> float:
-    """Seconds that a call takes: the median of up to five, within about a second, after one that warms up."""
+    """Seconds that a call takes: the median of up to five within about a second, after a warm-up call."""
     from training.workload import seconds
 
     function()
@@ -154,12 +163,11 @@ def timed(function) -> float:
 
 
 def measure(plan, architecture, activation, n_parameters, task) -> tuple[float, float]:
-    """(seconds of a training step, seconds of evaluating one window).
+    """(seconds per training step, seconds per evaluated window).
 
-    One process measures alone; where all cores compute, each is a little slower. On a CPU a large model is measured
-    on a few sequences: a full batch of the largest would take minutes. A step of the published protocol is taken to
-    be as long as a matched one, since its arithmetic is the same; one of a pack, or compiled, as long as one that is
-    neither, which is rather too long.
+    Measured by a single process; with all cores busy, each is a little slower. On a CPU, large models are timed on a few
+    sequences, since a full batch would take minutes. A step of the published protocol is assumed to take as long as a
+    matched one (the arithmetic is the same), and a packed or compiled step as long as an ordinary one (an overestimate).
     """
     import torch
 
@@ -182,10 +190,9 @@ def measure(plan, architecture, activation, n_parameters, task) -> tuple[float, 
 
 
 def measure_pair(plan, task, window_s) -> float:
-    """Seconds of comparing a pair, from a few windows of a trial that is compared with others, as different as trained ones.
+    """Seconds per compared pair, timed on a few windows of random predictions that differ about as trained models do.
 
-    Args:
-      window_s: seconds of evaluating one window, which the published protocol's own comparison does as well.
+    window_s: seconds per evaluated window; the published protocol's comparison evaluates, too.
     """
     import numpy as np
 
@@ -195,14 +202,14 @@ def measure_pair(plan, task, window_s) -> float:
     n_examples, positions, classes = prediction_shape(config, task)
     shape = (few, positions, classes)
     rng = np.random.default_rng(0)
-    others = max(1, plan.n_trials // 2)  # that a trial finds there when it is compared, on average
+    others = max(1, plan.n_trials // 2)  # trials that a new one is compared with, on average
     noise = rng.standard_normal((1 + others, *shape), np.float32)
     logits = 2 * rng.standard_normal(shape, np.float32) + 0.15 * noise
     models = dict(enumerate(logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))))
     pairs = [(0, other) for other in range(1, 1 + others)]
     targets = rng.integers(classes, size=shape[:2])
     per_window_s = timed(lambda: metrics.compare_pairs(models, pairs, targets)) / few / others
-    if plan.protocol == "matched":  # its curves are compared in brief, in a quarter of the time
+    if plan.protocol == "matched":  # curve points are compared by fewer metrics, in a quarter of the time
         n_curve = len(config.curve_steps()) * min(config.curve_windows, n_examples)
         return per_window_s * (n_examples + n_curve / 4)
     from training.published_protocol import N_CONTEXTS

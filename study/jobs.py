@@ -1,17 +1,17 @@
-"""The jobs that an engine runs: train a trial or a pack, predict, compare pairs. Each is a pure function of its arguments."""
+"""The jobs that an engine runs: train a trial or pack, predict, compare pairs. Pure functions of their arguments."""
 
 import functools
 import itertools
 from dataclasses import dataclass, field
 
-PAIRS_AT_A_TIME = 32  # as many files are open
+PAIRS_AT_A_TIME = 32  # bounds the number of open files
 
 
 @dataclass
 class Job:
-    """One piece of work: `function` names an entry of FUNCTIONS; arguments can be pickled."""
+    """One job: `function` names an entry of FUNCTIONS; the arguments can be pickled."""
 
-    name: str  # unique, and readable in a log
+    name: str  # unique; shown in the log
     function: str
     arguments: dict = field(repr=False)
     attempts: int = 0
@@ -19,9 +19,9 @@ class Job:
 
 @dataclass(frozen=True)
 class Context:
-    """What every job of a study shares; sent to each worker once.
+    """What all jobs of a study share; sent to each worker once.
 
-    task: a tasks.base.Task. user_files: (kind, path, content) of user-defined models, as the driver read them.
+    task: a tasks.base.Task. user_files: (kind, path, content) of user-defined models, read by the driver.
     """
 
     task: object
@@ -29,7 +29,7 @@ class Context:
     probes: tuple[str, ...] = ()
 
     def prepare(self):
-        """Makes user-defined architectures and activations known in this process."""
+        """Loads user-defined architectures and activations in this process."""
         if self.user_files:
             from architectures.registry import load_user_files
 
@@ -45,7 +45,7 @@ def train_trial(context, report, should_stop, trial, partial_path):
 
 
 def train_pack(context, report, should_stop, trials, wanted, partial_path):
-    """Trains a pack of trials, and evaluates those that are wanted."""
+    """Trains a pack of trials and evaluates the wanted ones."""
     import train
 
     hooks = {"partial_path": partial_path, "report": report, "should_stop": should_stop, "probes": context.probes}
@@ -53,13 +53,13 @@ def train_pack(context, report, should_stop, trials, wanted, partial_path):
 
 
 def predict(context, report, should_stop, checkpoint, weights_sha256, device):
-    """Predictions of a trained model, from its checkpoint: on the device of its trial, or the bits would differ."""
+    """Predictions of a trained model from its checkpoint, on the device of its trial so that they are bit-identical."""
     model, config = _model(checkpoint, weights_sha256)
     return context.task.predict(model.to(device), "validation", config)
 
 
 def evaluate(context, report, should_stop, checkpoint, weights_sha256, device):
-    """What `training.evaluate.final_evaluation` gives of a trained model, from its checkpoint."""
+    """`training.evaluate.final_evaluation` of a trained model, from its checkpoint."""
     from training.evaluate import final_evaluation
 
     model, config = _model(checkpoint, weights_sha256)
@@ -67,7 +67,7 @@ def evaluate(context, report, should_stop, checkpoint, weights_sha256, device):
 
 
 def _model(checkpoint, weights_sha256):
-    """(model, its configuration) of a checkpoint; a RunError where it holds other weights."""
+    """(model, configuration) of a checkpoint; raises RunError if the weights are not the expected ones."""
     from common.checkpoint_files import weights_sha256 as digest
     from common.errors import RunError
     from config import Config
@@ -75,7 +75,7 @@ def _model(checkpoint, weights_sha256):
 
     model, content = load_model(checkpoint)
     if digest(content["model"]) != weights_sha256:
-        raise RunError(f"{checkpoint} holds other weights than the result of its trial says")
+        raise RunError(f"the weights in {checkpoint} are not those of its trial's result")
     config = Config(**content["config"])
     prepare_torch(config)
     return model, config
@@ -83,10 +83,10 @@ def _model(checkpoint, weights_sha256):
 
 @dataclass(frozen=True)
 class Member:
-    """A trained trial that is compared with others: where its predictions lie, and what these files belong to.
+    """A trained trial that is compared with others: the paths of its predictions and their expected identity.
 
-    predictions: a cache; where it is missing or damaged, the model of the checkpoint predicts again.
-    steps: the points of its curve, one file each in curve_folder.
+    predictions: a cache; if it is missing or damaged, predictions are recomputed from the checkpoint.
+    steps: of the curve points, one file each in curve_folder.
     """
 
     checkpoint: str
@@ -115,7 +115,7 @@ def compare(context, report, should_stop, members, pairs, config, last_position)
 
 
 def _opened(context, member):
-    """A Member as evaluate.compare_trials takes it."""
+    """The entry of a Member for evaluate.compare_trials."""
     from common.errors import RunError
     from training.curve_files import read_point
     from training.identity import read_belonging
@@ -130,7 +130,7 @@ def _opened(context, member):
 
 
 def compare_published(context, report, should_stop, checkpoints):
-    """The 2025 report's own comparison of an activation's models, in the order of its draws."""
+    """The 2025 report's comparison of an activation's models."""
     from training import published_trials
 
     return published_trials.compare_checkpoints(checkpoints, context.task)

@@ -1,13 +1,13 @@
-"""Where a study's work runs: worker processes on this machine, or a Ray cluster.
+"""Runs a study's jobs in worker processes on this machine (study/ray_engine.py: on a Ray cluster).
 
-An engine takes jobs and gives events back. It knows nothing of studies, writes no results, and cannot change them:
-a job is a pure function of its arguments. Events are tuples (kind, job, payload):
+An engine takes jobs and returns events. It writes no results and cannot affect them, since a job is a pure function of
+its arguments. Events are tuples (kind, job, payload):
 
     ("progress", job, dict)   a running trial reports {trial, step, loss}, {trial, resumed} or {warning}
     ("done", job, result)
-    ("retry", job, text)      its worker died or lost its GPU, or memory ran out next to others; the job is tried again
-    ("failed", job, text)     it raised an error, or its workers died MAX_ATTEMPTS times
-    ("stopped", job, None)    it was asked to stop, and has saved itself
+    ("retry", job, text)      the worker died, lost its GPU or ran out of memory; the job is queued again
+    ("failed", job, text)     the job raised an error, or its workers died MAX_ATTEMPTS times
+    ("stopped", job, None)    it was asked to stop and has saved its state
 """
 
 import contextlib
@@ -38,30 +38,26 @@ MAX_ATTEMPTS = 3
 
 
 def _worker(channel, stop):
-    """The life of a worker process: work until the study is over, or gone."""
-    # The driver alone decides how a run ends; Ctrl-C in a terminal reaches every process of the group.
+    """Main function of a worker process: runs jobs until the driver closes the channel."""
+    # Only the driver decides how a run ends; Ctrl-C in a terminal reaches every process of the group.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     end_with_parent()
     keep_freed_memory()
     try:
         _work(channel, stop)
-    except (
-        EOFError,
-        BrokenPipeError,
-        ConnectionResetError,
-    ):  # of the channel: nobody is there to give a job or take a result
-        os._exit(0)  # at once: a second of tidying up torch would delay the study's end
+    except (EOFError, BrokenPipeError, ConnectionResetError):  # the driver has closed the channel
+        os._exit(0)  # without torch's clean-up, which takes a second
 
 
 def _work(channel, stop):
-    """Receives a job, runs it, and sends what came of it, again and again."""
+    """Receives jobs, runs them and sends back the results, in a loop."""
     context = channel.recv()
     context.prepare()
     from training.trial import Interrupted
 
     def send(kind, payload):
-        # Not channel.send(): with torch loaded it sends each tensor as a file in /dev/shm and a descriptor, and either can run out.
+        # Not channel.send(): with torch loaded it passes tensors as file descriptors in /dev/shm, which can run out.
         channel.send_bytes(pickle.dumps((kind, payload), pickle.HIGHEST_PROTOCOL))
 
     while True:
@@ -78,7 +74,7 @@ def _work(channel, stop):
             kind = "memory" if is_out_of_memory(error) else "lost" if is_device_lost(error) else "failed"
             send(kind, text if os.environ.get("CHARLM_TRACEBACK") is None else traceback.format_exc())
             if kind != "failed":
-                return  # only the end of a process gives a GPU's memory back for certain, and only a new one can use it again
+                return  # only ending the process reliably frees a GPU's memory, and only a new one can use the GPU again
         release_gpu_memory()
 
 
@@ -89,8 +85,8 @@ class _Worker:
         with signals_blocked():
             self.process.start()
         theirs.close()
-        # Not among the arguments: start() would wait for ever to hand them to a process that has died before it took them.
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # its sentinel will tell
+        # Not an argument of the process: start() would block forever if the process died before reading it.
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # noticed through the sentinel
             self.channel.send(context)
         self.job = None
 
@@ -98,39 +94,41 @@ class _Worker:
 class LocalEngine:
     """Worker processes on this machine, each running one job at a time.
 
-    When a job runs out of memory next to others, one worker fewer runs from then on, and it is retried. Where not
-    even that many processes can be started, those that could do the work.
+    When a job runs out of memory while others run, it is retried with one worker fewer from then on. If fewer processes
+    than requested can be started, those are used.
 
-    Args:
-      workers: how many.
-      context: a Context.
+    Parameters
+    ----------
+    workers : int
+        Number of processes.
+    context : Context
     """
 
     def __init__(self, workers, context):
         huge_pages_in_new_processes()
-        self._spawn = multiprocessing.get_context("spawn")  # fork and threads of a numeric library do not mix
-        self._stop = self._spawn.RawValue("b", 0)  # no Event: a worker that is killed could take its lock along
-        resource_tracker.ensure_running()  # or the first worker starts it, which ends signals_blocked too early
+        self._spawn = multiprocessing.get_context("spawn")  # forking a process with threads is unsafe
+        self._stop = self._spawn.RawValue("b", 0)  # not an Event: a killed worker could hold its lock
+        resource_tracker.ensure_running()  # else starting the first worker would start it, unblocking signals too early
         self._context = context
         self._limit = workers
         self._workers = []
         self._waiting = deque()
 
     def submit(self, job, first=False):
-        """Queues a job; `first` puts it before those that wait."""
+        """Queues a job; `first`: at the front."""
         (self._waiting.appendleft if first else self._waiting.append)(job)
 
     @property
     def idle(self):
-        """Whether nothing runs and nothing waits."""
+        """Whether no job is running or queued."""
         return not self._waiting and all(worker.job is None for worker in self._workers)
 
     def start(self):
-        """Gives workers what waits now, and not only at the next `events`."""
+        """Assigns queued jobs to workers now instead of at the next call of `events`."""
         self._assign()
 
     def events(self, timeout=0.5):
-        """What has happened, after waiting at most `timeout` seconds for something to happen."""
+        """The events since the last call; waits at most `timeout` seconds for the first one."""
         self._assign()
         sources = {}
         for worker in self._workers:
@@ -160,7 +158,7 @@ class LocalEngine:
             except OSError as error:
                 if not self._workers:
                     raise RunError(f"no worker process can be started: {in_words(error)}") from error
-                self._limit = len(self._workers)  # the machine has no room for more processes, or files between them
+                self._limit = len(self._workers)  # out of processes or file descriptors
                 return
             self._workers.append(worker)
             self._give(worker, self._waiting.popleft())
@@ -168,7 +166,7 @@ class LocalEngine:
     def _give(self, worker, job):
         worker.job = job
         job.attempts += 1
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it has died; its sentinel will tell
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # noticed through the sentinel
             worker.channel.send((job.function, job.arguments))
 
     def _read(self, worker):
@@ -181,7 +179,7 @@ class LocalEngine:
         return events
 
     def _event(self, worker, kind, payload):
-        """What a worker has sent, as an event."""
+        """The event for a worker's message."""
         job = worker.job
         if kind != "progress":
             worker.job = None
@@ -191,16 +189,16 @@ class LocalEngine:
         if kind == "lost":
             return self._try_again(job, f"lost its GPU ({payload})")
         if not self._workers:
-            return "failed", job, f"there is no memory for it, even alone ({payload})"
+            return "failed", job, f"out of memory, even as the only job ({payload})"
         if self._stop.value:
             return "stopped", job, None
         self._limit = max(1, min(self._limit, len(self._workers)))
         job.attempts -= 1
         self._waiting.appendleft(job)
-        return "retry", job, f"no memory was left; from now on at most {self._limit} at a time ({payload})"
+        return "retry", job, f"out of memory; from now on at most {self._limit} at a time ({payload})"
 
     def _on_worker_death(self, worker):
-        """A worker has died: what it had sent still counts; the job it held is tried again, or has failed."""
+        """Handles a dead worker: reads the messages it had sent, and retries or fails its job."""
         if worker not in self._workers:
             return []
         events = []
@@ -209,11 +207,11 @@ class LocalEngine:
                 events.append(self._event(worker, *worker.channel.recv()))
         except (EOFError, OSError):
             pass
-        if worker not in self._workers:  # out of memory: it has ended, and its job waits again
+        if worker not in self._workers:  # out of memory: already ended, and its job is queued again
             return events
         self._workers.remove(worker)
         worker.channel.close()
-        if worker.process.is_alive():  # it is its channel that broke
+        if worker.process.is_alive():  # only the channel broke
             worker.process.kill()
         worker.process.join()
         job = worker.job
@@ -222,7 +220,7 @@ class LocalEngine:
         return [*events, self._try_again(job, _how_it_ended(worker.process.exitcode))]
 
     def _try_again(self, job, how):
-        """The event of a job whose worker is gone."""
+        """The event for a job whose worker has died."""
         if self._stop.value:
             return "stopped", job, None
         if job.attempts < MAX_ATTEMPTS:
@@ -231,12 +229,12 @@ class LocalEngine:
         return "failed", job, f"its worker {how}, {MAX_ATTEMPTS} times"
 
     def stop(self):
-        """Asks every running job to save itself and stop; waiting jobs are dropped."""
+        """Asks every running job to save its state and stop; drops queued jobs."""
         self._waiting.clear()
         self._stop.value = 1
 
     def _end(self, worker):
-        """Ends a worker: an idle one lets go at once, others are made to."""
+        """Ends a worker: an idle one exits when its channel closes, a busy one is killed."""
         self._workers.remove(worker)
         worker.channel.close()
         if worker.job is None:
@@ -246,7 +244,7 @@ class LocalEngine:
         worker.process.join()
 
     def close(self):
-        """Ends the workers: those that are idle at once, others by force."""
+        """Ends all workers."""
         for worker in list(self._workers):
             self._end(worker)
 
@@ -256,6 +254,3 @@ def _how_it_ended(exitcode):
         name = signal.Signals(-exitcode).name
         return f"was killed by {name}" + (" (out of memory?)" if name == "SIGKILL" else "")
     return f"ended with status {exitcode}"
-
-
-# --- Ray --------------------------------------------------------------------------------------------------------------

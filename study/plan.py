@@ -1,21 +1,21 @@
-"""What a run of a study is asked to do."""
+"""The Plan of a run: which trials of which study, with which configuration, in which folders."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from config import Config
 from randomness import numerics_version
-from training.identity import config_with_own_rate
+from training.identity import config_of_experiment
 from training.trial import Trial, arithmetic, stream_seeds
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run of the study is asked to do. `pack` and `compiled` are as in a Trial.
+    """A run of a study. `pack` and `compiled` are as in `Trial`.
 
     experiments: (architecture, activation) pairs.
-    learning_rates: activation or architecture -> its own learning rate; the others have the configuration's.
-    probes: measured at each point of the curves; no part of the identity.
+    learning_rates: activation or architecture -> learning rate; all others use the configuration's.
+    probes: measured at each curve point; not part of the identity.
     """
 
     config: Config
@@ -34,7 +34,7 @@ class Plan:
     probes: tuple[str, ...] = ()
 
     def identity(self, task) -> dict:
-        """What makes this another study than the next one."""
+        """The study's identity: everything that its results depend on."""
         return {
             "protocol": self.protocol,
             **task.identity(),
@@ -48,8 +48,8 @@ class Plan:
         }
 
     def config_of(self, architecture, activation) -> Config:
-        """The configuration of one experiment, with its own learning rate."""
-        return config_with_own_rate(self.config, self.learning_rates, architecture, activation)
+        """The configuration of one experiment, with its learning rate."""
+        return config_of_experiment(self.config, self.learning_rates, architecture, activation)
 
     def trial(self, architecture, activation, number) -> Trial:
         """The identity of one trial."""
@@ -60,7 +60,7 @@ class Plan:
         return Trial(architecture, activation, config, number, seed, seeds, *how)
 
     def describe(self, task) -> str:
-        """One sentence that names the study."""
+        """One line that describes the study."""
         architectures = list(dict.fromkeys(name for name, _ in self.experiments))
         activations = list(dict.fromkeys(name for _, name in self.experiments))
         what = "corpus" if task.name == "text" else task.name

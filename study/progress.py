@@ -1,7 +1,6 @@
-"""How a running study shows itself: tqdm bars on a terminal, plain lines in a log.
+"""Progress of a running study: tqdm bars on a terminal, plain lines in a log.
 
-A module of its own, so that the study's logic prints nothing and the two displays cannot drift apart. A line in a log
-stands alone: time, trial, step, loss, how much is done, and how long the rest will take.
+Each log line is self-contained: time, trial, step, loss, trials done, and the estimated time left.
 """
 
 import sys
@@ -19,19 +18,23 @@ def duration(seconds: float) -> str:
 
 
 class Progress:
-    """Counts trials and estimates the time left.
+    """Shows progress and estimates the time left.
 
-    Args:
-      total: trials that this run has to train.
-      n_trials: trials per activation, for 'trial 3 of 10'.
-      max_iters: steps of a trial.
+    Parameters
+    ----------
+    total : int
+        Trials to train in this run.
+    n_trials : int
+        Trials per activation, for 'trial 3 of 10'.
+    max_iters : int
+        Steps per trial.
     """
 
     def __init__(self, total, n_trials, max_iters):
         self.total, self.n_trials, self.max_iters = total, n_trials, max_iters
         self.done = 0
-        self.fractions = {}  # running trial -> share of its steps
-        self.found_done = 0.0  # trials' worth of steps that an earlier run had done
+        self.fractions = {}  # running trial -> fraction done
+        self.found_done = 0.0  # done by earlier runs, in trials
         self.started = time.monotonic()
         self.last_line = {}
         self.bars = None
@@ -41,7 +44,7 @@ class Progress:
             self.bars = {None: tqdm(total=total, unit="trial", desc="study", position=0, dynamic_ncols=True)}
 
     def say(self, text):
-        """A line that stays."""
+        """Prints a line, above the bars if there are any."""
         if self.bars:
             self.bars[None].write(text, file=sys.stderr)
         else:
@@ -49,23 +52,23 @@ class Progress:
             print(f"[{elapsed // 3600:02d}:{elapsed // 60 % 60:02d}:{elapsed % 60:02d}] {text}", flush=True)
 
     def time_left(self) -> str:
-        """An estimate from the trials and shares of trials done so far."""
+        """The estimated time left, from the trials and fractions of trials done in this run."""
         reached = self.done + sum(self.fractions.values())
         worked = reached - self.found_done
-        if worked < 0.1 or not self.total:  # the start, which comes once, would be taken for the pace
-            return "time left unknown yet"
+        if worked < 0.1 or not self.total:  # too early: start-up time would dominate the estimate
+            return "time left not known yet"
         elapsed = time.monotonic() - self.started
         return f"about {duration(elapsed / worked * max(self.total - reached, 0))} left"
 
     def resumed(self, name, number, step):
-        """A trial resumes from a step that it, or an earlier run of the study, had saved."""
-        if (name, number) not in self.fractions:  # else it is this run's own work, after a worker died
+        """A trial resumes from a saved step."""
+        if (name, number) not in self.fractions:  # else a worker died and the steps are this run's
             self.fractions[name, number] = self._share(step)
             self.found_done += self._share(step)
         self.say(f"{name}  trial {number} of {self.n_trials}  resumes from step {step} of {self.max_iters}")
 
     def _share(self, step):
-        return min(step / self.max_iters, 1) * 0.9  # evaluation is about the last tenth
+        return min(step / self.max_iters, 1) * 0.9  # the final evaluation counts as a tenth
 
     def step(self, name, number, step, loss):
         """A running trial has done `step` steps."""
@@ -101,7 +104,7 @@ class Progress:
         return self.bars[name, number]
 
     def trial_done(self, name, record):
-        """A trial has ended, in whatever way."""
+        """A trial has ended, whatever its status."""
         self.done += 1
         self.fractions.pop((name, record["trial"]), None)
         if self.bars:
@@ -120,6 +123,6 @@ class Progress:
         )
 
     def close(self):
-        """Leaves the terminal as it was."""
+        """Closes the bars."""
         for bar in (self.bars or {}).values():
             bar.close()

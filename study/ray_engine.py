@@ -1,4 +1,4 @@
-"""Trials as jobs of a Ray cluster."""
+"""Runs a study's trials on a Ray cluster."""
 
 import contextlib
 import shutil
@@ -16,18 +16,23 @@ from study.local_engine import MAX_ATTEMPTS, LocalEngine
 
 
 class RayEngine:
-    """Trials as jobs of a Ray cluster; all else in worker processes on this machine.
+    """Runs trials on a Ray cluster, and all other jobs in worker processes on this machine.
 
-    What a trial gives comes back through Ray and is written here, so the cluster needs no shared file system. Ray
-    itself tries a trial again when its worker or node dies. A trial saves itself on its own node only: after losing the
-    node it starts from its beginning, to the same bits.
+    Outcomes are returned through Ray and written by the driver, so no shared file system is needed. Ray retries a trial
+    when its worker or node dies. A trial's state is saved on its own node only: if the node is lost, the trial starts
+    over, and its result is bit-identical.
 
-    Args:
-      address: of a running cluster; None starts one on this machine.
-      workers: trials at a time on a cluster of our own; on a GPU, trials that share one.
-      context: a Context.
-      threads: CPUs of a trial.
-      on_gpu: whether a trial needs its share of a GPU.
+    Parameters
+    ----------
+    address : str or None
+        Of a running cluster; None starts one on this machine.
+    workers : int
+        Trials at a time on a cluster started here; with `on_gpu`, trials per GPU.
+    context : Context
+    threads : int
+        CPUs per trial.
+    on_gpu : bool
+        Whether a trial needs a share of a GPU.
     """
 
     def __init__(self, address, workers, context, threads=1, on_gpu=False):
@@ -38,9 +43,9 @@ class RayEngine:
         self._ray = ray
         self._local = LocalEngine(usable_cpus(), context)
         with _handlers_kept():
-            _connect(ray, address, None if on_gpu else workers * threads)  # None: every core, for every GPU its trials
+            _connect(ray, address, None if on_gpu else workers * threads)  # None: every core; GPUs limit the trials
         _check_room(ray, threads, on_gpu)
-        self._mailbox = ray.remote(num_cpus=0)(_Mailbox).options(scheduling_strategy=_here(ray)).remote()
+        self._mailbox = ray.remote(num_cpus=0)(_Mailbox).options(scheduling_strategy=_on_this_node(ray)).remote()
         self._context = ray.put(context)
         self._options = {"num_cpus": threads, "max_retries": MAX_ATTEMPTS - 1, "num_gpus": 1 / workers if on_gpu else 0}
         self._waiting = deque()
@@ -48,7 +53,7 @@ class RayEngine:
         self._stopping = False
 
     def submit(self, job, first=False):
-        """Queues a job; `first` puts it before those that wait."""
+        """Queues a job; `first`: at the front."""
         if job.function != "trial":
             self._local.submit(job, first)
         else:
@@ -56,11 +61,11 @@ class RayEngine:
 
     @property
     def idle(self):
-        """Whether nothing runs and nothing waits."""
+        """Whether no job is running or queued."""
         return not self._waiting and not self._running and self._local.idle
 
     def events(self, timeout=0.5):
-        """What has happened, after waiting at most about `timeout` seconds for something to happen."""
+        """The events since the last call; waits about `timeout` seconds at most for the first one."""
         self._assign()
         found = [] if self._local.idle else self._local.events(timeout / 5)
         running = {job.name: job for job in self._running.values()}
@@ -74,15 +79,15 @@ class RayEngine:
             job = self._running.pop(reference)
             try:
                 kind, payload = self._ray.get(reference)
-            except self._ray.exceptions.RayTaskError as error:  # not tried again: it would fail again
+            except self._ray.exceptions.RayTaskError as error:  # not retried: it would fail again
                 kind, payload = "failed", with_type(error.cause)
             except self._ray.exceptions.RayError as error:
-                kind, payload = "failed", f"Ray gave it up after {MAX_ATTEMPTS} attempts: {error}"
+                kind, payload = "failed", f"Ray gave up after {MAX_ATTEMPTS} attempts: {error}"
             found.append((kind, job, payload))
         return found
 
     def _assign(self):
-        """Hands Ray what the cluster can run, and a little more; the rest waits here."""
+        """Submits to Ray as many jobs as the cluster can run plus two; the rest stay queued here."""
         slots = int(self._ray.cluster_resources().get("CPU", 1) // self._options["num_cpus"])
         while self._waiting and not self._stopping and len(self._running) < slots + 2:
             job = self._waiting.popleft()
@@ -90,21 +95,21 @@ class RayEngine:
             self._running[remote.remote(self._context, self._mailbox, job.name, job.arguments["trial"])] = job
 
     def stop(self):
-        """Asks running trials to save themselves on their nodes and stop; waiting jobs are dropped."""
+        """Asks running trials to save their state and stop; drops queued jobs."""
         self._stopping = True
         self._waiting.clear()
         self._local.stop()
         self._ray.get(self._mailbox.stop.remote())
 
     def close(self):
-        """Leaves the cluster; one of our own ends."""
+        """Disconnects from the cluster, or shuts down one started here."""
         self._local.close()
         self._ray.shutdown()
 
 
 @contextlib.contextmanager
 def _handlers_kept():
-    """Afterwards SIGINT and SIGTERM are handled as before: Ray's own handlers end the driver, which then saves nothing."""
+    """Restores the handlers of SIGINT and SIGTERM: Ray's would end the driver before anything is saved."""
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
@@ -114,7 +119,7 @@ def _handlers_kept():
 
 
 def _connect(ray, address, cpus):
-    """Joins the cluster at `address`, taking the program along; or starts one on this machine."""
+    """Connects to the cluster at `address` and ships the program to it, or starts a cluster on this machine."""
     import logging
 
     common = {"logging_level": logging.ERROR, "log_to_driver": False}
@@ -131,14 +136,14 @@ def _connect(ray, address, cpus):
         try:
             ray.init(num_cpus=cpus, include_dashboard=False, **common)
             return
-        except Exception as error:  # on a busy machine Ray's own processes can miss its start-up deadline of 15 s
+        except Exception as error:  # on a busy machine Ray's processes can miss their start-up deadline of 15 s
             ray.shutdown()
             if attempt == MAX_ATTEMPTS - 1:
                 raise RunError(f"Ray could not start on this machine: {error}") from error
 
 
 def _check_room(ray, threads, on_gpu):
-    """A UserError where a trial would wait for ever: no node of the cluster can hold one."""
+    """Raises UserError if no node has the resources of a trial, which Ray would let wait forever."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     if not any(node.get("CPU", 0) >= threads and (not on_gpu or node.get("GPU", 0)) for node in nodes):
         ray.shutdown()
@@ -148,10 +153,10 @@ def _check_room(ray, threads, on_gpu):
 
 
 def _check_answers(address):
-    """A UserError where nobody listens at host:port, at once; Ray itself would try for minutes."""
+    """Raises UserError if nothing listens at host:port; Ray itself would retry for minutes."""
     host, colon, port = address.removeprefix("ray://").rpartition(":")
     if not colon or not port.isdigit():
-        return  # "auto", which Ray looks up
+        return  # "auto", resolved by Ray
     try:
         socket.create_connection((host, int(port)), timeout=10).close()
     except (OSError, OverflowError) as error:
@@ -162,22 +167,22 @@ def _no_cluster(address):
     return UserError(f"no Ray cluster answers at {address}; start one with 'ray start --head'")
 
 
-def _here(ray):
-    """Schedules on the driver's own node, whose end would be the study's end anyway."""
+def _on_this_node(ray):
+    """Schedules on the driver's node: if that fails, the study ends anyway."""
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
 
 
 class _Mailbox:
-    """An actor: what trials report, until the driver collects it, and whether they are to stop."""
+    """An actor that collects what trials report and tells them whether to stop."""
 
     def __init__(self):
         self.events = []  # (a trial's name, what it reported)
         self.stopped = False
 
     def report(self, name, event):
-        if "step" in event:  # the last one tells all
+        if "step" in event:  # only the latest step matters
             self.events = [(n, e) for n, e in self.events if n != name or "step" not in e]
         self.events.append((name, event))
 
@@ -193,7 +198,7 @@ class _Mailbox:
 
 
 def _curve_in_memory(trial, task, folder, outcome):
-    """The points of a trial's curve as arrays: the driver may have no access to this node's files."""
+    """A trial's curve points as arrays, since the driver may have no access to this node's files."""
     import numpy as np
 
     from training.curve_files import about_curve, curve_folder, read_point
@@ -209,7 +214,7 @@ def _curve_in_memory(trial, task, folder, outcome):
 
 
 def _run_on_cluster(context, mailbox, name, trial):
-    """A trial on whatever node Ray chose."""
+    """Runs a trial on the node that Ray chose."""
     import hashlib
 
     import ray
@@ -218,13 +223,13 @@ def _run_on_cluster(context, mailbox, name, trial):
     asked, stopped = time.monotonic(), False
 
     def should_stop():
-        """Asks the driver now and then; where the driver has died this raises an error, which ends the trial."""
+        """Asks the driver at intervals; raises an error, ending the trial, if the driver has died."""
         nonlocal asked, stopped
         if time.monotonic() - asked > REPORT_EVERY_S:
             asked, stopped = time.monotonic(), ray.get(mailbox.is_stopped.remote())
         return stopped
 
-    if ray.get(mailbox.is_stopped.remote()):  # it was told to stop before this trial had begun
+    if ray.get(mailbox.is_stopped.remote()):  # stopped before this trial began
         return "stopped", None
     context.prepare()
     import train

@@ -1,7 +1,6 @@
-"""What the analysis needs a study's trained models for: checking stored numbers, and predicting one passage.
+"""The parts of the analysis that need trained models: recomputing stored values, and predicting a passage of text.
 
-Apart from analyze_results.py because everything else there works from the small result files alone; torch is needed
-only here. The models are evaluated by the very tasks that the study ran (study/local_engine.py), so the same bits are expected.
+Models are evaluated by the same jobs that the study ran (study/jobs.py), so identical values are expected.
 """
 
 import itertools
@@ -24,25 +23,25 @@ from tasks import ngrams
 from training import curve_files
 from training.options import check_device
 
-WORKERS = 2  # at the most; each holds one model's predictions, or maps those of some into memory
+WORKERS = 2  # at most; each holds the predictions of a model in memory
 PASSAGE_LENGTH = 512  # characters
-PASSAGE_TRIALS = 8  # models at the most
+PASSAGE_TRIALS = 8  # models, at most
 NOT_MEASURES = ("trial_a", "trial_b", "per_window")
 
 
 def study_task(result: dict, may_download: bool, data: str = "auto"):
-    """The task of a result with its data, verified; a UserError if they are unavailable. data: as for `load_recorded`."""
+    """The task of a result, with verified data; raises UserError if unavailable. data: as for `load_recorded`."""
     from tasks.registry import load_recorded
 
     label = result.get("corpus", {}).get("label")
-    at_hand = os.environ.get("CHARLM_CORPUS") or Path("data/shakespeare.txt").exists()
-    if label == "shakespeare" and data == "auto" and not may_download and not at_hand:
-        raise UserError("corpus shakespeare is not at hand (CHARLM_CORPUS names no file, and data/ has none)")
+    available = os.environ.get("CHARLM_CORPUS") or Path("data/shakespeare.txt").exists()
+    if label == "shakespeare" and data == "auto" and not may_download and not available:
+        raise UserError("corpus shakespeare is unavailable (neither CHARLM_CORPUS nor data/shakespeare.txt)")
     return load_recorded(result, data)
 
 
 def baselines(study, data: str = "auto") -> tuple[ngrams.Baseline, ...] | str:
-    """What tables of counts predict on a study's text, or why that cannot be said."""
+    """The n-gram baselines on a study's text, or why they are unavailable."""
     try:
         task = study_task(study.cells[0].result, may_download=False, data=data)
     except UserError as error:
@@ -60,20 +59,26 @@ def checkpoint_path(checkpoints_dir: Path, cell: Cell, number: int) -> Path:
 
 
 def recompute(cells: Sequence[Cell], checkpoints_dir: Path, user_files=(), say=print, data: str = "auto") -> bool:
-    """Measures every stored loss, accuracy and pair again from the checkpoints; says per cell whether all is identical.
+    """Recomputes every stored loss, accuracy and pair from the checkpoints; prints per cell whether all are identical.
 
-    Greedy continuations are taken from the result: generating text again is no part of this check. Histories of pairs are
-    compared if the predictions along training are still there.
+    Greedy continuations are taken from the result, not generated again. Histories of pairs are compared if the
+    predictions along training are still available.
 
-    Args:
-      cells: those that have complete trials.
-      user_files: a user-defined architecture or activation, from `options.load_user_files`.
-      data: where the data are, as for `load_recorded`.
+    Parameters
+    ----------
+    cells : sequence of Cell
+        Cells with complete trials.
+    user_files
+        User-defined architecture or activation, from `options.load_user_files`.
+    data : str
+        Location of the data, as for `load_recorded`.
 
-    Returns:
-      Whether everything is identical.
+    Returns
+    -------
+    bool
+        Whether everything is identical.
     """
-    from architectures.registry import check_reader_sources
+    from architectures.registry import check_user_sources
     from common.provenance import usable_cpus
     from study.jobs import Context
     from study.local_engine import LocalEngine
@@ -81,7 +86,7 @@ def recompute(cells: Sequence[Cell], checkpoints_dir: Path, user_files=(), say=p
     task = study_task(cells[0].result, may_download=True, data=data)
     check_device(cells[0].result["identity"]["device"])
     for cell in cells:
-        check_reader_sources(cell.result)
+        check_user_sources(cell.result)
         for number in cell.numbers:
             path = checkpoint_path(checkpoints_dir, cell, number)
             if not path.exists():
@@ -97,7 +102,7 @@ def recompute(cells: Sequence[Cell], checkpoints_dir: Path, user_files=(), say=p
 
 
 class _Check:
-    """What has been measured again of one cell, and what still is to be."""
+    """The state of recomputing one cell."""
 
     def __init__(self, cell, task, checkpoints_dir, folder):
         self.cell, self.folder = cell, folder
@@ -113,14 +118,14 @@ class _Check:
             yield number, Job(f"evaluation of {_name(self.cell)}, trial {number}", "evaluate", arguments)
 
     def add_evaluation(self, number, found):
-        """Keeps what a model gave, and its predictions on the disk; whether it was the last one."""
+        """Stores a model's evaluation, with its predictions on disk; returns whether it was the last one."""
         arrays = {"log_probabilities": found.pop("log_probabilities")}
         array_files.write_arrays(Path(self.members[number].predictions), self.members[number].about, arrays)
         self.evaluated[number] = found
         return len(self.evaluated) == len(self.members)
 
     def comparisons(self):
-        """A job for each worker: together, every stored pair of the cell."""
+        """One job per worker; together they cover every stored pair of the cell."""
         keys = [(pair["trial_a"], pair["trial_b"]) for pair in self.cell.pairs]
         size = max(1, -(-len(keys) // WORKERS))
         identity = self.cell.result["identity"]
@@ -138,7 +143,7 @@ class _Check:
 
 
 def _recompute(engine, task, cells, checkpoints_dir, folder, say):
-    """The comparisons of a cell follow its last evaluation, while the next cell's models are evaluated: no worker waits."""
+    """Runs all jobs; the comparisons of a cell are queued first after its last evaluation, so no worker idles."""
     owner, checks = {}, {}  # job name -> (cell, trial or None); the others by cell
     identical = True
 
@@ -172,7 +177,7 @@ def _recompute(engine, task, cells, checkpoints_dir, folder, say):
                 for comparison in check.comparisons():
                     submit(index, None, comparison, first=True)
             if check.is_done:
-                identical &= _say_whether_identical(check, say)
+                identical &= _report_whether_identical(check, say)
                 shutil.rmtree(check.folder)
                 del checks[index]
     return identical
@@ -183,25 +188,25 @@ def _name(cell):
 
 
 def _other_weights(cell, paths):
-    """Which checkpoint holds another model than its trial's, in words; None where none does."""
+    """A sentence naming the first checkpoint with the wrong weights; None if there is none."""
     for number, path in paths.items():
         found = checkpoint_files.weights_sha256(
             checkpoint_files.read_checkpoint(path, checkpoint_files.TRAINED_MODEL)["model"]
         )
         if found != cell.trials[number]["weights_sha256"]:
-            return f"{path} holds other weights than the result of trial {number} says"
+            return f"the weights in {path} are not those of trial {number}'s result"
     return None
 
 
 def _member(cell, task, checkpoints_dir, number, folder):
-    """A trial as comparisons take it; `folder` is for its predictions, and for a curve that lies in its checkpoint."""
+    """A trial as input of comparisons; `folder` receives its predictions, and the curve of an old checkpoint."""
     from train import trial_of_result
 
     path, record = checkpoint_path(checkpoints_dir, cell, number), cell.trials[number]
     about_curve = curve_files.about_curve(trial_of_result(cell.result, record), task, record["environment"])
     curve_folder = curve_files.curve_folder(path.parent, number)
     steps = tuple(point["step"] for point in record["history"])
-    if curve_files.what_is_wrong(curve_folder, about_curve, steps):
+    if curve_files.curve_problem(curve_folder, about_curve, steps):
         curve = checkpoint_files.read_checkpoint(path).get("curve") or []  # of schema_version 1
         curve_folder, steps = curve_files.curve_folder(folder, number), tuple(step for step, _ in curve)
         for step, log_p in curve:
@@ -219,8 +224,8 @@ def _member(cell, task, checkpoints_dir, number, folder):
     )
 
 
-def _say_whether_identical(check, say):
-    """Says, and returns, whether the values measured now are the stored ones."""
+def _report_whether_identical(check, say):
+    """Prints and returns whether the recomputed values equal the stored ones."""
     stored = {(pair["trial_a"], pair["trial_b"]): pair for pair in check.cell.pairs}
     found = [_difference_of_trial(check.cell.trials[k], now, check.values, k) for k, now in check.evaluated.items()]
     found += [_difference(stored[key], pair, check.values, key) for key, pair in sorted(check.pairs.items())]
@@ -231,13 +236,13 @@ def _say_whether_identical(check, say):
         say(f"recomputed {_name(check.cell)}: identical, {pairs} pairs and {trials} trials, {count:,} numbers")
     else:
         most = f"; largest difference {worst:.3g}" if worst else ""
-        say(f"recomputed {_name(check.cell)}: DIFFERENT, first {first} (stored against now){most}")
+        say(f"recomputed {_name(check.cell)}: DIFFERENT, first {first} (stored vs. recomputed){most}")
     return first is None
 
 
 def _difference_of_trial(record, now, values, number):
-    """(first difference in words or None, the largest one, how many numbers were compared) of one trial."""
-    exact = record.get("matched") or record  # of the published protocol, whose own losses are sampled
+    """(first difference as text or None, largest absolute difference, count of compared numbers) of one trial."""
+    exact = record.get("matched") or record  # published protocol: its own losses are sampled
     names = ("train_loss", "val_loss", "train_accuracy", "val_accuracy")
     first = json_files.first_difference(
         {name: exact[name] for name in names}, {name: now[name] for name in names}, f"trial {number}"
@@ -252,10 +257,10 @@ def _difference_of_trial(record, now, values, number):
 
 
 def _difference(stored, now, arrays, key):
-    """(first difference in words or None, the largest one, how many numbers were compared) of one pair."""
+    """(first difference as text or None, largest absolute difference, count of compared numbers) of one pair."""
     first, worst, count = None, 0.0, 0
     for name, value in now.items():
-        if name in NOT_MEASURES or (name == "history" and not value):  # the predictions along training were deleted
+        if name in NOT_MEASURES or (name == "history" and not value):  # empty: curve files were deleted
             continue
         found = json_files.first_difference(stored.get(name), value, f"pair {key} {name}")
         first = first or found
@@ -286,24 +291,24 @@ def passage(cell: Cell, checkpoints_dir: Path, data: str = "auto") -> tuple[str,
     -------
     text : str
     start : int
-        Its first character's number in the validation split, from 1.
+        Position of the first character in the validation split, from 1.
     share : (length,) array
-        Of pairs of models: those whose most likely characters differ here, given all before it in its window.
+        Fraction of pairs of models whose most likely characters differ at a position, given its prefix in the window.
     n_models : int
 
     Raises
     ------
     UserError
-        The corpus or the checkpoints are not available.
+        The corpus or the checkpoints are unavailable.
     RunError
         A checkpoint is damaged.
     """
     numbers = [k for k in cell.numbers if checkpoint_path(checkpoints_dir, cell, k).exists()][:PASSAGE_TRIALS]
     if len(numbers) < 2:
-        raise UserError(f"{checkpoints_dir} does not hold two of its checkpoints")
+        raise UserError(f"{checkpoints_dir} contains fewer than two of its checkpoints")
     task = study_task(cell.result, may_download=False, data=data)
     if not hasattr(task, "corpus"):
-        raise UserError(f"{task.name} is not text")
+        raise UserError(f"the task {task.name} is not text")
     corpus = task.corpus
     size = cell.result["identity"]["config"]["block_size"]
     starts = text.evaluation_starts(corpus, "validation", size)
@@ -316,7 +321,7 @@ def passage(cell: Cell, checkpoints_dir: Path, data: str = "auto") -> tuple[str,
 
 
 def _choices(path, record, x):
-    """(windows x T,) the most likely characters of a trial's model; a UserError where the file holds another model."""
+    """(windows x T,) most likely characters of a trial's model; raises UserError if the file holds another model."""
     import torch
 
     from tasks.base import log_probabilities
@@ -324,6 +329,6 @@ def _choices(path, record, x):
 
     model, content = load_model(path)
     if checkpoint_files.weights_sha256(content["model"]) != record["weights_sha256"]:
-        raise UserError(f"{path} holds other weights than the result of trial {record['trial']} says")
+        raise UserError(f"the weights in {path} are not those of trial {record['trial']}'s result")
     log_p = log_probabilities(model, torch.from_numpy(x), Config(**content["config"]))
     return np.concatenate([part.argmax(-1).numpy() for part in log_p]).ravel()

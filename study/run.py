@@ -1,4 +1,4 @@
-"""Brings a study to completion: hands missing jobs to an engine and stores what comes back."""
+"""Runs a study to completion: submits missing jobs to an engine and stores their results."""
 
 import itertools
 from collections import deque
@@ -10,25 +10,33 @@ from study.summaries import write_summary
 
 
 def run(plan, task, experiments, others, jobs, engine, progress, interrupted, workers=None) -> bool:
-    """Brings the study to completion.
+    """Runs the study to completion.
 
-    An engine takes the next waiting job at once, before it is stored here what the last one gave. So nothing waits in
-    it behind the last trial of an experiment: its pairs are compared next, and not a whole trial later.
+    A free worker starts the next queued job before the previous result is stored here. So while the last trial of an
+    experiment runs, nothing is queued behind it in the engine: its pairs are compared next, not one trial later.
 
-    Args:
-      task: the study's tasks.base.Task.
-      experiments: the Experiment of each architecture and activation.
-      others: the results that this run does not touch (from `other_results`), for the summary.
-      jobs: list of (Experiment, Job): the missing work (from `Experiment.jobs`).
-      engine: an engine of study/local_engine.py.
-      progress: a progress.Progress.
-      interrupted: called often; when it returns true, running trials save themselves and the run ends.
-      workers: how many jobs the engine runs at a time; None where trials and comparisons do not share workers.
+    Parameters
+    ----------
+    plan : Plan
+    task : tasks.base.Task
+    experiments : list of Experiment
+    others : list of dict
+        Results that this run does not touch (from `other_results`), for the summary.
+    jobs : list of (Experiment, Job)
+        The missing jobs (from `Experiment.jobs`).
+    engine : LocalEngine or RayEngine
+    progress : Progress
+    interrupted : callable
+        Polled; when it returns true, running trials save their state and the run ends.
+    workers : int or None
+        Jobs that the engine runs at a time; None if trials and comparisons do not share workers.
 
-    Returns:
-      Whether every trial was trained (or diverged) and every pair compared; False where a job failed.
+    Returns
+    -------
+    bool
+        Whether every trial was trained (or diverged) and every pair compared; False if a job failed.
     """
-    owner, waiting = {}, deque(jobs)  # owner: of the jobs that the engine has
+    owner, waiting = {}, deque(jobs)  # owner: name of a job in the engine -> its Experiment
     last = set({experiment.name: job.name for experiment, job in jobs}.values()) if plan.n_trials > 1 else set()
 
     def submit(experiment, job, first=False):
@@ -44,7 +52,7 @@ def run(plan, task, experiments, others, jobs, engine, progress, interrupted, wo
         _submit_ready(experiment, submit)
         _submit_published(experiment, submit)
     feed()
-    all_well = True
+    succeeded = True
     while not engine.idle:
         if interrupted():
             engine.stop()
@@ -56,7 +64,7 @@ def run(plan, task, experiments, others, jobs, engine, progress, interrupted, wo
             elif kind == "retry":
                 progress.say(f"{job.name}: {payload}")
             elif kind == "failed":
-                all_well = False
+                succeeded = False
                 _note_failure(experiment, job, payload, progress)
             elif kind == "done":
                 for number in _finish(experiment, job, payload, progress):
@@ -71,16 +79,16 @@ def run(plan, task, experiments, others, jobs, engine, progress, interrupted, wo
         if experiment.unsaved:
             experiment.save()
     if interrupted():
-        return all_well
+        return succeeded
     complete = [experiment for experiment in experiments if not experiment.missing_pairs()]
     for experiment in complete:
-        experiment.forget_predictions()
+        experiment.delete_predictions()
     write_summary(plan, task, experiments, others)
-    return all_well and len(complete) == len(experiments)
+    return succeeded and len(complete) == len(experiments)
 
 
 def _submit_ready(experiment, submit):
-    """Submits the comparisons of trials whose predictions outlived an earlier run."""
+    """Submits the comparisons of trials whose predictions an earlier run left on disk."""
     ready, experiment.ready = sorted(experiment.ready), set()
     for number in ready:
         experiment.ready.add(number)
@@ -88,10 +96,10 @@ def _submit_ready(experiment, submit):
 
 
 def _submit_comparison(experiment, number, under_way, submit):
-    """Submits a trial's comparison with those before it, and what that needs of them unless it is under way."""
-    for again in experiment.partners_predictions(number):
-        if again.name not in under_way:
-            submit(experiment, again)
+    """Submits a trial's comparison with the finished ones, and the prediction jobs it needs unless already queued."""
+    for job in experiment.prediction_jobs(number):
+        if job.name not in under_way:
+            submit(experiment, job)
     submit(experiment, experiment.comparison(number), first=True)
 
 
@@ -105,7 +113,7 @@ def _show(progress, experiment, job, event):
     if "warning" in event:
         progress.say(f"{job.name}: {event['warning']}")
     elif event["trial"] not in [trial.number for trial in trials_of(job)]:
-        pass  # it fills a pack, and is not one of the study's
+        pass  # it only fills a pack and is not part of the study
     elif "resumed" in event:
         progress.resumed(experiment.name, event["trial"], event["resumed"])
     else:
@@ -113,14 +121,14 @@ def _show(progress, experiment, job, event):
 
 
 def trials_of(job) -> tuple:
-    """The trials that a job trains and whose outcomes it gives; none where it does something else."""
+    """The trials whose outcomes a job returns; () for jobs that train none."""
     if job.function == "pack":
         return job.arguments["wanted"]
     return (job.arguments["trial"],) if job.function == "trial" else ()
 
 
 def remove_leftovers(plan, experiments, jobs) -> None:
-    """Removes what a killed run left: half-written files, and the states of trials that need no more training."""
+    """Removes what a killed run left: half-written files, and saved states of trials that need no more training."""
     remove_unfinished_files(plan, experiments)
     to_train = {job.arguments["partial_path"] for _, job in jobs if trials_of(job)}
     for experiment in experiments:
@@ -130,7 +138,7 @@ def remove_leftovers(plan, experiments, jobs) -> None:
 
 
 def remove_unfinished_files(plan, experiments) -> None:
-    """Removes half-written files; only while nothing is being written."""
+    """Removes half-written files; call only while nothing is being written."""
     folders = [plan.results_dir, plan.checkpoints_dir]
     folders += [folder for experiment in experiments for folder in experiment.folders()]
     for folder in folders:
@@ -139,7 +147,7 @@ def remove_unfinished_files(plan, experiments) -> None:
 
 
 def _finish(experiment, job, payload, progress):
-    """Stores what a job gave; yields each trial that can now be compared with those before it."""
+    """Stores the result of a job; yields each trial that can now be compared with the finished ones."""
     if trials := trials_of(job):
         for trial, outcome in zip(trials, payload if job.function == "pack" else [payload]):
             experiment.add_trial(trial, outcome)
@@ -157,14 +165,14 @@ def _finish(experiment, job, payload, progress):
     else:
         experiment.add_pairs(payload)
         if len(experiment.complete_trials()) == experiment.plan.n_trials and not experiment.missing_pairs():
-            experiment.forget_predictions()
+            experiment.delete_predictions()
 
 
 def _submit_published(experiment, submit):
-    """The report's own comparison needs all of an activation's trials: it draws on from where the last one stopped.
+    """Submits the report's comparison once all of an activation's trials are done (its generator continues from the last).
 
-    A trial that diverged takes part without a model, as the report's would; if it is the last one, the generator's
-    state is not kept and there is no comparison.
+    A diverged trial takes part without a model; if it is the last one, the generator state is unknown and there is no
+    comparison.
     """
     complete, numbers = experiment.complete_trials(), range(1, experiment.plan.n_trials + 1)
     ended = [k for k in numbers if experiment.records.get(k, {}).get("status") in ("complete", "diverged")]

@@ -1,4 +1,4 @@
-"""A study's experiments in a few numbers: the summary in each result, and all_experiments_summary.json."""
+"""Summary statistics of a study's experiments: the summary in each result, and all_experiments_summary.json."""
 
 import contextlib
 from pathlib import Path
@@ -11,7 +11,7 @@ from common.provenance import program
 
 
 def summarize(result: dict) -> dict:
-    """Name -> {mean, sd, n (trials), ci95, method} of every measure of a result's complete trials and pairs."""
+    """Name -> {mean, sd, n (trials), ci95, method} of every measure, over a result's complete trials and pairs."""
     records = [record for record in result["trials"] if record["status"] == "complete"]
     summary = {name: mean_interval([record[name] for record in records]).as_dict() for name in TRIAL_SUMMARY}
     numbers = [record["trial"] for record in records]
@@ -27,17 +27,20 @@ def summarize(result: dict) -> dict:
 
 
 def write_summary(plan, task, experiments, others=()) -> None:
-    """all_experiments_summary.json: every experiment of the folder in a few numbers.
+    """Writes all_experiments_summary.json.
 
-    Args:
-      experiments: those of this run.
-      others: the results of earlier runs on the folder, of other experiments.
+    Parameters
+    ----------
+    experiments : list of Experiment
+        Of this run.
+    others : list of dict
+        Results of other experiments, from earlier runs in the same folder.
     """
     found = {experiment.name: experiment.summary() for experiment in experiments}
     found |= {storage.name_of(result): summary_of(result) for result in others}
     path = plan.results_dir / storage.SUMMARY_FILE
-    known = ()  # their order is the order of every table
-    with contextlib.suppress(RunError):  # there is none, or a damaged one, which is rewritten
+    known = ()  # kept in this order, which is that of every table
+    with contextlib.suppress(RunError):  # missing, or damaged and rewritten
         known = json_files.read_json(path, json_files.SUMMARY)["experiments"]
     content = {
         "kind": json_files.SUMMARY,
@@ -51,6 +54,7 @@ def write_summary(plan, task, experiments, others=()) -> None:
 
 
 def summary_of(result):
+    """The entry of one result in all_experiments_summary.json."""
     statuses = [record["status"] for record in result["trials"]]
     return {
         "architecture": result["architecture"],
@@ -63,7 +67,7 @@ def summary_of(result):
 
 
 def other_results(plan, experiments, say) -> list[dict]:
-    """The results in the study's folder that this run does not touch; `say` is told of files that are none."""
+    """The results in the study's folder that this run does not touch; `say` is called about files that are not results."""
     names = {experiment.path.name for experiment in experiments}
     return [result for result in storage.read_study(plan.results_dir, say)[1] if Path(result["path"]).name not in names]
 

@@ -173,17 +173,17 @@ def test_a_changed_file_goes_on_from_no_state_of_the_old_one(folder, tmp_path):
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ("--architecture-file ahead.py", "my_model with smelu_05 may not be trained: position 1 sees position 2"),
-        ("--activation-file sums.py", "charlm with sums may not be trained: the activation sums turns the shape"),
+        ("--architecture-file ahead.py", "my_model with smelu_05 cannot be trained: position 1 sees position 2"),
+        ("--activation-file sums.py", "charlm with sums cannot be trained: the activation sums turns the shape"),
         (
             "--activation-file logs.py --architectures mlp",
-            "mlp with logs may not be trained: the activation logs is nan",
+            "mlp with logs cannot be trained: the activation logs is nan",
         ),
         ("--activation-file soft.py --activations relu", "--activation-file defines soft_step, which is not used here"),
         ("--activation-file broken.py", "does not run: SyntaxError"),
-        ("--architecture-file my_model.py --activations swiglu", "my_model cannot take swiglu: swiglu is gated"),
+        ("--architecture-file my_model.py --activations swiglu", "my_model cannot use swiglu: swiglu is gated"),
         ("--architecture-file missing.py", "cannot read the architecture file missing.py"),
-        ("--architecture-file my_model.py --n-embd 200000", "a trial of my_model at this size takes at least 4,"),
+        ("--architecture-file my_model.py --n-embd 200000", "a trial of my_model at this size needs at least 4,"),
     ],
 )
 def test_a_model_or_activation_that_will_not_do_starts_nothing(folder, options, says):
@@ -223,7 +223,7 @@ def test_a_file_that_changes_what_all_trials_share_is_refused(folder, text, stat
     command = ("run_all_experiments.py", "--dry-run", "--corpus", "text.txt", *studies.TINY)
     done = studies.run(*command, "--activations", "soft_step,relu", "--activation-file", "soft.py", folder=folder)
     assert (done.status, done.err.count("\n")) == (2, 1), done.out + done.err
-    assert SHARED[statement] in done.err and "every trial shares" in done.err, done.err
+    assert SHARED[statement] in done.err and "all trials share" in done.err, done.err
 
 
 @pytest.mark.parametrize("place", ["super().__init__()", "x = self.embedding(tokens)"])
@@ -250,7 +250,7 @@ def test_a_trial_whose_model_ends_the_program_has_failed(folder):
     (folder / "my_model.py").write_text(MODEL.replace("MyModel", "_Model") + LATE_EXIT)
     own = ("--architecture-file", "my_model.py", "--activations", "relu")
     done = studies.run(*STUDY, *own, "--batch-size", "5", folder=folder)
-    assert done.status == 1 and "trial 1 FAILED: RunError: the model called sys.exit(0) as it trained" in done.out
+    assert done.status == 1 and "trial 1 FAILED: RunError: the model called sys.exit(0) during training" in done.out
     result = json_files.read_json(folder / "results" / "my_model_relu.json")
     assert [record["status"] for record in result["trials"]] == ["failed", "failed"]
     one = ("--corpus", "text.txt", *studies.TINY, "--batch-size", "5")
@@ -266,7 +266,7 @@ def test_one_trial_of_a_readers_own_is_checked_and_trained(folder):
     done = studies.run("train.py", "--architecture-file", "my_model.py", *options, folder=folder)
     assert done.status == 0 and "my_model_relu, seed 42" in done.out, done.err
     refused = studies.run("train.py", "--architecture-file", "ahead.py", *options, "--seed", "1", folder=folder)
-    assert refused.status == 2 and "my_model with relu may not be trained: position 1 sees" in refused.err
+    assert refused.status == 2 and "my_model with relu cannot be trained: position 1 sees" in refused.err
     checkpoint = "checkpoints/single/my_model_relu_seed_42.pt"
     unused = studies.run("train.py", "--sample", checkpoint, "--activation-file", "soft.py", folder=folder)
     assert unused.status == 2 and "my_model is a user-defined architecture" in unused.err

@@ -56,9 +56,9 @@ TEXTS = {"short.txt": b"too short", "latin.txt": "caf\xe9 ".encode("latin-1") * 
 MISTAKES = [
     (["--activations=gelo"], "unknown activation 'gelo'; did you mean 'gelu'? known: "),
     (["--activations", "relu,swich"], "unknown activation 'swich'; did you mean 'swish'?"),
-    (["--activations", ""], "an option that takes names was given none (an empty text); name some, or leave it out"),
-    (["--vary=,"], "an option that takes names was given none"),
-    (["--vary=none,init"], "--vary none stands alone"),
+    (["--activations", ""], "an option that takes names was given an empty value; name some, or leave it out"),
+    (["--vary=,"], "an option that takes names was given an empty value"),
+    (["--vary=none,init"], "--vary none cannot be combined with other sources"),
     (["--max-iter=20"], "unrecognized arguments: --max-iter=20"),
     (["--vary=int"], "unknown source of randomness (--vary) 'int'; did you mean 'init'? known: init, data, dropout, bit"),
     (["--architectures=charml"], "unknown architecture 'charml'; did you mean 'charlm'? known: charlm, "),
@@ -86,26 +86,26 @@ MISTAKES = [
     (["--n-layer=two"], "invalid int value: 'two'"),
     (["--dtype=float16"], "unknown dtype 'float16'; did you mean 'bfloat16'? known: float32, bfloat16"),
     (["--eval-iters=5"], "--eval-iters has no effect under the matched protocol"),
-    (["--ray-address=auto"], "--ray-address is for --engine ray"),
+    (["--ray-address=auto"], "--ray-address needs --engine ray"),
     (["--no-such-option"], "unrecognized arguments: --no-such-option"),
     (["--device=tpu"], "invalid choice: 'tpu'"),
     (["--activation-file=missing.py"], "missing.py"),
     (["--protocol=published"], "--curve-windows has no effect under the published protocol"),
-    (["--n-embd=200000"], "a trial of charlm at this size takes at least 7,153 GiB"),
+    (["--n-embd=200000"], "a trial of charlm at this size needs at least 7,153 GiB"),
     (["--n-embd=99999996", "--dry-run"], "take a smaller n_embd, n_layer, block_size or batch_size"),
-    (["--n-layer=1000000000", "--architectures=convlm"], "a trial of convlm at this size takes at least"),
-    (["--batch-size=1000000000"], "a trial of charlm at this size takes at least"),
+    (["--n-layer=1000000000", "--architectures=convlm"], "a trial of convlm at this size needs at least"),
+    (["--batch-size=1000000000"], "a trial of charlm at this size needs at least"),
 ]  # fmt: skip
 
 # Of these, TINY's own options would be in the way.
 PUBLISHED_MISTAKES = [
-    (["--vary=init"], "--vary has no meaning under the published protocol"),
+    (["--vary=init"], "--vary has no effect under the published protocol"),
     (["--config=gpu"], "the published protocol runs on the CPU only"),
     (["--device=cuda"], "the published protocol runs on the CPU only"),
     (["--dtype=bfloat16"], "the published protocol computes in float32, but --dtype is bfloat16"),
     (["--dtype=auto"], "the published protocol computes in float32, but --dtype is auto"),
-    (["--engine=ray"], "the published protocol runs on this machine only"),
-    (["--architectures=mlp"], "the published protocol is CharLM's alone, but --architectures names mlp"),
+    (["--engine=ray"], "the published protocol needs the local engine"),
+    (["--architectures=mlp"], "the published protocol supports charlm only, but --architectures names mlp"),
     *[([f"--{name.replace('_', '-')}={getattr(ConfigCPU, name)}"], f"--{name.replace('_', '-')} has no effect under")
         for name in ConfigCPU().as_dict() if name not in (*FIELDS, "dtype")],
 ]  # fmt: skip
@@ -150,8 +150,8 @@ NATIVE, EMULATED = COMPUTED_BY.format("AMX"), COMPUTED_BY.format(None)
 @pytest.mark.parametrize(
     ("prelude", "dtype", "why"),
     [
-        (NATIVE, "bfloat16", "the cpu of this machine computes it natively: AMX"),
-        (EMULATED, "float32", "the cpu of this machine does not compute bfloat16 natively"),
+        (NATIVE, "bfloat16", "this machine's cpu supports it natively: AMX"),
+        (EMULATED, "float32", "this machine's cpu does not support bfloat16 natively"),
     ],
     ids=["native", "emulated"],
 )
@@ -163,13 +163,13 @@ def test_auto_is_bfloat16_where_it_is_native_and_results_record_which_it_was(stu
     for name in ("study", "charlm_relu"):
         assert json_files.read_json(tmp_path / f"results/{name}.json")["identity"]["config"]["dtype"] == dtype
     again = studies.run(*study, f"--dtype={dtype}", "--trials=1", folder=tmp_path)
-    assert "0 trials to train, 1 done before" in again.out, "auto is no identity of its own"
+    assert "0 trials to train, 1 already done" in again.out, "auto is no identity of its own"
 
 
 def test_auto_is_the_dtype_of_the_study_that_is_there(study, three, tmp_path):
     shutil.copytree(three, tmp_path, dirs_exist_ok=True)
     done = studies.run(*study, "--dtype=auto", "--trials=3", folder=tmp_path, prelude=NATIVE)
-    assert "--dtype auto: float32 (that of the study in this folder)" in done.out and "3 done before" in done.out
+    assert "--dtype auto: float32 (that of the study in this folder)" in done.out and "3 already done" in done.out
     fresh = studies.run(*study, "--dtype=auto", "--fresh", "--dry-run", folder=tmp_path, prelude=NATIVE)
     assert "--dtype auto: bfloat16" in fresh.out
 
@@ -178,7 +178,7 @@ def test_auto_does_not_continue_a_bfloat16_study_by_emulation(study, tmp_path):
     assert studies.run(*study, "--dtype=bfloat16", "--trials=1", folder=tmp_path).status == 0
     before = files(tmp_path)
     done = studies.run(*study, "--dtype=auto", "--trials=2", folder=tmp_path, prelude=EMULATED)
-    assert done.status == 2 and "the study in this folder is in bfloat16, which the cpu of this machine" in done.err
+    assert done.status == 2 and "the study in this folder uses bfloat16, which this machine's cpu" in done.err
     assert files(tmp_path) == before
     assert studies.run(*study, "--dtype=bfloat16", "--trials=2", folder=tmp_path, prelude=EMULATED).status == 0
 
@@ -211,7 +211,7 @@ def test_a_dry_run_says_what_a_study_takes_and_writes_nothing(study, tmp_path):
     assert done.status == 0, done.err
     assert "7 trials, 7 of them to train: about" in done.out
     assert "with 2 worker(s)" in done.out and "GB of disk" in done.out
-    assert "the time is that of starting, training, evaluating and comparing pairs, each measured" in done.out
+    assert "estimated from short timings of starting, training, evaluating and comparing" in done.out
     assert files(tmp_path) == {} and not (tmp_path / "results").exists()
 
 
@@ -249,7 +249,7 @@ def test_more_trials_extend_a_study_without_training_again_and_fewer_delete_noth
     first = result(tmp_path)["trials"]
     done = studies.run(*study, "--trials=3", folder=tmp_path)
     assert done.status == 0
-    assert "1 trials to train, 2 done before" in done.out
+    assert "1 trials to train, 2 already done" in done.out
     assert result(tmp_path)["trials"][:2] == first, "times included: these are the very trials of the first run"
     assert studies.difference(three, tmp_path) is None
     assert studies.run(*study, "--trials=1", folder=tmp_path).status == 0
@@ -408,7 +408,7 @@ def test_a_log_is_plain_lines_with_step_loss_trial_and_time_left(study, tmp_path
     assert any(re.fullmatch(step, line) for line in lines)
     assert any(re.match(end + "about 0 s left", line) for line in lines)
     assert "charlm with relu, 2 trials each, matched protocol, corpus tiny.txt, cpu, 6 steps" in lines[0]
-    assert lines[-2:] == ["done: results", "now: python analyze_results.py"]
+    assert lines[-2:] == ["done: results", "next: python analyze_results.py"]
 
 
 def test_results_can_be_read_while_the_study_is_running(study, tmp_path):
@@ -442,8 +442,8 @@ def test_varying_one_stream_leaves_the_others_at_the_seed_of_trial_one(study, tm
     done = studies.run(*study, "--trials=2", "--vary=init", folder=tmp_path)
     assert done.status == 0
     assert done.out.splitlines()[-2:] == [
-        "now: python analyze_results.py results/vary_init",
-        "and, compared with the study that varies everything: python analyze_results.py results --compare results/vary_init",
+        "next: python analyze_results.py results/vary_init",
+        "compare with the study that varies everything: python analyze_results.py results --compare results/vary_init",
     ]
     found = result(tmp_path, "vary_init")
     assert [record["seeds"] for record in found["trials"]] == [

@@ -306,7 +306,7 @@ def test_verify_names_the_first_difference(folder, tmp_path, place, value, says)
     path = tampered(folder, tmp_path, change)
     run = run_train(folder, "--verify", path, "--corpus", "tiny.txt")
     assert run.status == 1
-    assert re.search(rf"^different: ({says}).* \(stored against now\)$", run.out, re.MULTILINE), run.out
+    assert re.search(rf"^different: ({says}).* \(stored vs\. recomputed\)$", run.out, re.MULTILINE), run.out
     assert "Traceback" not in run.err
 
 
@@ -332,7 +332,7 @@ def test_a_result_of_other_numerics_is_not_compared(folder, tmp_path):
     path = tampered(folder, tmp_path, lambda result: result.update(numerics_version=0))
     run = run_train(folder, "--verify", path, "--corpus", "tiny.txt")
     assert run.status == 2 and re.search(
-        "numerics_version 0 of float32, and this program has 1; check out commit", run.err
+        "numerics_version 0 of float32, but this program has 1; check out commit", run.err
     )
 
 
@@ -345,14 +345,14 @@ def test_a_times_difference_is_no_difference(folder, tmp_path):
     ("arguments", "status", "says"),
     [
         ("--verify results/charlm_relu.json --trial 3 --corpus tiny.txt", 2, "has no trial 3; it has 1, 2"),
-        ("--verify results/charlm_gelu.json", 2, "there is no result results/charlm_gelu.json"),
+        ("--verify results/charlm_gelu.json", 2, "result not found: results/charlm_gelu.json"),
         ("--verify results/study.json", 2, "is not a result of one architecture and activation"),
         ("--verify results/all_experiments_summary.json", 2, "is not a result of one architecture and activation"),
         ("--verify results/charlm_relu.json --corpus other.txt", 2, "other.txt is another text"),
-        ("--verify results/charlm_relu.json --sample x.pt", 2, "two different things"),
+        ("--verify results/charlm_relu.json --sample x.pt", 2, "cannot be combined"),
         ("--verify tiny.txt", 1, "tiny.txt is damaged or was edited"),
         ("--verify results", 1, "cannot read results: Is a directory"),
-        ("--sample none.pt", 2, "there is no checkpoint none.pt"),
+        ("--sample none.pt", 2, "checkpoint not found: none.pt"),
         ("--sample tiny.txt", 1, "tiny.txt is damaged or is not plain data"),
         ("--sample checkpoints/charlm_relu/trial_1.pt --prompt ☃", 2, "'☃' does not occur in corpus tiny.txt"),
         ("--sample checkpoints/charlm_relu/trial_1.pt --length 0", 2, "--length must be at least 1"),
@@ -377,7 +377,7 @@ def test_a_times_difference_is_no_difference(folder, tmp_path):
         ("--corpus tiny.txt --output tiny.txt", 2, "tiny.txt exists already"),
         ("--corpus tiny.txt --output tiny.txt/model.pt", 2, "tiny.txt is a file, not a folder"),
         ("--corpus tiny.txt --colour blue", 2, "unrecognized arguments: --colour blue"),
-        ("--corpus tiny.txt --trial 2", 2, "--trial has no effect on training one trial"),
+        ("--corpus tiny.txt --trial 2", 2, "--trial has no effect on training a matched trial"),
         ("--verify results/charlm_relu.json --n-embd 16", 2, "--n-embd has no effect on --verify"),
         ("--sample checkpoints/charlm_relu/trial_1.pt --corpus tiny.txt", 2, "--corpus has no effect on --sample"),
         ("--corpus tiny.txt --eval-iters 3", 2, "--eval-iters has no effect"),

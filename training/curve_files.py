@@ -1,8 +1,8 @@
-"""The predictions at the points of a trial's curves: each point is written once, in a file of its own.
+"""Predictions at the curve points of a trial, one file per point.
 
-A pair's history compares two trials at each point, and no checkpoint can give these predictions again. So they stay
-next to the trial's checkpoint, for the pairs with trials that are added later. Without them (they may be deleted) such a
-trial is trained again, to the same bits, when a pair needs its curve.
+A pair's history compares two trials at each curve point, and the final checkpoint cannot reproduce these predictions.
+They are kept next to the checkpoint for pairs with trials added later. They may be deleted: if a pair needs a curve
+that is missing, its trial is retrained, bit-identically.
 
     checkpoints/<architecture>_<activation>/trial_<k>.curve/<step>.safetensors
 """
@@ -19,7 +19,7 @@ from training.trial import partial_identity
 
 
 def curve_folder(folder: Path, number: int) -> Path:
-    """Where the points of a trial lie, given the folder of its checkpoint."""
+    """Folder of a trial's curve points, given the folder of its checkpoint."""
     return Path(folder) / f"trial_{number}.curve"
 
 
@@ -29,7 +29,7 @@ def point_path(folder: Path, step: int) -> Path:
 
 
 def about_curve(trial, task, environment: dict) -> dict:
-    """What the points of a trial's curve belong to: with the step, it says every bit of them."""
+    """The identity stored with a trial's curve points; together with the step it determines their content."""
     identity = partial_identity(trial, task)
     return {"kind": "curve point", "identity": identity, "environment": numeric_environment(environment)}
 
@@ -40,7 +40,7 @@ def write_point(folder: Path, about: dict, step: int, log_p: np.ndarray) -> None
 
 
 def read_point(folder: Path, about: dict, step: int) -> np.ndarray:
-    """(Wc, T, C) log-probabilities of one point, mapped into memory; a RunError where they are missing or not this trial's."""
+    """(Wc, T, C) log-probabilities of one point, memory-mapped; raises RunError if missing, damaged or of another trial."""
     path = point_path(folder, step)
     try:
         return read_belonging(path, {**about, "step": step})["log_probabilities"]
@@ -48,8 +48,8 @@ def read_point(folder: Path, about: dict, step: int) -> np.ndarray:
         raise RunError(f"{path} is missing") from None
 
 
-def what_is_wrong(folder: Path, about: dict, steps) -> str | None:
-    """Why the points of a trial cannot be used, in words; None where all are there and in order."""
+def curve_problem(folder: Path, about: dict, steps) -> str | None:
+    """Why a trial's curve points cannot be used; None if all of them can."""
     try:
         for step in steps:
             read_point(folder, about, step)

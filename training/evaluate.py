@@ -1,7 +1,7 @@
-"""A model on all examples of a split, and pairs of models on the same examples.
+"""Evaluation of a model on a whole split, and of pairs of models on the same examples.
 
-Evaluation is exact and draws no random number: both models of a pair see the same examples, and how often one evaluates
-changes nothing in the training. Shapes: W examples or windows of T positions, C classes.
+Evaluation is exact and draws no random numbers: both models of a pair see the same examples, and evaluating more often
+does not affect training. Shapes: W examples or windows of T positions, C classes.
 """
 
 import itertools
@@ -13,7 +13,7 @@ import metrics
 
 
 def curve_examples(n_examples: int, count: int) -> np.ndarray:
-    """Which of W examples the curves use: `count`, evenly spaced (floor(j W / count)), or all if there are fewer."""
+    """Indices of the examples used for curves: `count` of them, evenly spaced (floor(j W / count)), at most all W."""
     count = min(count, n_examples)
     return np.arange(count) * n_examples // max(count, 1)
 
@@ -32,7 +32,7 @@ def loss_and_accuracy(model, task, split, config, chosen=None) -> tuple[np.ndarr
 
 
 def curve_point(model, task, config) -> tuple[float, float, np.ndarray]:
-    """(training loss, validation loss, (Wc, T, C) validation log-probabilities) on the curves' examples."""
+    """(training loss, validation loss, (Wc, T, C) validation log-probabilities) on the curve examples."""
     chosen = {
         split: curve_examples(task.n_examples(split, config), config.curve_windows) for split in ("train", "validation")
     }
@@ -43,7 +43,7 @@ def curve_point(model, task, config) -> tuple[float, float, np.ndarray]:
 
 
 def final_evaluation(model, task, config) -> dict:
-    """Everything that a trial reports of its trained model.
+    """The final measurements of a trained model.
 
     Returns
     -------
@@ -65,17 +65,24 @@ def final_evaluation(model, task, config) -> dict:
 
 
 def compare_trials(targets, members: dict, pairs: list, last_position: bool = False) -> list[dict]:
-    """Pairs of trials of one architecture and activation, each pair on the same contexts.
+    """Compares pairs of trials of one architecture and activation, each pair on the same contexts.
 
-    Args:
-      targets: (W, T) the true classes.
-      members: trial number -> {predictions: (W, T, C) log-probabilities, continuations: list of texts or None,
-        curve: step -> a function that gives the (Wc, T, C) log-probabilities of this point}.
-      pairs: list of (trial_a, trial_b).
-      last_position: also measure the last position of each window alone, as the report does.
+    Parameters
+    ----------
+    targets : (W, T) array
+        True classes.
+    members : dict
+        Trial number -> {predictions: (W, T, C) log-probabilities, continuations: list of texts or None,
+        curve: step -> function returning the (Wc, T, C) log-probabilities of that point}.
+    pairs : list of (int, int)
+        (trial_a, trial_b).
+    last_position : bool
+        Also measure the last position of each window alone, as the report does.
 
-    Returns:
-      A list of {trial_a, trial_b, the metrics by name, history, per_window: name -> (W,)}.
+    Returns
+    -------
+    list of dict
+        {trial_a, trial_b, the metrics by name, history, per_window: name -> (W,)}.
     """
     found = []
     models = {k: members[k]["predictions"] for k in dict.fromkeys(itertools.chain.from_iterable(pairs))}
@@ -91,7 +98,7 @@ def compare_trials(targets, members: dict, pairs: list, last_position: bool = Fa
 
 
 def _histories(curves, pairs):
-    """Pair -> its history. All pairs of one point first: each point is read once, and few are held at a time."""
+    """Pair -> its history. Step by step over all pairs, so each curve point is read once and few are in memory."""
     found: dict[tuple, list] = {pair: [] for pair in pairs}
     steps = list(next(iter(curves.values())))
     if any(list(curve) != steps for curve in curves.values()):

@@ -1,7 +1,7 @@
-"""Identities: what makes a study or an experiment another one than the next. Compared with defaults filled in.
+"""Identities of studies and experiments: what they consist of, and comparing them.
 
-A stored identity may lack configuration fields that were added since; their defaults mean what was done before, so it
-counts as having them (see config.py).
+A stored identity may lack configuration fields that were added later. Their defaults mean the old behaviour (see
+config.py), so missing fields are filled in before identities are compared.
 """
 
 import os
@@ -15,56 +15,57 @@ from config import Config
 
 
 def complete(identity: dict) -> dict:
-    """An identity whose configuration has every field."""
+    """An identity with every configuration field, defaults filled in."""
     return {**identity, "config": Config(**identity["config"]).as_dict()}
 
 
 def difference_of_identities(stored: dict, found: dict) -> str | None:
-    """Where two identities first differ, as 'config.n_embd: 128 against 64'; None if they are the same."""
+    """The first difference of two identities, as 'config.n_embd: 128 against 64'; None if they are equal."""
     return first_difference(complete(stored), complete(found))
 
 
 def difference_of_studies(stored: dict, found: dict) -> str | None:
-    """As `difference_of_identities`, for studies: learning rates of new activations or architectures may be added."""
+    """Like `difference_of_identities`, but learning rates of new activations or architectures may be added."""
     rates, given = stored.get("learning_rates", {}), found.get("learning_rates", {})
     common = [{name: value for name, value in one.items() if name in rates and name in given} for one in (rates, given)]
     one, other = ({name: value for name, value in i.items() if name != "learning_rates"} for i in (stored, found))
     return difference_of_identities(one, other) or first_difference(*common, "learning_rates")
 
 
-def config_with_own_rate(
+def config_of_experiment(
     config: Config, learning_rates: dict[str, float], architecture: str, activation: str
 ) -> Config:
-    """The configuration of one experiment: the learning rate of its activation or architecture, if either has its own."""
+    """A study's configuration with the learning rate of this activation or architecture, if one is given."""
     rate = learning_rates.get(activation, learning_rates.get(architecture))
     return config if rate is None else config.replace(learning_rate=rate)
 
 
 def identity_of(study: dict, architecture: str, activation: str) -> dict:
-    """An experiment's identity within a study: the study's, with the complete configuration of this experiment."""
-    config = config_with_own_rate(Config(**study["config"]), study.get("learning_rates", {}), architecture, activation)
+    """The identity of one experiment: the study's, with the complete configuration of this experiment."""
+    config = config_of_experiment(Config(**study["config"]), study.get("learning_rates", {}), architecture, activation)
     return {**{name: value for name, value in study.items() if name != "learning_rates"}, "config": config.as_dict()}
 
 
 def check_belongs(path: Path, found: dict, expected: dict) -> None:
-    """A RunError unless what a file says that it belongs to is what is expected in its place."""
+    """Raises RunError if the identity stored in a file is not the expected one."""
     try:
         difference = difference_of_identities(expected["identity"], found["identity"]) or json_files.first_difference(
             *({name: value for name, value in about.items() if name != "identity"} for about in (expected, found))
         )
     except (KeyError, TypeError, ValueError, AttributeError):
-        difference = "it does not say to what"
+        difference = "it has no valid identity"
     if difference:
         raise RunError(f"{path} belongs to something else ({difference}); move it away")
 
 
 def read_belonging(path: Path, about: dict) -> dict:
-    """Name -> array, mapped into memory, of a file that belongs to `about`.
+    """Name -> memory-mapped array, from a file whose stored identity is `about`.
 
     Raises
     ------
-    FileNotFoundError : there is none
-    RunError : it is damaged, or belongs to something else
+    FileNotFoundError
+    RunError
+        The file is damaged or belongs to something else.
     """
     found = array_files.read_arrays(path, mapped=True)
     check_belongs(path, found.about, about)
@@ -75,10 +76,7 @@ def read_belonging(path: Path, about: dict) -> dict:
 
 
 def open_study(folder: Path, identity: dict, provenance: dict, option: str = "--results-dir") -> None:
-    """Makes sure that a folder holds the study of this identity: writes study.json, or compares with the one there.
-
-    Learning rates of activations or architectures that the stored study does not have are added to it.
-    """
+    """Writes study.json, or checks the identity in an existing one and adds learning rates that it lacks."""
     path = Path(folder) / storage.STUDY_FILE
     content = {"kind": json_files.STUDY, "schema_version": json_files.SCHEMA_VERSION}
     content |= {"identity": identity, "provenance": provenance}
@@ -92,7 +90,7 @@ def open_study(folder: Path, identity: dict, provenance: dict, option: str = "--
 
 
 def holds_study(folder: Path, identity: dict, option: str = "--results-dir") -> bool:
-    """Whether a folder, which `option` sets, holds the study of this identity; a UserError if it holds another one."""
+    """Whether a folder holds the study of this identity; raises UserError, naming `option`, if it holds another."""
     path = Path(folder) / storage.STUDY_FILE
     advice = f"choose another {option}, or set the old study aside with --fresh"
     if not os.path.lexists(path):
@@ -105,14 +103,14 @@ def holds_study(folder: Path, identity: dict, option: str = "--results-dir") -> 
 
 
 def results_in(folder: Path) -> Iterator[Path]:
-    """The result files in a folder, those that are damaged too if the project's own names tell what they were."""
+    """The result files in a folder, including damaged ones if their names are of this project's form."""
     for path in sorted(Path(folder).glob("*_*.json")):
         if path.name != storage.SUMMARY_FILE and (_has_known_name(path.stem) or _is_result(path)):
             yield path
 
 
 def _has_known_name(name):
-    """Whether a name is one of the project's architectures, followed by one of its activations."""
+    """Whether a name is <architecture>_<activation> with built-in names."""
     import activations
     from architectures.registry import BUILT_IN
 
@@ -124,7 +122,7 @@ def _has_known_name(name):
 
 
 def _is_result(path):
-    """Whether a file holds the result that its name says."""
+    """Whether a file holds the result that its name claims."""
     try:
         content = json_files.read_json(path)
     except RunError:

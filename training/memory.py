@@ -1,4 +1,4 @@
-"""What a trial needs at the least, so that one which no machine like this can hold is refused before anything is made."""
+"""A lower bound on a trial's memory: trials that cannot fit on this machine are rejected before anything is allocated."""
 
 from architectures.registry import BUILT_IN, architecture_record, count_parameters
 from architectures.sizes import n_parameters
@@ -10,10 +10,10 @@ WORD = 4  # bytes of a float32
 
 
 def least_bytes(architecture: str, config: Config, model_sizes) -> int:
-    """Bytes that training a model takes at the least, in exact integers.
+    """A lower bound on the bytes needed to train a model.
 
-    Weights, gradients and AdamW's two moments, all in float32. Of text, whose architectures are all as large as CharLM, also
-    what the backward pass needs of one batch: each layer's input and output, and the logits with their gradient.
+    Weights, gradients and AdamW's two moments in float32. For text, whose architectures are all as large as CharLM, also
+    the activations that the backward pass needs: each layer's input and output, and the logits with their gradient.
     """
     if architecture not in BUILT_IN or architecture_record(architecture).task != "text":
         try:
@@ -26,14 +26,14 @@ def least_bytes(architecture: str, config: Config, model_sizes) -> int:
 
 
 def check_memory(config: Config, experiments, model_sizes, device: str, pack: int | None = None) -> None:
-    """A UserError where this machine's memory, or its GPU's, cannot hold one trial, or one pack of them."""
+    """Raises UserError if one trial (or one pack) does not fit into this machine's memory, or its GPU's."""
     memory = machine_memory(device)
     for architecture in dict.fromkeys(name for name, _ in experiments):
         needed = (pack or 1) * least_bytes(architecture, config, model_sizes)
         if needed > memory:
             what = f"a pack of {pack} trials" if pack else "a trial"
             raise UserError(
-                f"{what} of {architecture} at this size takes at least {needed / 2**30:,.0f} GiB, and this machine's"
+                f"{what} of {architecture} at this size needs at least {needed / 2**30:,.0f} GiB, but this machine's"
                 f" {'GPU' if device == 'cuda' else 'memory'} has {memory / 2**30:,.0f}; take a smaller n_embd, n_layer,"
                 " block_size or batch_size"
             )

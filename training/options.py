@@ -1,7 +1,6 @@
-"""What the scripts share: options of the configuration, the choice of device, and how a mistake is reported.
+"""Command-line options that several scripts share: configuration fields, device, dtype, compilation, user files.
 
-A module of its own, so that every script names, checks and reports the same thing in the same way; it imports torch
-only when a device has to be chosen, because `--help` must answer at once.
+torch is imported only when a device is chosen, so that `--help` is fast.
 """
 
 import importlib.util
@@ -21,9 +20,9 @@ DEVICES = ("auto", "cpu", "cuda", "mps")
 
 
 def add_config_options(parser, several_rates=False):
-    """--config and one option per field of the configuration.
+    """Adds --config, --device and one option per configuration field.
 
-    several_rates: whether --learning-rate also takes name=rate, for activations or architectures with their own.
+    several_rates: whether --learning-rate also accepts name=rate for single activations or architectures.
     """
     parser.add_argument(
         "--config", choices=("auto", "cpu", "gpu"), default="auto", help="auto: gpu if CUDA is available, else cpu"
@@ -35,9 +34,9 @@ def add_config_options(parser, several_rates=False):
         text = f"{spec.metadata['help']} (cpu: {getattr(ConfigCPU, spec.name)}, gpu: {spec.default})"
         if spec.name == "learning_rate" and several_rates:
             kind = {"nargs": "+", "metavar": "RATE"}
-            text += "; name=RATE gives an activation or architecture its own: --learning-rate 1e-3 gelu=2e-3"
+            text += "; name=RATE sets it for one activation or architecture: --learning-rate 1e-3 gelu=2e-3"
         if spec.name == "dtype":
-            text += "; auto: that of the study in the folder, else bfloat16 where the device computes it natively"
+            text += "; auto: that of the existing study, else bfloat16 if the device supports it natively"
         group.add_argument(f"--{spec.name.replace('_', '-')}", default=None, help=text, **kind)
 
 
@@ -47,17 +46,17 @@ def add_compile_option(parser):
         "--compile",
         choices=("auto", "on", "off"),
         default="auto",
-        help="make the training step with torch.compile; part of the identity, since it rounds otherwise (auto: on where"
-        " the device is cuda and there is a compiler, else off)",
+        help="compile the training step with torch.compile; part of the identity, since it rounds differently (auto: on"
+        " if the device is cuda and a compiler is available, else off)",
     )
 
 
 def choose_compiled(args, device) -> bool:
-    """Whether the training step is compiled; `auto` if CUDA, Triton and the C compiler that it needs are available."""
+    """Whether the training step is compiled; for `auto`: if CUDA, Triton and a C compiler are available."""
     names = [os.environ.get("CC"), "gcc", "clang"] if device == "cuda" else [os.environ.get("CXX"), "g++"]
     compiler = any(shutil.which(name) for name in names if name)
     if args.compile == "on" and not compiler:
-        raise UserError("--compile on needs a C compiler, and there is none here; install one, or leave it out")
+        raise UserError("--compile on needs a C compiler, but none was found; install one, or leave it out")
     ready = device == "cuda" and compiler and importlib.util.find_spec("triton") is not None
     return args.compile == "on" or (args.compile == "auto" and ready)
 
@@ -69,13 +68,13 @@ def add_file_options(parser):
     """--architecture-file and --activation-file."""
     for kind in ("architecture", "activation"):
         text = (
-            f"a Python file with an {kind} of your own: one public class or function, whose name becomes the {kind}'s"
+            f"a Python file that defines an {kind}: one public class or function, whose name becomes the {kind}'s name"
         )
         parser.add_argument(f"--{kind}-file", type=Path, metavar="FILE.py", help=text)
 
 
 def load_user_files(args) -> tuple[tuple, dict[str, str]]:
-    """(what a worker process needs to load the same files, kind -> name of what the files define)."""
+    """(the files as worker processes load them, kind -> name of what they define)."""
     if args.architecture_file is None and args.activation_file is None:
         return (), {}
     if args.architecture_file is not None and getattr(args, "task", "text") != "text":
@@ -91,36 +90,36 @@ def load_user_files(args) -> tuple[tuple, dict[str, str]]:
         names |= registry.load_user_files([file])
         if change := global_state.first_change(before):
             kind, path, _ = file
-            raise UserError(f"the {kind} file {path} changes {change}, which every trial shares; leave that out of it")
+            raise UserError(f"the {kind} file {path} changes {change}, which all trials share; remove that from it")
     return files, names
 
 
-def check_own_are_used(own, experiments) -> None:
-    """A UserError where a file defines what no (architecture, activation) names: it would have no effect."""
+def check_user_files_are_used(defined, experiments) -> None:
+    """Raises UserError if a user file defines a name that no (architecture, activation) uses."""
     for kind, position in (("architecture", 0), ("activation", 1)):
-        if kind in own and own[kind] not in [names[position] for names in experiments]:
+        if kind in defined and defined[kind] not in [names[position] for names in experiments]:
             raise UserError(
-                f"--{kind}-file defines {own[kind]}, which is not used here; name it, or leave the file out"
+                f"--{kind}-file defines {defined[kind]}, which is not used here; name it, or leave the file out"
             )
 
 
-def check_user_files(own, experiments, config) -> None:
-    """A user-defined architecture or activation must pass the checks of architectures/checks.py before it trains: a UserError names the first problem."""
-    if not own:
+def check_user_files(defined, experiments, config) -> None:
+    """Raises UserError with the first problem that architectures/checks.py finds in a user-defined model."""
+    if not defined:
         return
     from architectures.checks import check
     from architectures.registry import architecture_record
     from training.trial import prepare_torch
 
-    check_own_are_used(own, experiments)
-    prepare_torch(config)  # the checks are made under the settings of a trial
-    # The checks are made on text: an activation for another task's architecture is checked in CharLM.
+    check_user_files_are_used(defined, experiments)
+    prepare_torch(config)  # check under the settings of a trial
+    # Checks run on text: an activation for another task's architecture is checked in CharLM.
     on_text = [(a if architecture_record(a).task == "text" else "charlm", b) for a, b in experiments]
     for names in dict.fromkeys(on_text):
-        concerned = own.get("architecture") == names[0] or own.get("activation") == names[1]
+        concerned = defined.get("architecture") == names[0] or defined.get("activation") == names[1]
         if concerned and (problems := check(*names, config)):
-            more = f" (and {len(problems) - 1} more; test_cpu.py shows them all)" if len(problems) > 1 else ""
-            raise UserError(f"{names[0]} with {names[1]} may not be trained: {problems[0]}{more}")
+            more = f" (and {len(problems) - 1} more; test_cpu.py lists them all)" if len(problems) > 1 else ""
+            raise UserError(f"{names[0]} with {names[1]} cannot be trained: {problems[0]}{more}")
 
 
 # --- the configuration ----------------------------------------------------------------------------------------------
@@ -133,8 +132,8 @@ def given_fields(args) -> dict:
 
 
 def split_rates(values) -> tuple[float | None, dict[str, float]]:
-    """(the common learning rate or None, name -> its own rate) of the words given to --learning-rate."""
-    common, own = None, {}
+    """(common learning rate or None, name -> rate) from the values of --learning-rate."""
+    common, rates = None, {}
     for word in (word for value in values or () for word in re.split(r"[,\s]+", value) if word):
         name, given, rate = word.rpartition("=")
         try:
@@ -143,25 +142,25 @@ def split_rates(values) -> tuple[float | None, dict[str, float]]:
             raise UserError(f"--learning-rate takes a number, or name=number, but not {word!r}") from None
         if not 0 < number < math.inf:
             raise UserError(f"learning_rate must be positive, but it is {rate}")
-        if (given and name in own) or (not given and common is not None):
+        if (given and name in rates) or (not given and common is not None):
             raise UserError(f"--learning-rate gives {name or 'the common rate'} twice")
         if given:
-            own[name] = number
+            rates[name] = number
         else:
             common = number
-    return common, own
+    return common, rates
 
 
 def choose_config(args, stored_dtype=None) -> tuple[Config, str]:
-    """(configuration, device) from parsed options. `auto` becomes the GPU configuration if CUDA is available.
+    """(configuration, device) from parsed options; `auto` means the GPU configuration if CUDA is available.
 
-    stored_dtype: that of the study which the options continue, if any: what --dtype auto stands for there.
+    stored_dtype: the dtype of the study to be resumed, if any; --dtype auto then means this one.
     """
     import torch
 
     cuda = torch.cuda.is_available()
     if args.config == "gpu" and not cuda and args.device in ("auto", "cuda"):
-        raise UserError("--config gpu needs CUDA, and PyTorch finds none here; add --device cpu to run it on a CPU")
+        raise UserError("--config gpu needs CUDA, but PyTorch finds none here; add --device cpu to run it on a CPU")
     check_device(args.device)
     device = args.device
     if device == "auto":
@@ -176,22 +175,22 @@ def choose_config(args, stored_dtype=None) -> tuple[Config, str]:
 
 
 def resolve_dtype(device, stored_dtype=None) -> tuple[str, str]:
-    """(dtype, why) of --dtype auto; a UserError for a study in bfloat16 that this device could only emulate."""
+    """(dtype, reason) of --dtype auto; raises UserError for a bfloat16 study that this device could only emulate."""
     unit = native_bfloat16(device)
     if stored_dtype == "bfloat16" and unit is None:
         raise UserError(
-            f"the study in this folder is in bfloat16, which the {device} of this machine does not compute natively;"
-            " give --dtype bfloat16 to continue it all the same, slowly, or choose another --results-dir"
+            f"the study in this folder uses bfloat16, which this machine's {device} does not support natively;"
+            " give --dtype bfloat16 to resume it anyway, slowly, or choose another --results-dir"
         )
     if stored_dtype is not None:
         return stored_dtype, "that of the study in this folder"
     if unit is None:
-        return "float32", f"the {device} of this machine does not compute bfloat16 natively"
-    return "bfloat16", f"the {device} of this machine computes it natively: {unit}"
+        return "float32", f"this machine's {device} does not support bfloat16 natively"
+    return "bfloat16", f"this machine's {device} supports it natively: {unit}"
 
 
 def check_device(device) -> None:
-    """A UserError where this machine does not have the device."""
+    """Raises UserError if this machine lacks the device."""
     import torch
 
     if device == "cuda" and not torch.cuda.is_available():

@@ -1,15 +1,15 @@
-"""Trials of a study stacked into one batched model: small models leave most of a large GPU idle, and a pack fills it.
+"""Several trials as one batched model: small models leave most of a large GPU idle, a pack of them fills it.
 
-A pack has a fixed number N of slots, and that number is part of the identity of its trials: the batched arithmetic
-rounds otherwise than that of a trial alone, and otherwise for another N. Trial k sits in slot (k - 1) mod N of pack
-(k - 1) // N. Where a study does not fill its last pack, the slots that are left train the trials that would come next,
-and their results are discarded; so a trial has the same companions, and the same bits, however many trials the study
-has. Each draw comes from its own trial's address, as everywhere, and no operation mixes slots: a trial that diverges
-leaves its companions alone. torch.compile takes the same path: a trial alone whose step is compiled is a stack of one,
-since masks that are drawn ahead leave a step that can be compiled whole.
+A pack has a fixed number N of slots. N is part of the identity of its trials, because batched arithmetic rounds
+differently for each N. Trial k sits in slot (k - 1) mod N of pack (k - 1) // N. If a study does not fill its last pack,
+the remaining slots train the trials that would come next and their results are discarded. So a trial has the same
+companions, and is bit-identical, however many trials the study has. Each random draw uses its own trial's address, and
+no operation mixes slots: a trial that diverges does not affect the others.
+
+A compiled single trial is a stack of one: its dropout masks are drawn before the step, so the step can be compiled as a
+whole. The training loop in train.py updates either a `SingleTrial` or a `Stack`.
 
 Shapes: N slots, B sequences, T characters, V characters in the vocabulary. Parameters have a leading dimension N.
-A module of its own because train.py's loop needs to know none of this: it trains a `SingleTrial` or a `Stack`.
 """
 
 import contextlib
@@ -32,15 +32,18 @@ from tasks.base import SupervisedTask, Task, autocast, cross_entropy
 from training.step import build, make_optimizer, set_learning_rate
 from training.trial import stream_seeds
 
-MOST_ONE_HOT = 1024  # characters in a vocabulary that is written out as 0s and 1s
+MOST_ONE_HOT = 1024  # largest vocabulary that is one-hot encoded
 
 
 def pack_of(trial, seed_base, vary) -> tuple:
-    """The trials of a trial's pack in the order of their slots, itself among them.
+    """The trials of a trial's pack, in slot order.
 
-    Args:
-      trial: a train.Trial whose `pack` is a number.
-      seed_base, vary: of its study, which fix its companions.
+    Parameters
+    ----------
+    trial : Trial
+        Its `pack` is the number of slots.
+    seed_base, vary
+        Of the study; they determine the seeds of the other trials.
     """
 
     def companion(number):
@@ -52,14 +55,14 @@ def pack_of(trial, seed_base, vary) -> tuple:
 
 
 class Stack:
-    """N trials as one batched model, as the training loop sees them; see step.SingleTrial."""
+    """N trials as one batched model, with the interface of step.SingleTrial."""
 
     def __init__(self, trials, task):
         self.trials, self.config, self.device = trials, trials[0].config, trials[0].device
         self.task = task
         models = [build(trial, task.model_sizes) for trial in trials]
         self.parameters, self.buffers = stack_module_state(models)
-        self.single = models[0]  # takes the weights of any slot, to be evaluated as an ordinary model
+        self.single = models[0]  # receives the weights of any slot for evaluation
         self.base, self.losses = stateless(models[0]), stacked_losses
         if trials[0].compiled:
             self.base, self.losses = _compiled(trials, task.model_sizes, self.base)
@@ -68,13 +71,13 @@ class Stack:
 
     @torch.no_grad()
     def model_of(self, slot):
-        """The model of a slot as an ordinary one; valid until the next call."""
+        """The model of one slot as an ordinary module; valid until the next call."""
         for name, tensor in (*self.single.named_parameters(), *self.single.named_buffers()):
             tensor.copy_((self.parameters if name in self.parameters else self.buffers)[name][slot])
         return self.single
 
     def update(self, step):
-        """One step of training of every slot; returns the losses before it, (N,)."""
+        """One training step of every slot; returns the (N,) losses before it."""
         set_learning_rate(self.optimizer, self.config, step)
         generators = [randomness.generator(trial.seeds["data"], "data", step) for trial in self.trials]
         batches = [self.task.draw_batch(generator, self.config, self.device) for generator in generators]
@@ -82,12 +85,12 @@ class Stack:
         given = draw_masks(self.base, self.shapes, self.trials, step)
         losses = self.losses(self.base, self.config, self.device, self.parameters, self.buffers, given, x, y)
         self.optimizer.zero_grad(set_to_none=True)
-        losses.sum().backward()  # no slot's weights are in another's loss, so each gets its own gradient
+        losses.sum().backward()  # a slot's loss depends on its own weights only, so this gives each its own gradient
         self.optimizer.step()
         return losses.detach()
 
     def state(self):
-        """What the pack needs to resume from here."""
+        """What is needed to resume from here."""
         return {
             "parameters": {name: tensor.detach() for name, tensor in self.parameters.items()},
             "buffers": self.buffers,
@@ -96,38 +99,42 @@ class Stack:
 
     @torch.no_grad()
     def load(self, state):
-        """Resumes from what `state` gave."""
+        """Resumes from what `state` returned."""
         for kind in ("parameters", "buffers"):
             for name, tensor in getattr(self, kind).items():
                 tensor.copy_(state[kind][name])
         self.optimizer.load_state_dict(state["optimizer"])
 
 
-_last_compiled = {}  # what a step depends on -> (base, function): one at a time
+_last_compiled = {}  # what a compiled step depends on -> (base, function); holds one entry
 
 
 def _compiled(trials, model_sizes, base):
-    """(base, a compiled `stacked_losses`); those of the stack before, where it differs in nothing but seeds.
+    """(base, compiled `stacked_losses`); reused from the previous stack if only the seeds differ.
 
-    Compiling takes a minute, and a worker trains an activation's trials one after another. Deterministic, since
-    train.prepare_torch asks all of PyTorch to be.
+    Compiling takes a minute, and a worker trains an activation's trials one after another. The compiled step is
+    deterministic because `prepare_torch` requests deterministic algorithms.
     """
     trial = trials[0]
     what = (trial.architecture, trial.activation, trial.config, trial.device, len(trials), model_sizes)
     if what not in _last_compiled:
         _last_compiled.clear()
-        torch.compiler.reset()  # it would refuse the ninth function of a process
+        torch.compiler.reset()  # else it would reject the ninth function of a process
         _last_compiled[what] = base, torch.compile(stacked_losses, fullgraph=True, dynamic=False)
     return _last_compiled[what]
 
 
 def stacked_losses(base, config, device, parameters, buffers, given, x, y):
-    """Each slot's mean loss in nats per character on its own batch: (N,).
+    """(N,) mean loss of each slot on its own batch, in nats per character.
 
-    Args:
-      base: from `stateless`.
-      parameters, buffers, given: name -> tensor (N, ...): the weights, and the dropout masks from `draw_masks`.
-      x, y: (N, B, T) characters, and those that follow.
+    Parameters
+    ----------
+    base : nn.Module
+        From `stateless`.
+    parameters, buffers, given : dict
+        Name -> tensor (N, ...): weights, buffers and the dropout masks from `draw_masks`.
+    x, y : (N, B, T) tensors
+        Characters and next characters.
     """
 
     def loss(parameters, buffers, given, x, y):
@@ -143,13 +150,13 @@ def stacked_losses(base, config, device, parameters, buffers, given, x, y):
 
 # --- operations that can be batched and compiled ----------------------------------------------------------------------
 
-# Under vmap, or in a compiled step, PyTorch's own ways back through an embedding and a cross-entropy become scattered
-# sums. Those that are deterministic add one position after another where many are the same character, as in a text they
-# are. Products with 0s and 1s say the same, and take no such sum.
+# Under vmap, or in a compiled step, PyTorch's backward passes of embedding and cross-entropy become scatter-adds. The
+# deterministic ones add positions of the same character sequentially, which is slow for text. Products with one-hot
+# matrices are equivalent and need no scatter-add.
 
 
 def stateless(model):
-    """A copy of a model that has no weights of its own and computes with operations that can be batched."""
+    """A copy of a model on the meta device (no weights), built from operations that can be batched."""
     base = copy.deepcopy(model).to("meta").train()
     for module in base.modules():
         if isinstance(module, Attention):
@@ -162,7 +169,7 @@ def stateless(model):
 
 
 class OneHotEmbedding(nn.Embedding):
-    """An embedding as a product with 0s and 1s, in its weights' own type, so that it copies rows exactly."""
+    """An embedding as a product with a one-hot matrix, in its weights' dtype, so that rows are copied exactly."""
 
     def forward(self, tokens):
         kind = self.weight.device.type
@@ -171,19 +178,19 @@ class OneHotEmbedding(nn.Embedding):
 
 
 class BatchedLinear(nn.Linear):
-    """A linear layer that gives the type that it gives when it is not batched."""
+    """A linear layer whose output dtype is the same as without batching."""
 
     def forward(self, x):
         return linear_in_one_type(x, self.weight, self.bias)
 
 
 def one_hot(tokens, size, dtype):
-    """(..., V) with a 1 at each token."""
+    """One-hot encoding, (..., V)."""
     return (tokens[..., None] == torch.arange(size, device=tokens.device)).to(dtype)
 
 
 def one_hot_loss(logits, targets):
-    """tasks.base.cross_entropy without an index: mean cross-entropy in nats; logits (B, T, V), targets (B, T)."""
+    """tasks.base.cross_entropy without indexing: mean cross-entropy in nats; logits (B, T, V), targets (B, T)."""
     log_p = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
     return -(log_p * one_hot(targets, logits.shape[-1], log_p.dtype)).sum(-1).mean()
 
@@ -192,17 +199,17 @@ def one_hot_loss(logits, targets):
 
 
 def active_dropouts(base) -> dict:
-    """Name -> Dropout, of those that act in training."""
+    """Name -> Dropout module, for those with a nonzero probability."""
     return {name: module for name, module in base.named_modules() if isinstance(module, Dropout) and module.active}
 
 
 def mask_shapes(base, config, task) -> dict:
-    """Name of each active dropout -> the shape of its mask for one batch; found without computing anything."""
+    """Name of each active dropout -> shape of its mask for one batch, found on the meta device."""
     probe, shapes = copy.deepcopy(base), {}
 
     def note(name, shape, device):
         if shapes.setdefault(name, shape) != shape:
-            raise UserError(f"the dropout {name} is used for two shapes, which a pack cannot do; leave out --pack")
+            raise UserError(f"the dropout {name} is applied to two shapes, which cannot be packed; leave out --pack")
         return torch.empty(shape, dtype=torch.int16, device=device)
 
     for name, module in active_dropouts(probe).items():
@@ -213,13 +220,13 @@ def mask_shapes(base, config, task) -> dict:
 
 
 def meta_batch(config, task):
-    """(x, y) of one batch on the meta device: shapes without numbers."""
+    """(x, y) of one batch on the meta device."""
     x, y = task.draw_batch(np.random.default_rng(0), config, "cpu")
     return x.to("meta"), y.to("meta")
 
 
 def draw_masks(base, shapes, trials, step) -> dict:
-    """Name of each dropout's `given` -> (N, ...) bool, True where a value is kept; each slot's from its own address."""
+    """Name of each dropout's `given` -> (N, ...) bool, True: value kept; each slot's drawn from its own address."""
     device, given = torch.device(trials[0].device), {}
     for name, module in active_dropouts(base).items():
         masks = torch.empty((len(trials), *shapes[name]), dtype=torch.bool, device=device)
@@ -234,11 +241,11 @@ def draw_masks(base, shapes, trials, step) -> dict:
 
 
 def check_can_be_packed(architecture, activation, config, task, compiled=False) -> int:
-    """The bytes of memory that a slot needs at the least; a UserError where PyTorch cannot batch, or compile, the model.
+    """A lower bound on a slot's memory in bytes; raises UserError if PyTorch cannot batch or compile the model.
 
-    Weights, gradients and AdamW's two moments in float32, the dropout masks, and what a step keeps for its gradient:
-    counted in a step on the meta device, which computes nothing. Under bfloat16 half of that last part is counted, as if
-    all of it were kept in 16 bits. Temporaries and the allocator's waste come on top.
+    Counts weights, gradients and AdamW's two moments in float32, dropout masks, and the tensors saved for the backward
+    pass (found by a step on the meta device; half of them under bfloat16, as if all were 16-bit). Temporaries and
+    fragmentation are not counted.
     """
     from architectures.registry import build_model
 
@@ -247,20 +254,20 @@ def check_can_be_packed(architecture, activation, config, task, compiled=False) 
         type(task).training_loss is not SupervisedTask.training_loss
         or type(task).training_step is not Task.training_step
     ):
-        raise UserError(f"the task {task.name} cannot be packed or compiled: its training step is its own")
+        raise UserError(f"the task {task.name} cannot be packed or compiled: it defines its own training step")
     model = build_model(architecture, activation, config, task.model_sizes)
     if recurrent := [type(module).__name__ for module in model.modules() if isinstance(module, nn.RNNBase)]:
         raise UserError(
-            f"{name} cannot be packed or compiled: PyTorch runs its {recurrent[0]} as a whole; leave out"
-            " --pack, and give --compile off"
+            f"{name} cannot be packed or compiled: its {recurrent[0]} is a single PyTorch operation; leave out --pack and"
+            " give --compile off"
         )
     if compiled and any(isinstance(module, networks.ElmanLayer) for module in model.modules()):
-        raise UserError(f"{name} takes a step for each character, which is too long to compile; give --compile off")
+        raise UserError(f"{name} unrolls one step per character, which takes too long to compile; give --compile off")
     base = stateless(model)
     try:
         shapes = mask_shapes(base, config, task)
         kept = _bytes_kept(base, config, task, shapes)
-    except RuntimeError as error:  # PyTorch's words for an operation that vmap does not have
+    except RuntimeError as error:  # an operation that vmap does not support
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"{name} cannot be packed or compiled (--pack, --compile): {reason}") from error
     n_parameters = sum(parameter.numel() for parameter in model.parameters())
@@ -269,7 +276,7 @@ def check_can_be_packed(architecture, activation, config, task, compiled=False) 
 
 
 def _bytes_kept(base, config, task, shapes) -> int:
-    """Bytes that autograd keeps of one slot's step in float32, weights and given masks aside."""
+    """Bytes that autograd saves in one slot's step in float32, besides weights and masks."""
     slots = 2
     parameters = {
         name: torch.empty((slots, *p.shape), device="meta", requires_grad=True) for name, p in base.named_parameters()
@@ -298,13 +305,18 @@ def _bytes_kept(base, config, task, shapes) -> int:
 
 
 def check_fits(pack, slot_bytes, memory_bytes, what) -> None:
-    """A UserError where a GPU's memory cannot hold a pack; it says what fits.
+    """Raises UserError if a pack does not fit into a GPU's memory; the message says how many slots do.
 
-    Args:
-      pack: the number of slots.
-      slot_bytes: what a slot needs at the least, from `check`.
-      memory_bytes: the GPU's memory.
-      what: names the model in the sentence.
+    Parameters
+    ----------
+    pack : int
+        Number of slots.
+    slot_bytes : int
+        From `check_can_be_packed`.
+    memory_bytes : int
+        Of the GPU.
+    what : str
+        Name of the model, for the message.
     """
     fits = int(memory_bytes // slot_bytes)
     if fits >= pack:

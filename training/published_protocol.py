@@ -1,12 +1,12 @@
-"""The report's protocol, draw by draw, kept apart from the instrument that replaced it.
+"""The protocol of the 2025 report, reproduced draw by draw.
 
-One generator, PyTorch's global one on the CPU, feeds initial weights, batches, dropout, evaluation and the
-comparison of models, so the order of the draws is the protocol. Hence its flaws: evaluating more often trains
-another model, and the two models of a pair never see the same context. Followed to the letter it gives the
-report's own figures. Everything here is eager, float32 and on the CPU, for CharLM alone.
+A single generator, PyTorch's global one on the CPU, supplies initial weights, batches, dropout, evaluation and the
+comparison of models, so the order of the draws is part of the protocol. This is the source of its flaws: evaluating
+more often changes the trained model, and the two models of a pair never see the same context. Followed exactly, it
+reproduces the report's numbers. Everything is eager, float32, on the CPU, and for CharLM only.
 
-A trial seeds the generator itself and depends on nothing that ran before. The comparison of an activation's
-models continues where its last trial left the generator. Both leave the caller's generators as they found them.
+A trial seeds the generator itself and is independent of what ran before. The comparison of an activation's models
+continues from the generator state after its last trial. Both restore the caller's generators.
 
 Shapes: B sequences, T = block_size characters, C channels, H heads, D = C / H, V characters.
 """
@@ -27,17 +27,17 @@ from common.errors import UserError
 from model import CharLM
 from tasks.corpus import check_length
 
-N_CONTEXTS = 1000  # single contexts per accuracy, and per model of a pair
+N_CONTEXTS = 1000  # contexts per accuracy, and per model of a pair
 INITIAL_SD = 0.02  # of the weights of every Linear and Embedding
-FIELDS = (  # of a configuration, those that this protocol reads; whatever was added since has no meaning here
+FIELDS = (  # configuration fields that this protocol uses
     *("n_layer", "n_head", "n_embd", "block_size", "dropout", "batch_size", "learning_rate", "weight_decay"),
     *("max_iters", "eval_interval", "eval_iters", "threads_per_trial"),
 )
-CONTEXTS_AT_ONCE = 100  # where contexts are not evaluated one by one
+CONTEXTS_AT_ONCE = 100  # batch size if contexts are not evaluated one by one
 
 
 def check_published(config, corpus) -> None:
-    """A UserError unless the report's protocol can run this configuration on this corpus."""
+    """Raises UserError if the report's protocol cannot run this configuration on this corpus."""
     if config.dtype != "float32":
         raise UserError(f"the published protocol computes in float32, but dtype is {config.dtype}")
     check_length(corpus, config.block_size)
@@ -49,7 +49,7 @@ def check_published(config, corpus) -> None:
 def build_published_model(activation, config, vocabulary_size) -> CharLM:
     """CharLM with initial weights from the global generator.
 
-    Making each layer consumes PyTorch's default initialisation; then all weights are drawn again.
+    Constructing each layer draws PyTorch's default initialisation first; then all weights are redrawn.
     """
     gated = activations.record(activation).gated
     model = CharLM(config, partial(activations.get_activation, activation), vocabulary_size, gated)
@@ -64,12 +64,12 @@ def _draw_weights(module):
 
 
 def published_forward(model, tokens, training) -> torch.Tensor:
-    """CharLM on (B, T) tokens: (B, T, V) logits. Dropout draws from the global generator where `training`.
+    """CharLM on (B, T) tokens: (B, T, V) logits. If `training`, dropout draws from the global generator.
 
-    Step by step: fused attention draws its dropout otherwise, and a fused product of key, query and value has
-    other sums.
+    Nothing is fused: fused attention draws its dropout differently, and a fused product of key, query and value rounds
+    differently.
     """
-    model.train(training)  # for activations that ask
+    model.train(training)  # for activations that depend on it
     x = model.token_embedding(tokens) + model.position_embedding(torch.arange(tokens.shape[1]))
     for block in model.blocks:
         x = x + _attention(block.attention, block.norm1(x), training)
@@ -102,30 +102,38 @@ def _feed_forward(layer, x, training):  # (B, T, C) -> (B, T, C)
 def train_published_trial(
     activation, trial_index0, seed, config, corpus, report=None, start_state=None, one_by_one=True
 ) -> dict:
-    """One trial from its seed to its accuracies.
+    """Trains and evaluates one trial as the report did.
 
-    Args:
-      activation: a name that activations.py knows.
-      trial_index0: the trial's number, from 0.
-      seed: from 0 to 2**32 - 1; in the report 42 + trial_index0.
-      config: a Config of dtype float32; curve_windows is not used.
-      corpus: a corpus.Corpus.
-      report: called as report(step, loss, snapshot) after every update: how many updates are done, the loss
-        of the batch, and a function that returns the whole state, fit for torch.save and for `start_state`.
-      start_state: a snapshot of this same trial; training resumes from there, to the same bits.
-      one_by_one: evaluate the accuracies' contexts one at a time, as the report's script did. Otherwise the
-        same contexts go through the model many at once, which is faster and differs only by rounding.
+    Parameters
+    ----------
+    activation : str
+        A name known to activations.py.
+    trial_index0 : int
+        The trial's number, from 0.
+    seed : int
+        From 0 to 2**32 - 1; in the report 42 + trial_index0.
+    config : Config
+        Of dtype float32; curve_windows is not used.
+    corpus : tasks.corpus.Corpus
+    report : callable, optional
+        Called as report(step, loss, snapshot) after every step: the number of finished steps, the batch loss, and a
+        function that returns the whole state (for torch.save and for `start_state`).
+    start_state : dict, optional
+        A snapshot of this trial; training resumes from it, bit-identically.
+    one_by_one : bool
+        Evaluate the contexts of the accuracies one at a time, as the report's script did, or in batches, which is
+        faster and differs only by rounding.
 
-    Returns:
-      {trial (from 1), seed, status, train_loss, val_loss, train_accuracy, val_accuracy (fractions),
-      training_time_s, evaluation_time_s, history: [{step, train_loss, val_loss}]}, plus "model", its
-      state_dict, and "generator_state", a uint8 tensor: the generator as the trial left it. Losses are
-      sampled estimates, in nats; history holds those made on the way, the trial's own is the one after the
-      last update. A trial whose losses end non-finite runs on to the end as the report's would have; it is
-      "diverged", its figures None.
+    Returns
+    -------
+    dict
+        trial (from 1), seed, status, train_loss, val_loss, train_accuracy, val_accuracy (fractions), training_time_s,
+        evaluation_time_s, history: [{step, train_loss, val_loss}], model (state_dict), and generator_state (uint8
+        tensor, after the trial). Losses are sampled estimates in nats. A trial whose loss stops being finite runs to
+        the end, as the report's would have; its status is "diverged" and its losses and accuracies are None.
     """
     check_published(config, corpus)
-    with _own_surroundings(config.threads_per_trial):
+    with _global_state_restored(config.threads_per_trial):
         _seed_generators(seed)
         model = build_published_model(activation, config, corpus.vocabulary_size)
         splits = [_as_tensor(corpus.train), _as_tensor(corpus.validation)]
@@ -150,7 +158,7 @@ def train_published_trial(
 
 
 def _train(model, splits, config, report, start_state):
-    """The training loop, from the start or from a snapshot: the history, and the seconds it took."""
+    """The training loop, from the start or from a snapshot; returns the history and the seconds it took."""
     rates = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
     optimizer = torch.optim.AdamW(model.parameters(), **rates)
     first, history, seconds = 0, [], 0.0
@@ -171,7 +179,7 @@ def _train(model, splits, config, report, start_state):
 
 
 def _snapshot(step, model, optimizer, history, began):
-    """Everything that the rest of a trial depends on after `step` updates, in copies of its own."""
+    """A copy of everything that the rest of a trial depends on after `step` steps."""
     state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "history": history}
     seconds = time.perf_counter() - began
     return deepcopy(state) | {
@@ -183,7 +191,7 @@ def _snapshot(step, model, optimizer, history, began):
 
 def _restore(snapshot, model, optimizer):
     model.load_state_dict(snapshot["model"])
-    optimizer.load_state_dict(deepcopy(snapshot["optimizer"]))  # or training would change the snapshot's own tensors
+    optimizer.load_state_dict(deepcopy(snapshot["optimizer"]))  # else training would modify the snapshot's tensors
     torch.set_rng_state(snapshot["generator_state"])
     return snapshot["step"], deepcopy(snapshot["history"]), snapshot["training_time_s"]
 
@@ -192,14 +200,14 @@ def _restore(snapshot, model, optimizer):
 
 
 def _draw_start(split, config, count):
-    """`count` offsets of contexts that have a next character, from the global generator."""
+    """`count` random offsets of contexts with a next character, from the global generator."""
     return torch.randint(len(split) - config.block_size, (count,))
 
 
 def _draw_batch(split, config):
-    """(x, y), each (B, T): contexts at random offsets, and the same one character further on."""
-    places = _draw_start(split, config, config.batch_size)[:, None] + torch.arange(config.block_size)
-    return split[places], split[places + 1]
+    """(x, y), each (B, T): contexts at random offsets, and the same shifted by one character."""
+    positions = _draw_start(split, config, config.batch_size)[:, None] + torch.arange(config.block_size)
+    return split[positions], split[positions + 1]
 
 
 def _loss(logits, y):
@@ -208,10 +216,7 @@ def _loss(logits, y):
 
 @torch.no_grad()
 def estimate_losses(model, splits, config) -> dict:
-    """The mean loss of eval_iters random batches of the training split, then of the validation split.
-
-    None stands for a mean that is not finite.
-    """
+    """Mean loss of eval_iters random batches of the training split, then of the validation split; None: not finite."""
     means = []
     for split in splits:
         losses = []
@@ -225,10 +230,10 @@ def estimate_losses(model, splits, config) -> dict:
 
 @torch.no_grad()
 def _last_logits(model, split, config, one_by_one):
-    """What a model predicts after 1,000 single contexts: (N, V) logits, and the (N,) true next characters.
+    """Predictions after N = 1,000 random contexts: (N, V) logits, and the (N,) true next characters.
 
-    All offsets are drawn first, in the report's order. Its script evaluated each context before it drew the
-    next, which is the same, since evaluating draws nothing. Where the model is None, only the draws are made.
+    All offsets are drawn first, in the report's order. Its script drew and evaluated one context at a time, which is
+    equivalent, since evaluation draws nothing. If the model is None, only the draws are made.
     """
     starts = torch.cat([_draw_start(split, config, 1) for _ in range(N_CONTEXTS)])
     if model is None:
@@ -250,22 +255,28 @@ def _accuracy(model, split, config, one_by_one):
 
 
 def compare_published(models, generator_state, config, corpus, one_by_one=True) -> list[dict]:
-    """How often the models of one activation disagree: the report's way, each on 1,000 contexts of its own.
+    """Compares the models of one activation as the report did: each model of a pair on 1,000 contexts of its own.
 
-    Args:
-      models: CharLM in the order of their trials; None for one that diverged, whose draws are still made.
-      generator_state: the generator as the last of these trials left it (uint8 tensor).
-      config, corpus, one_by_one: as for train_published_trial.
+    Parameters
+    ----------
+    models : list of CharLM or None
+        In trial order; None: diverged (its draws are still made).
+    generator_state : uint8 tensor
+        Generator state after the last of these trials.
+    config, corpus, one_by_one
+        As for `train_published_trial`.
 
-    Returns:
-      A list of {trial_a, trial_b (from 1), relative_pd, prediction_differences, total_predictions}, a < b in
-      order; the two figures are None where a model diverged. All of them change with the number of trials,
-      since the generator continues where the last one ended.
+    Returns
+    -------
+    list of dict
+        {trial_a, trial_b (from 1), relative_pd, prediction_differences, total_predictions}, a < b in order;
+        relative_pd and prediction_differences are None if a model diverged. All values depend on the number of trials,
+        since the generator continues from the last one.
     """
     check_published(config, corpus)
     split = _as_tensor(corpus.validation)
     pairs = []
-    with _own_surroundings(config.threads_per_trial):
+    with _global_state_restored(config.threads_per_trial):
         torch.set_rng_state(generator_state)
         for a, b in combinations(range(len(models)), 2):
             logits_a, _ = _last_logits(models[a], split, config, one_by_one)
@@ -286,12 +297,12 @@ def _disagreement(logits_a, logits_b):
     return none | {"relative_pd": relative_pd, "prediction_differences": differences}
 
 
-# --- surroundings -------------------------------------------------------------------------------------------
+# --- global state -------------------------------------------------------------------------------------------
 
 
 @contextmanager
-def _own_surroundings(threads):
-    """Gives the caller's global generators (PyTorch's, NumPy's) and number of threads back afterwards."""
+def _global_state_restored(threads):
+    """Sets the number of threads; restores it and the global generators (PyTorch, NumPy) afterwards."""
     threads_before, numpy_before = torch.get_num_threads(), np.random.get_state()  # noqa: NPY002
     torch.set_num_threads(threads)
     try:

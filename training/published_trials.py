@@ -1,7 +1,6 @@
-"""How a study runs the report's protocol: trials that save themselves and resume, and the same models measured right.
+"""Trials of a study under the report's protocol (training/published_protocol.py).
 
-Why it is apart from training/published_protocol.py: that module is the report's protocol and nothing else. Here its trials get
-what every trial of a study has: a running state on disk, a checkpoint, and the matched evaluation of the same model.
+They are resumable, save a checkpoint, and get a matched evaluation of the same model.
 """
 
 import time
@@ -11,10 +10,10 @@ from training import published_protocol
 
 
 def run_trial(trial, task, partial_path=None, report=None, should_stop=None, probes=()) -> dict:
-    """Trains one trial under the published protocol, then evaluates its model matched.
+    """Trains one trial under the published protocol, then evaluates its model on the matched windows.
 
-    Arguments and result are those of train.run_trial; `probes` must be empty. The record's losses and accuracies are the report's kind
-    (sampled estimates); `matched` holds the exact ones of the same model. The outcome also has `generator_state`.
+    Parameters and result are those of train.run_trial; `probes` must be empty. The record's losses and accuracies are
+    sampled estimates, as in the report; `matched` holds the exact ones. The outcome also has `generator_state`.
     """
     from common.checkpoint_files import weights_sha256
     from training import evaluate
@@ -103,11 +102,10 @@ def _load(path, trial, task, report):
 
 
 def compare_checkpoints(checkpoints, task) -> list[dict]:
-    """The report's own comparison of an activation's models, from their checkpoints in the order of their trials.
+    """The report's comparison of an activation's models.
 
-    None stands for a trial that diverged, but not for the last one.
-
-    The generator continues from where the last of these trials left it, so the pairs change with the number of trials.
+    checkpoints: paths in trial order; None: a trial that diverged (not allowed for the last one, whose generator state
+    is needed). The pairs depend on the number of trials, see `published_protocol.compare_published`.
     """
     from common.checkpoint_files import read_checkpoint
 

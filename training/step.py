@@ -1,4 +1,4 @@
-"""One training step of one trial: the model, its optimizer, its learning rate."""
+"""The training step of a single trial: model, optimizer, learning rate."""
 
 import time
 
@@ -18,12 +18,12 @@ def build(trial: Trial, model_sizes):
 
 
 def make_optimizer(parameters, config):
-    """AdamW with PyTorch's other defaults."""
+    """AdamW with PyTorch's defaults for everything but learning rate and weight decay."""
     return torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
 
 
 def set_learning_rate(optimizer, config, step):
-    """Sets the learning rate of a step (from 0) in every parameter group."""
+    """Sets the learning rate for a step (from 0) in every parameter group."""
     for group in optimizer.param_groups:
         group["lr"] = config.learning_rate_at(step)
 
@@ -39,11 +39,11 @@ class SingleTrial:
         self.task_state = task.initial_state(self.trial.config)
 
     def model_of(self, slot):
-        """The model of the trial in a slot, of which there is one."""
+        """The model; slot is always 0."""
         return self.model
 
     def update(self, step):
-        """One training step; returns each trial's loss before it."""
+        """One training step; returns a tuple with the loss before it."""
         trial = self.trial
         address_dropout(self.model, trial.seeds["dropout"], step)
         set_learning_rate(self.optimizer, trial.config, step)
@@ -51,7 +51,7 @@ class SingleTrial:
         return (self.task.training_step(self, generator, trial.config),)
 
     def minimize(self, loss):
-        """Backward, and one step of the optimizer."""
+        """Backward pass and one optimizer step."""
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()
@@ -69,7 +69,7 @@ class SingleTrial:
 
 
 def synchronize(device) -> float:
-    """Waits until a device has computed all that it was given; returns how many seconds that took."""
+    """Waits until a device has finished all queued work; returns the seconds waited."""
     started = time.perf_counter()
     kind = torch.device(device).type
     if kind != "cpu":

@@ -1,4 +1,4 @@
-"""The identity of a trial, and what is stored of it: environment, running state, checkpoint."""
+"""The identity of a trial, its environment, and the content of its checkpoint."""
 
 from dataclasses import dataclass
 
@@ -13,11 +13,11 @@ REPORT_EVERY_S = 0.5
 
 @dataclass(frozen=True)
 class Trial:
-    """The identity of a trial, but for its task and data.
+    """The identity of a trial, except for its task and data.
 
-    seeds: the seed of each stream (init, data, dropout), and of the flipped bit or None.
-    pack: how many trials are trained together as one batched model (training/packed.py); None: each alone.
-    compiled: whether torch.compile makes the training step.
+    seeds: stream (init, data, dropout) -> seed; bit -> seed of the flipped bit, or None.
+    pack: number of trials trained together as one batched model (training/packed.py); None: trained singly.
+    compiled: whether the training step is compiled with torch.compile.
     """
 
     architecture: str
@@ -37,28 +37,28 @@ class Trial:
 
 
 def arithmetic(pack, compiled) -> dict:
-    """What an identity says of trials whose step rounds otherwise than that of an ordinary one; {} where none does."""
+    """The entries of an identity for packed or compiled trials, whose steps round differently; {} for others."""
     return ({"pack": pack} if pack else {}) | ({"compiled": True} if compiled else {})
 
 
 def stream_seeds(seed_base: int, number: int, vary) -> dict[str, int | None]:
-    """The seed of each stream in trial `number`: its own where the stream is varied, else trial 1's.
+    """The seed of each stream in trial `number`: seed_base + number - 1 if the stream is varied, else seed_base.
 
-    The bit is flipped only where it is varied.
+    The seed of "bit" is None unless it is varied: then no bit is flipped.
     """
-    own = seed_base + number - 1
-    seeds = {stream: own if stream in vary else seed_base for stream in ("init", "data", "dropout")}
-    return seeds | {"bit": own if "bit" in vary else None}
+    seed = seed_base + number - 1
+    seeds = {stream: seed if stream in vary else seed_base for stream in ("init", "data", "dropout")}
+    return seeds | {"bit": seed if "bit" in vary else None}
 
 
 class Interrupted(Exception):
-    """Raised after a trial that was asked to stop has saved its state; it can be resumed."""
+    """Raised when a trial was asked to stop and has saved its state; it can be resumed."""
 
 
 def prepare_torch(config):
-    """Sets what decides a sum's last bits: the number of threads, and deterministic algorithms.
+    """Sets the number of threads and deterministic algorithms, on which the last bits of a sum depend.
 
-    To be called before the first computation on a GPU: cuBLAS reads its setting once, when it starts.
+    Call before the first computation on a GPU: cuBLAS reads its setting once, when it starts.
     """
     import os
 
@@ -67,7 +67,7 @@ def prepare_torch(config):
 
     torch.set_num_threads(config.threads_per_trial)
     torch.use_deterministic_algorithms(True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # a pass over memory that changes no result
+    torch.utils.deterministic.fill_uninitialized_memory = False  # costs time and changes no result
     torch.backends.cudnn.benchmark = False
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False  # partial sums stay in float32
@@ -75,7 +75,7 @@ def prepare_torch(config):
 
 
 def environment_of(trial) -> dict:
-    """What a trial runs on: versions, hardware and threads."""
+    """The environment of a trial: versions, hardware and threads."""
     from common.provenance import environment
 
     return environment(trial.device, trial.config.threads_per_trial, trial.compiled)
@@ -83,13 +83,13 @@ def environment_of(trial) -> dict:
 
 def partial_identity(trial, task):
     """The identity that a saved state must match to be resumed."""
-    from architectures.registry import reader_sources
+    from architectures.registry import user_sources
 
     return {
         "protocol": trial.protocol,
         "architecture": trial.architecture,
         "activation": trial.activation,
-        **reader_sources(trial.architecture, trial.activation),
+        **user_sources(trial.architecture, trial.activation),
         "config": trial.config.as_dict(),
         "seeds": trial.seeds,
         "device": trial.device,
@@ -100,15 +100,15 @@ def partial_identity(trial, task):
 
 
 def checkpoint_content(trial: Trial, task, outcome) -> dict:
-    """What a final checkpoint holds: weights under "model", and everything needed to rebuild and compare the model."""
-    from architectures.registry import reader_sources
+    """The content of a final checkpoint: weights under "model", and all that is needed to rebuild the model."""
+    from architectures.registry import user_sources
 
     return {
         "kind": TRAINED_MODEL,
         "model": outcome["weights"],
         "architecture": trial.architecture,
         "activation": trial.activation,
-        **reader_sources(trial.architecture, trial.activation),
+        **user_sources(trial.architecture, trial.activation),
         "config": trial.config.as_dict(),
         **task.checkpoint_facts(),
         "trial": trial.number,
@@ -120,18 +120,18 @@ def checkpoint_content(trial: Trial, task, outcome) -> dict:
 
 
 def load_model(path):
-    """(model, checkpoint content) of a final checkpoint, on the CPU, in evaluation mode."""
-    from architectures.registry import build_model, check_reader_sources
+    """(model in evaluation mode on the CPU, checkpoint content) from a final checkpoint."""
+    from architectures.registry import build_model, check_user_sources
     from tasks.registry import model_sizes_of
 
     try:
         content = read_checkpoint(path)
     except FileNotFoundError:
-        raise UserError(f"there is no checkpoint {path}") from None
+        raise UserError(f"checkpoint not found: {path}") from None
     if (found := kind_of_checkpoint(content)) != TRAINED_MODEL:
         raise UserError(f"{path} is {found}, not {TRAINED_MODEL}")
     try:
-        check_reader_sources(content)
+        check_user_sources(content)
         config = Config(**content["config"])
         model = build_model(content["architecture"], content["activation"], config, model_sizes_of(content))
         model.load_state_dict(content["model"])
@@ -139,5 +139,5 @@ def load_model(path):
         raise
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise RunError(f"{path} is no checkpoint of a model that this program can build ({reason})") from error
+        raise RunError(f"{path} is not a checkpoint of a model that this program can build ({reason})") from error
     return model.eval(), content

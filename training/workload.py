@@ -1,4 +1,4 @@
-"""A training step and an evaluation on random text, as a trial runs them: what benchmarks and cost estimates time."""
+"""A training step and an evaluation on random text, as a trial runs them, for benchmarks and cost estimates."""
 
 import time
 
@@ -6,7 +6,7 @@ import numpy as np
 
 
 def forward_flops(config, vocabulary_size: int) -> float:
-    """Floating-point operations of CharLM's forward pass over one batch, without embeddings."""
+    """Floating-point operations of CharLM's forward pass on one batch, without embeddings."""
     width, length = config.n_embd, config.block_size
     per_token = config.n_layer * (24 * width**2 + 4 * length * width) + 2 * width * vocabulary_size
     return float(config.batch_size * length * per_token)
@@ -26,20 +26,20 @@ def quartiles(values) -> dict:
 
 
 def random_text(vocabulary_size=65, length=10**6):
-    """A text task on random characters, as unevenly distributed as a text's; time does not depend on the text."""
+    """A text task on random characters with a Zipf distribution; the time does not depend on the text."""
     from tasks.corpus import Corpus
     from tasks.text import Text
 
-    often = 1 / np.arange(1, vocabulary_size + 1)
-    tokens = np.random.default_rng(0).choice(vocabulary_size, size=length, p=often / often.sum()).astype(np.uint8)
+    weights = 1 / np.arange(1, vocabulary_size + 1)
+    tokens = np.random.default_rng(0).choice(vocabulary_size, size=length, p=weights / weights.sum()).astype(np.uint8)
     vocabulary = "".join(map(chr, range(vocabulary_size)))
     return Text(Corpus("random", "", vocabulary, tokens, length * 9 // 10))
 
 
 class Workload:
-    """A model at work: training steps and evaluations of one batch, exactly as a trial, or a pack of trials, runs them.
+    """Training steps and one-batch evaluations of a model, exactly as a trial or a pack runs them.
 
-    task: random text by default.
+    task: default: random text.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Workload:
     def step(self):
         losses = self.learner.update(self.number)
         self.number += 1
-        if self.device == "cpu":  # where a trial reads its loss, too
+        if self.device == "cpu":  # a trial reads its loss there, too
             losses[0].item()
 
     def evaluation(self):

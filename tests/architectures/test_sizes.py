@@ -165,10 +165,10 @@ def test_a_dry_run_says_the_cost_of_three_activations_and_three_trials_and_write
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (["--n-layer", "3"], "--n-layer is set by --scale, which has a rule for it; leave one of them out"),
-        (["--learning-rate", "0.001"], "--learning-rate is set by --scale"),
+        (["--n-layer", "3"], "--n-layer is determined by --scale; leave one of them out"),
+        (["--learning-rate", "0.001"], "--learning-rate is determined by --scale"),
         (["--scale", "1X"], "a size is a number of parameters from 1M to 1000M, such as 5M, but it is '1X'"),
-        (["--protocol", "published"], "--scale has no meaning under the published protocol"),
+        (["--protocol", "published"], "--scale has no effect under the published protocol"),
     ],
 )
 def test_a_mistake_in_a_sweep_is_one_sentence(options, sentence, short_corpus, tmp_path):

@@ -40,7 +40,7 @@ def test_without_a_place_nothing_is_noted_and_nothing_fails(monkeypatch, tmp_pat
 
 def test_a_study_that_is_told_to_stop_notes_it_at_once(status, capfd):
     with Signals() as signals:
-        signals.at_work = True
+        signals.trials_running = True
         os.kill(os.getpid(), signal.SIGTERM)
         assert signals.received == signal.SIGTERM
         assert status.read_text() == "state=stopping\n"

@@ -97,4 +97,4 @@ def test_what_is_measured_is_a_step_a_window_and_a_pair_of_this_study(task, monk
 
 @pytest.mark.parametrize(("disk", "words"), [(3e9, "3.0 GB"), (12, "0.1 GB")])
 def test_a_small_study_does_not_take_no_disk(disk, words):
-    assert cost.in_words(80, disk, 2) == f"about 80 s with 2 worker(s), and {words} of disk at the most"
+    assert cost.describe_cost(80, disk, 2) == f"about 80 s with 2 worker(s), at most {words} of disk"

@@ -101,8 +101,8 @@ def test_a_stopped_study_saves_itself_says_how_to_go_on_and_leaves_no_orphans(
     (started.signal_all if to_all else started.signal)(number)
     assert started.wait() == status
     assert started.wait_until_alone(seconds=0) == [], "a worker outlived its study"
-    assert "stopping: the running trials finish their step and save themselves" in started.err
-    assert started.out.endswith("interrupted; the same command resumes from here\n")
+    assert "stopping: running trials finish their step and save their state" in started.err
+    assert started.out.endswith("interrupted; rerun the same command to resume\n")
     assert "Traceback" not in started.out + started.err
     step = checkpoint_files.read_checkpoint(partial(tmp_path))["step"]
     assert step >= 1
@@ -155,7 +155,7 @@ def test_ctrl_c_in_a_terminal_while_workers_are_starting_leaves_neither_tracebac
     started.signal_all(signal.SIGINT)
     assert started.wait() == 130
     assert started.wait_until_alone(seconds=5) == []
-    assert started.out.endswith("interrupted; the same command resumes from here\n")
+    assert started.out.endswith("interrupted; rerun the same command to resume\n")
     assert "Traceback" not in started.out + started.err
 
 
@@ -167,7 +167,10 @@ def test_a_study_that_is_stopped_while_it_imports_torch_says_so_in_one_line(stud
     wait_for(started, (tmp_path / "importing").exists)
     started.signal(number)
     assert started.wait(seconds=15) == status
-    assert (started.out, started.err) == ("", "interrupted before any trial was at work; the same command resumes\n")
+    assert (started.out, started.err) == (
+        "",
+        "interrupted before any trial was running; rerun the same command to resume\n",
+    )
     assert not (tmp_path / "results").exists()
 
 
@@ -219,7 +222,7 @@ def test_a_trial_whose_workers_die_three_times_is_failed_while_the_others_go_on(
     assert [f"attempt {n} of 3" in done.out for n in (2, 3, 4)] == [True, True, False]
     assert "charlm_relu trial 2 FAILED: its worker was killed by SIGKILL (out of memory?), 3 times" in done.out
     assert done.err == (
-        "error: a task failed (see above); everything else is done, and the same command tries it again\n"
+        "error: a job failed (see above); everything else is done; rerun the same command to retry it\n"
     )
     result = json_files.read_json(tmp_path / "results" / "charlm_relu.json")
     assert [record["status"] for record in result["trials"]] == ["complete", "failed", "complete"]
@@ -228,7 +231,7 @@ def test_a_trial_whose_workers_die_three_times_is_failed_while_the_others_go_on(
     assert result["summary"]["val_loss"]["n"] == 2
     again = studies.run(*study, folder=tmp_path)
     assert again.status == 0
-    assert "1 trials to train, 2 done before" in again.out
+    assert "1 trials to train, 2 already done" in again.out
     assert studies.difference(undisturbed, tmp_path) is None
 
 
@@ -374,7 +377,7 @@ def test_a_diverged_trial_is_recorded_left_out_of_pairs_and_no_failure(study, un
     done = studies.run(*study, folder=tmp_path, prelude=DIVERGING.format(number=number))
     assert done.status == 0, done.out + done.err
     assert f"trial {number} of 3  DIVERGED: the loss was no longer finite at step" in done.out
-    assert "1 trial(s) diverged: recorded as such, and left out of every pair" in done.out
+    assert "1 trial(s) diverged; they are recorded and excluded from all pairs" in done.out
     found = json_files.read_json(tmp_path / "results" / "charlm_relu.json")
     whole = json_files.read_json(undisturbed / "results" / "charlm_relu.json")
     others = [k for k in (1, 2, 3) if k != number]
@@ -385,7 +388,7 @@ def test_a_diverged_trial_is_recorded_left_out_of_pairs_and_no_failure(study, un
     assert found["summary"]["val_loss"]["n"] == 2
     again = studies.run(*study, folder=tmp_path)
     assert again.status == 0
-    assert "0 trials to train, 3 done before" in again.out
+    assert "0 trials to train, 3 already done" in again.out
     assert "1 trial(s) diverged" in again.out
 
 

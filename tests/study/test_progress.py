@@ -30,7 +30,7 @@ def test_steps_that_an_earlier_run_did_are_not_this_runs_pace(clock, capsys):
     shown = progress.Progress(total=2, n_trials=2, max_iters=100)
     shown.resumed("charlm_relu", 1, 50)
     assert "trial 1 of 2  resumes from step 50 of 100" in capsys.readouterr().out
-    assert shown.time_left() == "time left unknown yet"
+    assert shown.time_left() == "time left not known yet"
     clock[0] = 45
     shown.step("charlm_relu", 1, 100, 2.5)
     assert shown.time_left() == f"about {progress.duration(110)} left"

@@ -127,8 +127,8 @@ def test_a_study_on_a_cluster_survives_a_signal_and_the_death_of_a_node_and_is_i
     wait_for(log, " trials done", stopped)
     stopped.terminate()
     assert stopped.wait(timeout=300) == 143, log.read_text()
-    assert "stopping: the running trials finish their step and save themselves" in log.read_text()
-    assert log.read_text().endswith("interrupted; the same command resumes from here\n")
+    assert "stopping: running trials finish their step and save their state" in log.read_text()
+    assert log.read_text().endswith("interrupted; rerun the same command to resume\n")
     assert "***" not in log.read_text() and "Traceback" not in log.read_text()  # Ray's own words for a signal
 
     study, log = start()
@@ -136,7 +136,7 @@ def test_a_study_on_a_cluster_survives_a_signal_and_the_death_of_a_node_and_is_i
     made.remove_node(victim, allow_graceful=False)
     assert study.wait(timeout=500) == 0, log.read_text()
     said = log.read_text()
-    assert "resumes from step" in said or "0 done before" not in said, "the stopped trials were lost"
+    assert "resumes from step" in said or "0 already done" not in said, "the stopped trials were lost"
     assert contents(tmp_path) == undisturbed
 
 

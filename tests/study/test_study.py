@@ -291,8 +291,8 @@ def test_a_damaged_checkpoint_is_set_aside_and_its_trial_trained_again_to_the_sa
     done = studies.run(*command["matched"], folder=tmp_path)
     assert done.status == 0, done.err
     assert "trial_2.pt" in done.out
-    assert "set aside as trial_2.pt.aside-1, and trial 2 of charlm_relu is trained again" in done.out
-    assert "1 trials to train, 2 done before" in done.out
+    assert "set aside as trial_2.pt.aside-1, trial 2 of charlm_relu is retrained" in done.out
+    assert "1 trials to train, 2 already done" in done.out
     aside = path.with_name("trial_2.pt.aside-1")
     assert aside.read_bytes() == damaged
     aside.unlink()
@@ -374,7 +374,7 @@ def test_values_per_window_that_were_lost_are_made_again_from_the_checkpoints(co
         path.unlink()
     done = studies.run(*study, folder=tmp_path)
     assert done.status == 0, done.err
-    assert f"0 trials to train, {trials} done before" in done.out
+    assert f"0 trials to train, {trials} already done" in done.out
     assert studies.difference(before, tmp_path) is None
 
 
@@ -399,7 +399,7 @@ def test_a_foreign_file_among_the_values_is_named_and_left_alone(command, undist
     done = studies.run(*command["matched"], folder=tmp_path)
     assert (
         done.status == 0
-        and "trial_9.safetensors is a copy, or was replaced by another file; it is left alone" in done.out
+        and "trial_9.safetensors is a copy, or has been replaced by another file; it is ignored" in done.out
     )
     assert files(tmp_path).keys() == before.keys()
 
@@ -408,7 +408,7 @@ def test_a_deleted_result_is_made_again_from_the_files_of_its_trials_and_pairs(c
     copy(undisturbed["matched"], tmp_path)
     (tmp_path / "results" / "charlm_relu.json").unlink()
     done = studies.run(*command["matched"], folder=tmp_path)
-    assert done.status == 0 and "0 trials to train, 3 done before" in done.out
+    assert done.status == 0 and "0 trials to train, 3 already done" in done.out
     assert studies.difference(undisturbed["matched"], tmp_path) is None
 
 
@@ -417,9 +417,9 @@ def test_deleted_curves_cost_nothing_until_a_pair_needs_them(command, undisturbe
     assert studies.run(*command["matched"], "--trials=2", folder=tmp_path).status == 0
     for path in (tmp_path / "checkpoints" / "charlm_relu").glob("*.curve/*"):
         path.unlink()
-    assert "0 trials to train, 2 done" in studies.run(*command["matched"], "--trials=2", folder=tmp_path).out
+    assert "0 trials to train, 2 already done" in studies.run(*command["matched"], "--trials=2", folder=tmp_path).out
     done = studies.run(*command["matched"], folder=tmp_path)
-    assert done.status == 0 and "3 trials to train, 0 done" in done.out, done.out + done.err
+    assert done.status == 0 and "3 trials to train, 0 already done" in done.out, done.out + done.err
     assert studies.difference(undisturbed["matched"], tmp_path) is None
 
 
@@ -448,7 +448,7 @@ def test_a_study_of_schema_version_1_is_extended_without_training_its_trials_aga
     as_schema_version_1(tmp_path)
     old = (tmp_path / "results" / "charlm_relu.npz").read_bytes()
     done = studies.run(*command["matched"], folder=tmp_path)
-    assert done.status == 0 and "1 trials to train, 2 done before" in done.out, done.out + done.err
+    assert done.status == 0 and "1 trials to train, 2 already done" in done.out, done.out + done.err
     assert (tmp_path / "results" / "charlm_relu.npz").read_bytes() == old
     found, expected = (
         {name: value for name, value in studies.content(folder).items() if not name.endswith(".pt")}

@@ -88,7 +88,7 @@ def test_a_study_of_it_is_trained_resumed_and_analysed(name, tmp_path):
     first = studies.run(*study, "--trials", "2", folder=tmp_path, prelude=prelude)
     assert first.status == 0, first.out + first.err
     again = studies.run(*study, "--trials", "3", folder=tmp_path, prelude=prelude)
-    assert again.status == 0 and "2 trials to train, 4 done before" in again.out, again.out + again.err
+    assert again.status == 0 and "2 trials to train, 4 already done" in again.out, again.out + again.err
     result = json_files.read_json(tmp_path / "results" / name / f"sectors_{name}_relu.json")
     assert result["task"]["label"] == other_tasks.Points.label if name == "points" else "corpus" not in result
     assert len(result["pairs"]) == 3 and result["pairs"][0]["total_predictions"] == 120

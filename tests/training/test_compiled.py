@@ -138,7 +138,7 @@ def test_compiling_without_a_compiler_is_the_users_mistake(monkeypatch):
 @pytest.mark.parametrize(
     ("command", "words"),
     [
-        ("run_all_experiments.py --protocol published --compile on", "--compile on has no meaning under the published"),
+        ("run_all_experiments.py --protocol published --compile on", "--compile on has no effect under the published"),
         ("run_all_experiments.py --architectures gru --compile on", "gru with smelu_05 cannot be packed or compiled"),
         ("train.py --architecture tinylstm --compile on", "tinylstm with relu cannot be packed or compiled"),
         ("train.py --sample x.pt --compile on", "--compile has no effect on --sample"),

@@ -174,7 +174,7 @@ def test_predictions_of_a_trial_on_a_gpu_are_not_made_on_a_cpu_instead(task, tmp
     [
         (
             ["--config", "gpu"],
-            "--config gpu needs CUDA, and PyTorch finds none here; add --device cpu to run it on a CPU",
+            "--config gpu needs CUDA, but PyTorch finds none here; add --device cpu to run it on a CPU",
         ),
         (["--device", "cuda"], "device cuda: PyTorch finds no CUDA device here"),
     ],
@@ -226,8 +226,8 @@ def test_out_of_memory_lowers_the_number_at_a_time_and_changes_no_bit(tmp_path, 
     alone = a_study(tmp_path / "alone", tiny_corpus_file, "--workers", "1")
     crowded = a_study(tmp_path / "crowded", tiny_corpus_file, "--workers", "3", prelude=CROWDED.format(room=1))
     assert (alone.status, crowded.status) == (0, 0), crowded.out + crowded.err
-    assert "no memory was left; from now on at most 1 at a time" in crowded.out
-    assert "no memory was left" not in alone.out
+    assert "out of memory; from now on at most 1 at a time" in crowded.out
+    assert "out of memory" not in alone.out
     assert studies.difference(tmp_path / "alone", tmp_path / "crowded") is None
 
 
@@ -261,9 +261,9 @@ def test_room_for_two_keeps_two_at_a_time(tmp_path, tiny_corpus_file):
 def test_what_does_not_fit_even_alone_has_failed_and_says_so(tmp_path, tiny_corpus_file):
     run = a_study(tmp_path, tiny_corpus_file, "--workers", "2", prelude=CROWDED.format(room=0))
     assert run.status == 1
-    assert "there is no memory for it, even alone (OutOfMemoryError: CUDA out of memory" in run.out
+    assert "out of memory, even as the only job (OutOfMemoryError: CUDA out of memory" in run.out
     again = a_study(tmp_path, tiny_corpus_file, "--workers", "2")
-    assert again.status == 0, "the same command tries it again"
+    assert again.status == 0, "rerun the same command to retry it"
 
 
 def test_a_model_too_large_for_the_machine_is_said_before_the_start(tmp_path, tiny_corpus_file):

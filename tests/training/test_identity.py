@@ -102,7 +102,7 @@ def test_a_study_from_before_a_field_was_added_is_resumed_verified_and_analysed(
         json_files.write_json(path, content)
     before = json_files.read_json(tmp_path / "results" / "charlm_relu.json")["trials"]
     run = studies.run(*study, "--trials=3", folder=tmp_path)
-    assert run.status == 0 and "2 trials to train, 4 done before" in run.out, run.out + run.err
+    assert run.status == 0 and "2 trials to train, 4 already done" in run.out, run.out + run.err
     assert json_files.read_json(tmp_path / "results" / "charlm_relu.json")["trials"][:2] == before
     verify = ("--verify", "results/charlm_relu.json", "--trial", "1", "--corpus", tiny_corpus_file)
     assert "identical: weights_sha256" in studies.run("train.py", *verify, folder=tmp_path).out

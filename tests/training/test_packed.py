@@ -223,7 +223,7 @@ def test_an_extended_study_of_packs_is_the_study_that_was_whole_from_the_start(b
     for trials in (before, 6):
         done = studies.run(*command, f"--trials={trials}", "--workers=2", folder=tmp_path)
         assert done.status == 0, done.out + done.err
-    assert f"{6 - before} trials to train, {before} done before" in done.out
+    assert f"{6 - before} trials to train, {before} already done" in done.out
     assert studies.difference(six, tmp_path) is None
 
 
@@ -301,7 +301,7 @@ jobs.FUNCTIONS["pack"] = crowded
 def test_out_of_memory_lowers_the_number_of_packs_at_a_time_and_never_their_size(command, six, tmp_path):
     done = studies.run(*command, "--trials=6", "--workers=2", folder=tmp_path, prelude=CROWDED)
     assert done.status == 0, done.out + done.err
-    assert "no memory was left; from now on at most 1 at a time" in done.out
+    assert "out of memory; from now on at most 1 at a time" in done.out
     assert studies.difference(six, tmp_path) is None
 
 
@@ -324,13 +324,13 @@ def test_a_pack_that_fails_fails_its_trials_and_the_next_run_tries_them_again(co
         (["--pack", "1"], "--pack must be at least 2, but it is 1"),
         (
             ["--pack", "4", "--architectures", "tinylstm"],
-            "tinylstm with relu cannot be packed or compiled: PyTorch runs its LSTM",
+            "tinylstm with relu cannot be packed or compiled: its LSTM is a single PyTorch operation",
         ),
         (
             ["--pack", "4", "--architectures", "charlm", "gru"],
-            "gru with relu cannot be packed or compiled: PyTorch runs its GRU",
+            "gru with relu cannot be packed or compiled: its GRU is a single PyTorch operation",
         ),
-        (["--pack", "4", "--engine", "ray"], "--pack runs on this machine only"),
+        (["--pack", "4", "--engine", "ray"], "--pack needs the local engine"),
     ],
 )
 def test_what_cannot_be_packed_is_one_sentence_before_any_training(options, words, tmp_path, tiny_corpus_file):
@@ -342,7 +342,7 @@ def test_what_cannot_be_packed_is_one_sentence_before_any_training(options, word
 
 def test_the_published_protocol_has_no_packs(tmp_path):
     run = studies.run("run_all_experiments.py", "--protocol", "published", "--pack", "2", folder=tmp_path)
-    assert run.status == 2 and run.err.startswith("error: --pack has no meaning under the published protocol")
+    assert run.status == 2 and run.err.startswith("error: --pack has no effect under the published protocol")
 
 
 BRANCHING = """
