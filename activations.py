@@ -10,6 +10,7 @@ Parameters of the learnable ones start at fixed values, without a random draw.
 """
 
 import hashlib
+import inspect
 import re
 import sys
 import types
@@ -395,8 +396,19 @@ def read_source(path, kind) -> bytes:
         raise UserError(f"cannot read the {kind} file {path}: {error.strerror}") from error
 
 
-def load_definition(path, kind, source=None):
-    """The one public class or function of a Python file: (name, definition, all names in it, SHA-256)."""
+def _takes(definition, parameter):
+    """Whether a class or function has a parameter of this name."""
+    try:
+        return parameter in inspect.signature(definition).parameters
+    except (TypeError, ValueError):
+        return False
+
+
+def load_definition(path, kind, source=None, parameter=None):
+    """The one public class or function of a Python file: (name, definition, all names in it, SHA-256).
+
+    parameter: of several definitions, the one that has a parameter of this name is meant.
+    """
     source = read_source(path, kind) if source is None else source
     digest = hashlib.sha256(source).hexdigest()
     module = types.ModuleType(f"readers_{kind}_{digest[:16]}")
@@ -412,6 +424,8 @@ def load_definition(path, kind, source=None):
         for name, value in everything.items()
         if not name.startswith("_") and callable(value) and getattr(value, "__module__", None) == module.__name__
     }
+    if len(own) > 1 and parameter is not None:
+        own = {name: value for name, value in own.items() if _takes(value, parameter)} or own
     if len(own) != 1:
         names = ", ".join(own) or "none"
         hint = "; begin the names of the others with an underscore" if own else ""

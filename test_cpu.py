@@ -83,7 +83,7 @@ def check_installation() -> int:
 
 def check_files(args) -> int:
     """Every check that a user-defined architecture (with ReLU) or activation (in CharLM) must pass before it trains."""
-    from architectures.checks import check, sizes_in_words
+    from architectures.checks import STAGES, check, sizes_in_words
     from config_cpu import ConfigCPU
     from training.trial import prepare_torch
 
@@ -94,7 +94,9 @@ def check_files(args) -> int:
     problems = check(architecture, activation, config)
     for problem in problems:
         print(f"FAILED  {problem}")
-    verdict = "may not be trained" if problems else "every check passed; it may be trained"
+    for passed in () if problems else (one for stage in STAGES for one in stage):
+        print(f"ok      {passed.__doc__.splitlines()[0]}")
+    verdict = "cannot be trained" if problems else "every check passed; it can be trained"
     print(f"{architecture} with {activation}: {verdict} (checked with {sizes_in_words(config)})")
     return 1 if problems else 0
 

@@ -376,10 +376,12 @@ def register_architecture(name: str, make: Callable, **facts) -> Architecture:
 def load_architecture_file(path, source: bytes | None = None) -> str:
     """Registers the class or function of a Python file as `register_architecture` does; returns its name.
 
+    If the file defines several, it is the one with a parameter `make_activation`.
+
     The name is the definition's own in lower case: MyModel becomes my_model. `source`: the file's content, where it has
     been read before.
     """
-    name, definition, _, digest = activations.load_definition(path, "architecture", source)
+    name, definition, _, digest = activations.load_definition(path, "architecture", source, parameter="make_activation")
     register_architecture(name, definition, source_sha256=digest)
     return name
 

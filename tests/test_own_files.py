@@ -75,7 +75,7 @@ def test_a_broken_optimizer_is_noticed(monkeypatch):
 @pytest.mark.parametrize(
     ("options", "status", "says"),
     [
-        ("--architecture-file my_model.py", 0, "my_model with relu: every check passed; it may be trained"),
+        ("--architecture-file my_model.py", 0, "my_model with relu: every check passed; it can be trained"),
         ("--architecture-file my_model.py --activation-file soft.py", 0, "my_model with soft_step: every check passed"),
         ("--architecture-file ahead.py", 1, "FAILED  position 1 sees position 2: the model looks ahead"),
         ("--architecture-file raises.py", 1, "cannot be made: OSError: no such luck"),
@@ -92,11 +92,22 @@ def test_the_checks_say_in_plain_words_what_fails(folder, options, status, says)
     assert "Traceback" not in done.out + done.err
 
 
+def test_of_several_classes_the_one_that_takes_an_activation_is_the_architecture(folder):
+    helper = "class Block:\n    def __init__(self, width):\n        self.width = width\n\n\n"
+    (folder / "two.py").write_text(helper + (folder / "my_model.py").read_text())
+    done = studies.run("test_cpu.py", "--architecture-file", "two.py", folder=folder)
+    assert done.status == 0 and "my_model with relu: every check passed" in done.out
+    assert "ok      A gradient reaches every parameter." in done.out
+    (folder / "two.py").write_text(helper + helper.replace("Block", "Other"))
+    done = studies.run("test_cpu.py", "--architecture-file", "two.py", folder=folder)
+    assert done.status == 2 and "it has: Block, Other" in done.err
+
+
 def test_the_checks_by_the_command_a_user_types(run_script, tmp_path):
     write_files(tmp_path)
     done = run_script("test_cpu.py", "--architecture-file", "ahead.py")
     assert done.returncode == 1
-    assert "position 1 sees position 2" in done.stdout and "my_model with relu: may not be trained" in done.stdout
+    assert "position 1 sees position 2" in done.stdout and "my_model with relu: cannot be trained" in done.stdout
 
 
 # --- a study --------------------------------------------------------------------------------------------------------
