@@ -354,14 +354,14 @@ def test_another_identity_in_the_same_folder_is_refused_by_naming_the_field(stud
     before = files(three)
     done = studies.run(*study, option, "--results-dir=results", folder=three)
     assert done.status == 2
-    assert f"results holds a study of another identity ({says}" in done.err
+    assert f"results holds a study with other settings ({says}" in done.err
     assert len(done.err.splitlines()) == 1
     assert files(three) == before
 
 
 def test_a_dry_run_of_another_identity_names_the_folder_of_results_not_that_of_checkpoints(study, three):
     done = studies.run(*study, "--n-embd=16", "--dry-run", folder=three)
-    assert done.status == 2 and "results holds a study of another identity" in done.err
+    assert done.status == 2 and "results holds a study with other settings" in done.err
     assert "choose another --results-dir" in done.err
 
 

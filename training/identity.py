@@ -98,7 +98,9 @@ def holds_study(folder: Path, identity: dict, option: str = "--results-dir") -> 
             raise UserError(f"{folder} holds results but no {storage.STUDY_FILE}; {advice}")
         return False
     if difference := difference_of_studies(json_files.read_json(path, json_files.STUDY)["identity"], identity):
-        raise UserError(f"{folder} holds a study of another identity ({difference}); {advice}")
+        raise UserError(
+            f"{folder} holds a study with other settings ({difference}: stored against asked for); {advice}"
+        )
     return True
 
 

@@ -33,7 +33,7 @@ def test_another_identity_is_refused_by_naming_the_field(tmp_path):
     open_study(tmp_path, identity(), {"git_commit": "x"})
     before = (tmp_path / "study.json").read_bytes()
     open_study(tmp_path, identity(), {"git_commit": "y"})
-    with pytest.raises(UserError, match=r"another identity \(config.n_embd: 128 against 64\)"):
+    with pytest.raises(UserError, match=r"other settings \(config.n_embd: 128 against 64: stored against asked for\)"):
         open_study(tmp_path, identity(n_embd=64), {})
     assert (tmp_path / "study.json").read_bytes() == before
 

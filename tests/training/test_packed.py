@@ -262,7 +262,7 @@ def test_verify_trains_the_pack_of_a_trial_again(trial, six, tiny_corpus_file):
 @pytest.mark.parametrize(("options", "words"), [((), "pack: 4 against missing"), (("--pack=2",), "pack: 4 against 2")])
 def test_a_study_of_packs_is_another_study(options, words, command, six):
     run = studies.run(*command[:-1], *options, "--trials=6", folder=six)
-    assert run.status == 2 and run.err.startswith("error: results holds a study of another identity"), run.err
+    assert run.status == 2 and run.err.startswith("error: results holds a study with other settings"), run.err
     assert words in run.err and run.err.count("\n") == 1
 
 
