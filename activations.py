@@ -1,12 +1,12 @@
-"""The activations by name: how to make each one, and what the analysis groups them by.
+"""Activations by name, with the properties by which the analysis groups them.
 
-    get_activation("smelu_1")          # a fresh nn.Module each call
-    resolve("silu")                    # 'swish': one name for one function
+    get_activation("smelu_1")          # a new nn.Module each call
+    resolve("silu")                    # 'swish': the canonical name
     ACTIVATIONS["gelu"].smoothness     # 'C-infinity'
     register("my_swish", lambda x: x * torch.sigmoid(2 * x), smoothness="C-infinity")
 
-`smelu_<beta>`, `smelu_<beta>_centred` and `gsmelu_<alpha>_<beta>_<left slope>` stand for families; any of their members can be named.
-Parameters of the learnable ones start at fixed values, without a random draw.
+`smelu_<beta>`, `smelu_<beta>_centred` and `gsmelu_<alpha>_<beta>_<left slope>` are families; any member can be used by
+name. Parameters of learnable activations start at fixed values, without random draws.
 """
 
 import hashlib
@@ -26,22 +26,22 @@ from torch.nn import functional as F
 from common.errors import UserError, unknown
 
 REPORT = ("smelu_05", "smelu_1", "relu", "gelu", "swish")  # the five of the report
-ANSWER = ("relu", "gelu", "swish", "smelu_1", "smelu_1_centred")  # those of the confirmatory study
+ANSWER = ("relu", "gelu", "swish", "smelu_1", "smelu_1_centred")  # the five of the confirmatory study
 SMOOTHNESS = ("C0", "C1", "C-infinity")  # continuous; with a continuous derivative; with all derivatives
 
 
 @dataclass(frozen=True)
 class Activation:
-    """What is known of an activation.
+    """Metadata of an activation.
 
-    name: its only spelling in results.
-    make: makes a fresh module; called through `get_activation`.
-    smoothness: one of SMOOTHNESS, or None where a reader did not say.
-    monotone: whether it never decreases, whatever its parameters learn; None as above, and for gated units.
-    gated: whether it takes 2h channels and returns h.
+    name: canonical name, the only spelling in results.
+    make: returns a new module; called through `get_activation`.
+    smoothness: one of SMOOTHNESS, or None if a user did not specify it.
+    monotone: whether it is nondecreasing for all values of its parameters; None as above, and for gated units.
+    gated: whether it maps 2h channels to h.
     learnable: whether it has parameters.
     label, formula: for tables and figures.
-    source_sha256: of the file that a user-defined activation came from.
+    source_sha256: of the file of a user-defined activation.
     """
 
     name: str
@@ -55,15 +55,15 @@ class Activation:
     source_sha256: str | None = None
 
 
-# --- the functions that torch.nn does not have --------------------------------------------------------------
+# --- functions that torch.nn lacks --------------------------------------------------------------------------
 
 
 class _Smelu(torch.autograd.Function):
     """y = max(x, beta d^2) with d = clamp((x + beta) / (2 beta), 0, 1), which is also the derivative.
 
-    (x + beta)^2 / (4 beta) is never less than x, so y is exactly x from beta on, and exactly 0 up to -beta.
-    The input is saved, not d: computing d again costs less than writing it to memory. 16-bit numbers are
-    widened meanwhile. It acts on each number alone, so under torch.vmap it is what it is without.
+    (x + beta)^2 / (4 beta) is never less than x, so y is exactly x for x >= beta, and exactly 0 for x <= -beta. The input
+    is saved for the backward pass, not d: recomputing d costs less than writing it to memory. 16-bit inputs are computed
+    in float32. It is elementwise, so torch.vmap does not change it.
     """
 
     @staticmethod
@@ -94,14 +94,14 @@ class _Smelu(torch.autograd.Function):
 
 
 def _smelu(x, beta):
-    """SmeLU; in plain operations for torch.compile, which fuses them, and may drop the rule for vmap above."""
+    """SmeLU; in plain operations for torch.compile, which fuses them and may ignore the vmap rule above."""
     if torch.compiler.is_compiling():
         return torch.maximum(beta * (0.5 + x / (2 * beta)).clamp(0, 1).square(), x)
     return _Smelu.apply(x, beta)
 
 
 class SmeLU(nn.Module):
-    """Smooth ReLU (Shamir, Lin, Coviello 2020, arXiv 2010.09931): ReLU with a parabola from -beta to beta."""
+    """Smooth ReLU (Shamir, Lin, Coviello 2020, arXiv 2010.09931): ReLU with a parabola between -beta and beta."""
 
     def __init__(self, beta=1.0):
         super().__init__()
@@ -115,18 +115,18 @@ class SmeLU(nn.Module):
 
 
 class CentredSmeLU(SmeLU):
-    """SmeLU minus its value at 0, beta / 4: smooth, and like ReLU, GELU and Swish 0 at 0."""
+    """SmeLU minus its value at 0, beta / 4, so that it is 0 at 0 like ReLU, GELU and Swish."""
 
     def forward(self, x):
         return _smelu(x, self.beta) - self.beta / 4
 
 
 class GeneralizedSmeLU(nn.Module):
-    """Generalized SmeLU (arXiv 2010.09931, equation 11): two straight lines, joined smoothly by a parabola.
+    """Generalized SmeLU (arXiv 2010.09931, equation 11): two straight lines joined smoothly by a parabola.
 
-    Slope left_slope up to -alpha, slope right_slope from beta on, a continuous derivative and the value
-    `offset` at -alpha determine it. By default the left line goes through the origin; alpha = beta and
-    left_slope = 0 then give SmeLU. In general it is SmeLU shifted and scaled, plus a straight line.
+    It is determined by slope left_slope below -alpha, slope right_slope above beta, a continuous derivative, and the
+    value `offset` at -alpha. By default the left line passes through the origin; alpha = beta and left_slope = 0 then give
+    SmeLU. In general it is a shifted and scaled SmeLU plus a straight line.
     """
 
     def __init__(self, alpha=1.0, beta=1.0, left_slope=0.0, right_slope=1.0, offset=None):
@@ -154,8 +154,8 @@ class SquaredReLU(nn.Module):
 class APL(nn.Module):
     """Adaptive piecewise linear unit (Agostinelli et al. 2015, arXiv 1412.6830).
 
-    max(0, x) + sum_s a_s max(0, b_s - x). Two hinges, which the channels of a layer share, as they share the
-    slope of nn.PReLU(); it starts near a leaky ReLU.
+    max(0, x) + sum_s a_s max(0, b_s - x) with two hinges shared by the channels of a layer (like the slope of
+    nn.PReLU()); initially close to a leaky ReLU.
     """
 
     def __init__(self):
@@ -171,7 +171,7 @@ class APL(nn.Module):
 
 
 class Gated(nn.Module):
-    """A gated linear unit (Shazeer 2020, arXiv 2002.05202): half of the channels gates the other half."""
+    """A gated linear unit (Shazeer 2020, arXiv 2002.05202): one half of the channels gates the other."""
 
     def __init__(self, gate):
         super().__init__()
@@ -197,7 +197,7 @@ class Elementwise(nn.Module):
 
 
 class _Registry(dict):
-    """Name -> record; a member of a family has its record without being listed."""
+    """Name -> record; records of family members are created on access."""
 
     def __missing__(self, name):
         record = _member(name)
@@ -215,13 +215,13 @@ ALIASES = {"silu": "swish"}
 
 
 def _number(value):
-    """The shortest spelling of a number: 0.25, 2, 1e-05."""
+    """The shortest decimal form of a number: 0.25, 2, 1e-05."""
     return repr(float(value)).removesuffix(".0").replace("e+", "e")
 
 
 def _numbers(text):
-    """The numbers of a member's name, joined by underscores; None where one is not a plain number."""
-    plain = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?(e-?\d+)?")  # not 025, which could mean 0.25 as well as 25
+    """The numbers in a family member's name, separated by underscores; None if one is invalid."""
+    plain = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?(e-?\d+)?")  # not 025, which could mean 0.25 or 25
     parts = text.split("_")
     numbers = [float(part) for part in parts if plain.fullmatch(part)]
     within_float32 = all(number == 0 or 1e-30 < abs(number) < 1e30 for number in numbers)
@@ -229,7 +229,7 @@ def _numbers(text):
 
 
 def _member(name):
-    """The record of `smelu_...`, `smelu_..._centred` or `gsmelu_...`; None if the name is no member's."""
+    """The record of `smelu_...`, `smelu_..._centred` or `gsmelu_...`; None for other names."""
     family, _, text = name.partition("_")
     centred = family == "smelu" and text.endswith("_centred")
     text = text.removesuffix("_centred") if centred else text
@@ -258,7 +258,7 @@ def _member(name):
 
 
 def resolve(name: str) -> str:
-    """The one name of an activation, from any of its spellings.
+    """The canonical name of an activation, from any of its spellings.
 
     >>> resolve("silu"), resolve("smelu_0.5"), resolve("smelu_1.0"), resolve("smelu_0.250")
     ('swish', 'smelu_05', 'smelu_1', 'smelu_0.25')
@@ -268,7 +268,7 @@ def resolve(name: str) -> str:
 
 
 def is_known(name: str) -> bool:
-    """Whether an activation has this very name in results."""
+    """Whether `name` is the canonical name of an activation."""
     try:
         return ACTIVATIONS[name].name == name
     except UserError:
@@ -276,12 +276,12 @@ def is_known(name: str) -> bool:
 
 
 def record(name: str) -> Activation:
-    """The record of an activation, by any of its names."""
+    """The record of an activation, by any spelling of its name."""
     return ACTIVATIONS[resolve(name)]
 
 
 def get_activation(name: str) -> nn.Module:
-    """A fresh module. Its marks: `activation_name`, and `is_activation` for those who look for any."""
+    """A new module, tagged with `activation_name` and `is_activation`."""
     found = record(name)
     module = found.make()
     module.is_activation, module.activation_name = True, found.name
@@ -323,12 +323,16 @@ BUILT_IN = tuple(ACTIVATIONS)
 
 
 def register(name: str, factory, **facts) -> Activation:
-    """Adds a user-defined activation under `name`; registering that name again replaces it.
+    """Registers a user-defined activation under `name`, replacing an earlier one of that name.
 
-    Args:
-      name: lower-case letters, digits, underscores and dots, beginning with a letter.
-      factory: an nn.Module class that needs no arguments, or a function of a tensor.
-      facts: any of smoothness, monotone, gated, label, formula, source_sha256; see `Activation`.
+    Parameters
+    ----------
+    name : str
+        Lower-case letters, digits, underscores and dots, starting with a letter.
+    factory : callable
+        An nn.Module class without required arguments, or a function of a tensor.
+    **facts
+        Any of smoothness, monotone, gated, label, formula, source_sha256; see `Activation`.
     """
     check_new_name("activation", name, BUILT_IN)
     if name in ALIASES or _member(name):
@@ -339,7 +343,7 @@ def register(name: str, factory, **facts) -> Activation:
         with torch.random.fork_rng(devices=[]):
             module = make()
     except (Exception, SystemExit) as error:
-        raise UserError(f"the activation {name!r} cannot be made: {type(error).__name__}: {error}") from error
+        raise UserError(f"the activation {name!r} cannot be created: {type(error).__name__}: {error}") from error
     if not isinstance(module, nn.Module):
         raise UserError(f"the activation {name!r} must be an nn.Module class or a function of a tensor")
     defaults = {"smoothness": None, "monotone": None, "gated": False, "label": name, "formula": ""}
@@ -349,7 +353,7 @@ def register(name: str, factory, **facts) -> Activation:
 
 
 def _check_facts(name, facts):
-    """A UserError unless what a reader says of an activation can be shown in tables and figures."""
+    """Raises UserError if the metadata of a user-defined activation are invalid."""
     if facts.get("smoothness") not in (None, *SMOOTHNESS):
         raise unknown("smoothness", str(facts["smoothness"]), SMOOTHNESS)
     for fact in ("monotone", "gated"):
@@ -358,15 +362,15 @@ def _check_facts(name, facts):
     for fact in ("label", "formula"):
         text = facts.get(fact, name)
         if not isinstance(text, str) or not text.isprintable() or (fact == "label" and not text.strip()):
-            raise UserError(f"{fact.upper()} of the activation {name!r} must be a text of one line, not {text!r}")
+            raise UserError(f"{fact.upper()} of the activation {name!r} must be a string of one line, not {text!r}")
 
 
 def load_activation_file(path, source: bytes | None = None) -> str:
-    """Registers the nn.Module class, or function of a tensor, that a Python file defines; returns its name.
+    """Registers the nn.Module class or function of a tensor defined in a Python file; returns its name.
 
-    The name is the definition's own in lower case: MySwish becomes my_swish. The file may also set
-    SMOOTHNESS, MONOTONE, GATED, LABEL and FORMULA. What begins with an underscore is the file's own business.
-    `source`: the file's content, where it has been read before.
+    The name is that of the definition in snake case: MySwish becomes my_swish. The file may also set SMOOTHNESS,
+    MONOTONE, GATED, LABEL and FORMULA. Names starting with an underscore are ignored. `source`: the file's content, if
+    already read.
     """
     name, definition, everything, digest = load_definition(path, "activation", source)
     facts = {fact: everything[fact.upper()] for fact in _FACTS if fact.upper() in everything}
@@ -378,18 +382,18 @@ _FACTS = ("smoothness", "monotone", "gated", "label", "formula")
 
 
 def check_new_name(kind, name, built_in):
-    """Raises a UserError unless a reader may give this name, which becomes part of file names."""
+    """Raises UserError unless `name` is valid for a user definition; it becomes part of file names."""
     if not re.fullmatch(r"[a-z][a-z0-9_.]*", name):
         raise UserError(
-            f"{name!r} cannot name an {kind}; use lower-case letters, digits, underscores and dots, "
-            "beginning with a letter"
+            f"{name!r} is not a valid {kind} name; use lower-case letters, digits, underscores and dots, "
+            "starting with a letter"
         )
     if name in built_in:
         raise UserError(f"the {kind} {name!r} exists already; choose another name")
 
 
 def read_source(path, kind) -> bytes:
-    """The content of a user's file."""
+    """The bytes of a user's file."""
     try:
         return Path(path).read_bytes()
     except OSError as error:
@@ -405,13 +409,13 @@ def _takes(definition, parameter):
 
 
 def load_definition(path, kind, source=None, parameter=None):
-    """The one public class or function of a Python file: (name, definition, all names in it, SHA-256).
+    """Runs a Python file with one public class or function: (its name, the definition, all names, SHA-256).
 
-    parameter: of several definitions, the one that has a parameter of this name is meant.
+    parameter: of several definitions, the one that has a parameter of this name is used.
     """
     source = read_source(path, kind) if source is None else source
     digest = hashlib.sha256(source).hexdigest()
-    module = types.ModuleType(f"readers_{kind}_{digest[:16]}")
+    module = types.ModuleType(f"user_file_{kind}_{digest[:16]}")
     module.__file__ = str(path)
     sys.modules[module.__name__] = module
     everything = vars(module)
@@ -419,16 +423,16 @@ def load_definition(path, kind, source=None, parameter=None):
         exec(compile(source, str(path), "exec"), everything)
     except (Exception, SystemExit) as error:
         raise UserError(f"the {kind} file {path} does not run: {type(error).__name__}: {error}") from error
-    own = {
+    public = {
         name: value
         for name, value in everything.items()
         if not name.startswith("_") and callable(value) and getattr(value, "__module__", None) == module.__name__
     }
-    if len(own) > 1 and parameter is not None:
-        own = {name: value for name, value in own.items() if _takes(value, parameter)} or own
-    if len(own) != 1:
-        names = ", ".join(own) or "none"
-        hint = "; begin the names of the others with an underscore" if own else ""
+    if len(public) > 1 and parameter is not None:
+        public = {name: value for name, value in public.items() if _takes(value, parameter)} or public
+    if len(public) != 1:
+        names = ", ".join(public) or "none"
+        hint = "; start the names of the others with an underscore" if public else ""
         raise UserError(f"the {kind} file {path} must define one public class or function; it has: {names}{hint}")
-    ((name, definition),) = own.items()
+    ((name, definition),) = public.items()
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower(), definition, everything, digest

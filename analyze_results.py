@@ -1,20 +1,20 @@
-"""The analysis of a study: the answer first, then every table, with intervals; also as REPORT.md and report.html.
+"""Analyzes a study: the answer first, then all tables, with intervals; also written as REPORT.md and report.html.
 
     python analyze_results.py                          # the study in results/
     python analyze_results.py results/published        # another study
     python analyze_results.py --compare results/vary_init results/vary_data results/vary_dropout
     python analyze_results.py --scales results/scale_1M results/scale_2M results/scale_5M
-    python analyze_results.py --export tables          # trials.csv, pairs.csv, curves.csv and tables.tex, for other tools
-    python analyze_results.py --contrasts gelu:relu swish:relu --at-loss 2.05     # stated beforehand, one family
-    python analyze_results.py --recompute              # measure every loss and pair again from the checkpoints
+    python analyze_results.py --export tables          # trials.csv, pairs.csv, curves.csv and tables.tex
+    python analyze_results.py --contrasts gelu:relu swish:relu --at-loss 2.05     # prespecified, one family
+    python analyze_results.py --recompute              # recompute every loss and pair from the checkpoints
     python analyze_results.py --audit results/reference/published results/reference/matched
 
-It reads result files, which hold every metric, and needs no checkpoints but for --recompute and for the figure of a
-passage. Exit status: 0 done, 1 a damaged file, a figure that failed, or recomputed numbers that differ, 2 a mistake in the command.
+Result files contain every metric; checkpoints are needed only for --recompute and for the figure of a text passage.
+Exit status: 0 done, 1 a damaged file, a failed figure, or recomputed values that differ, 2 invalid command.
 """
 
 if __name__ == "__main__":
-    import common.startup  # noqa: F401 - before the others, which take long to import
+    import common.startup  # noqa: F401 - first: the other imports are slow
 
 import math
 import sys
@@ -30,10 +30,10 @@ REPORT_FILES = ("REPORT.md", "report.html")
 def parser():
     p = Parser(
         prog="analyze_results.py",
-        description="Answer the study's question, with tables, intervals and figures, from its result files.",
+        description="Analyze a study from its result files: the answer, tables with intervals, and figures.",
     )
     p.add_argument("study", nargs="?", type=Path, help="the study's folder (default: results)")
-    p.add_argument("--recompute", action="store_true", help="measure all losses and pairs again from the checkpoints")
+    p.add_argument("--recompute", action="store_true", help="recompute all losses and pairs from the checkpoints")
     p.add_argument("--plots-dir", type=Path, help="default: plots/, with the study's subfolder")
     p.add_argument("--checkpoints-dir", type=Path, help="default: checkpoints/, with the study's subfolder")
     p.add_argument(
@@ -41,35 +41,35 @@ def parser():
         type=float,
         default=0.01,
         metavar="NATS",
-        help="a difference of interest (default: %(default)s)",
+        help="smallest difference of interest in loss (default: %(default)s)",
     )
     p.add_argument(
         "--margin-pairs",
         type=float,
         default=0.05,
         metavar="SHARE",
-        help="the same for pair metrics, as a share of ReLU's value (default: %(default)s)",
+        help="the same for pair metrics, as a fraction of ReLU's value (default: %(default)s)",
     )
     p.add_argument(
         "--at-loss",
         type=float,
         metavar="NATS",
-        help="also compare activations at this validation loss, fixed before the study was seen",
+        help="also compare activations at this validation loss, fixed before seeing the study",
     )
     p.add_argument(
         "--last-step",
         type=int,
         metavar="STEP",
-        help="with --at-loss: the last usable step of a curve, before a cooldown (default: the last)",
+        help="with --at-loss: last usable step of a curve, before any cooldown (default: the last)",
     )
     p.add_argument(
         "--contrasts",
         nargs="+",
         metavar="A:B",
-        help="only compare these activations' relative PD, as one family: at the loss of --at-loss, and at the end; an"
-        " activation may name its learning rate (relu=2e-3), and --compare adds studies with other rates or seeds",
+        help="only compare the relative PD of these activations, as one family, at the loss of --at-loss and at the end;"
+        " an activation may specify its learning rate (relu=2e-3), and --compare adds studies with other rates or seeds",
     )
-    p.add_argument("--measure", metavar="NAME", help="with --contrasts: another measure of pairs, such as symmetric_kl")
+    p.add_argument("--measure", metavar="NAME", help="with --contrasts: another pair metric, such as symmetric_kl")
     p.add_argument(
         "--by-frequency",
         action="store_true",
@@ -80,40 +80,40 @@ def parser():
         "--format",
         choices=("png", "pdf", "svg"),
         default="png",
-        help="pdf, svg: also a file of this format for each PNG",
+        help="pdf or svg: also write each figure in this format",
     )
     p.add_argument(
         "--export", type=Path, metavar="DIR", help="also write trials, pairs and curves as CSV, tables as LaTeX"
     )
-    p.add_argument("--compare", nargs="+", type=Path, metavar="STUDY", help="studies of other sources, or arithmetic")
+    p.add_argument("--compare", nargs="+", type=Path, metavar="STUDY", help="studies that vary other sources or dtype")
     p.add_argument(
-        "--scales", nargs="+", type=Path, metavar="STUDY", help="sensitivity against size, of a sweep's studies"
+        "--scales", nargs="+", type=Path, metavar="STUDY", help="sensitivity against model size, from a sweep's studies"
     )
     p.add_argument(
         "--pooled", nargs="+", type=Path, metavar="STUDY", help="what relative PD depends on most, over several studies"
     )
     p.add_argument("--audit", nargs="+", type=Path, metavar="STUDY", help="check the report's claims on these studies")
     p.add_argument(
-        "--corpus", default="auto", metavar="FILE", help="where the study's text is (default: where it was, verified)"
+        "--corpus", default="auto", metavar="FILE", help="file of the study's text (default: as recorded; verified)"
     )
-    add_file_options(p)  # for --recompute, and the figure of a passage
+    add_file_options(p)  # for --recompute and the figure of a passage
     return p
 
 
 def main(argv=None) -> int:
     args = parser().parse_args(argv)
     if args.export and (args.audit or args.scales):
-        raise UserError("--export writes one study, and those named with --compare; leave out --audit and --scales")
+        raise UserError("--export applies to one study and those in --compare; leave out --audit and --scales")
     if args.format == "png":
         return analyze(args)
     import matplotlib
 
-    with matplotlib.rc_context({"savefig.format": args.format}):  # figures/style.py takes it from there
+    with matplotlib.rc_context({"savefig.format": args.format}):  # read by figures/style.py
         return analyze(args)
 
 
 def analyze(args) -> int:
-    """What the options ask for; the exit status."""
+    """Runs the analysis chosen by the options; returns the exit status."""
     if args.audit:
         import audit
 
@@ -130,7 +130,7 @@ def analyze(args) -> int:
         plots = None if args.no_figures else args.plots_dir or Path("plots")
         return publish_pooled([read_study(path) for path in args.pooled], plots)
     if args.measure and not args.contrasts:
-        raise UserError("--measure says what contrasts are of; it needs --contrasts")
+        raise UserError("--measure is the measure of contrasts; it needs --contrasts")
     if args.contrasts:
         return publish_contrasts(args)
     if args.by_frequency:
@@ -140,12 +140,12 @@ def analyze(args) -> int:
     from report.view import RESUME
     from study import recompute
 
-    user_files, own = load_user_files(args)
+    user_files, defined = load_user_files(args)
     margins, common = margins_given(args), common_loss_given(args)
     folder = study_folder(args)
     study = read_study(folder)
     others = [read_study(path) for path in args.compare or [] if path.resolve() != folder.resolve()]
-    check_user_files_are_used(own, [(cell.architecture, cell.activation) for cell in study.cells])
+    check_user_files_are_used(defined, [(cell.architecture, cell.activation) for cell in study.cells])
     checkpoints = args.checkpoints_dir or sibling(folder, "checkpoints")
     plots = None if args.no_figures else args.plots_dir or sibling(folder, "plots")
     if plots is not None:
@@ -157,7 +157,7 @@ def analyze(args) -> int:
         cells = [cell for cell in study.cells if cell.pairs]
         if not cells:
             waiting = f": {RESUME}" if any(cell.n_missing_pairs for cell in study.cells) else ""
-            raise UserError(f"{folder} holds no measured pair of trials that could be measured again{waiting}")
+            raise UserError(f"{folder} contains no pairs of trials to recompute{waiting}")
         identical = recompute.recompute(
             cells, checkpoints, user_files, lambda text: print(text, flush=True), args.corpus
         )
@@ -176,14 +176,14 @@ def analyze(args) -> int:
 
 
 def publish_contrasts(args) -> int:
-    """`--contrasts gelu:relu swish:relu`: their tables and figure."""
+    """Prints the tables and draws the figure of --contrasts."""
     from common.storage import sibling
     from report import contrasts
 
     named = [tuple(pair.split(":")) for text in args.contrasts for pair in text.split(",")]
     for pair in named:
         if len(pair) != 2 or pair[0] == pair[1] or not all(pair):
-            raise UserError(f"a contrast names two activations, such as gelu:relu, and not {':'.join(pair)!r}")
+            raise UserError(f"a contrast names two activations, such as gelu:relu, not {':'.join(pair)!r}")
     folder = study_folder(args)
     folders = {path.resolve(): path for path in (folder, *(args.compare or []))}
     plots = None if args.no_figures else args.plots_dir or sibling(folder, "plots")
@@ -209,7 +209,7 @@ def publish_by_frequency(args) -> int:
 
 
 def margins_given(args):
-    """The analysis.Margins of the options, which must be positive."""
+    """The analysis.results.Margins from the options, which must be positive."""
     from analysis.results import Margins
 
     for name in ("margin_loss", "margin_pairs"):
@@ -219,12 +219,12 @@ def margins_given(args):
 
 
 def common_loss_given(args):
-    """The analysis.curves.CommonLoss of the options, or None."""
+    """The analysis.curves.CommonLoss from the options, or None."""
     from analysis.curves import CommonLoss
 
     if args.at_loss is None:
         if args.last_step is not None:
-            raise UserError("--last-step says where curves end that are read at a loss; it needs --at-loss")
+            raise UserError("--last-step limits the curves that --at-loss reads; it needs --at-loss")
         return None
     if not 0 < args.at_loss < math.inf:
         raise UserError(f"--at-loss must be positive, but it is {args.at_loss}")
@@ -232,7 +232,7 @@ def common_loss_given(args):
 
 
 def study_folder(args) -> Path:
-    """The folder that was named, else results/, else the first study to compare."""
+    """The given folder, else results/, else the first study in --compare."""
     from common.storage import STUDY_FILE
 
     folder = args.study or Path("results")
@@ -242,7 +242,7 @@ def study_folder(args) -> Path:
 
 
 def read_study(folder: Path):
-    """The analysis.Study in a folder, in the order of its summary."""
+    """The analysis.results.Study in a folder, in the order of its summary."""
     from analysis.results import PRIMARY, Cell, Study
     from common import json_files, storage
     from training.identity import difference_of_identities, identity_of
@@ -254,14 +254,14 @@ def read_study(folder: Path):
         if difference:
             raise RunError(f"{result['path']} belongs to another study than {folder} ({difference}); move it away")
     if not results:
-        raise UserError(f"{folder} holds a study, but no result yet; run run_all_experiments.py again")
+        raise UserError(f"{folder} contains a study without results; rerun run_all_experiments.py")
     planned = []
     if (folder / storage.SUMMARY_FILE).exists():
         experiments = json_files.read_json(folder / storage.SUMMARY_FILE, json_files.SUMMARY)["experiments"].values()
         planned = [(entry["architecture"], entry["activation"]) for entry in experiments]
     rank = {key: position for position, key in enumerate(planned)}
     results.sort(key=lambda r: rank.get((r["architecture"], r["activation"]), len(rank)))
-    needed = ("loss", *PRIMARY)  # of the values per window: most of them, nothing here looks at
+    needed = ("loss", *PRIMARY)  # the only values per window used here
     cells = [Cell(result, storage.read_values(result, needed)) for result in results]
     return Study(str(folder), study["identity"], cells, planned)
 

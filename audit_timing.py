@@ -1,17 +1,17 @@
-"""How long a training step takes with each activation: the timing run that the audit's speed claims need.
+"""Times a training step with each activation, for the audit of the report's speed claims.
 
     python audit_timing.py                                      # about seven minutes; writes results/timing.json
     python audit_timing.py --repeats 10 --output results/reference/timing.json
 
-A study's own times will not do: its trials run side by side, one activation after the other, while the machine warms
-up or does something else. Here one process with one thread takes the activations in turn, again and again, and
-compares them within a turn. Two steps are timed: the report's protocol (eager, its own dropout) and the one that
-matched studies run. An evaluation batch is timed as well, since the report's training times contain loss estimates.
-Then a few steps of the full-size model. Tokens are random: time does not depend on the text.
+Times recorded in a study are not comparable: its trials run concurrently, one activation after the other, under varying
+load. Here one process with one thread cycles through the activations repeatedly and compares them within a cycle. Two
+kinds of step are timed: that of the report's protocol (eager, PyTorch's dropout) and that of matched studies; also an
+evaluation batch, since the report's training times include loss estimates, and a few steps of the full-size model.
+Tokens are random: the time does not depend on the text.
 """
 
 if __name__ == "__main__":
-    import common.startup  # noqa: F401 - before the others, which take long to import
+    import common.startup  # noqa: F401 - first: the other imports are slow
 
 from pathlib import Path
 
@@ -26,8 +26,8 @@ from config_cpu import ConfigCPU
 
 def parser():
     p = Parser(prog="audit_timing.py", description="Time a training step with each of the report's activations.")
-    p.add_argument("--repeats", type=int, default=5, help="turns through all activations (default: %(default)s)")
-    p.add_argument("--steps", type=int, default=20, help="steps of each kind per turn (default: %(default)s)")
+    p.add_argument("--repeats", type=int, default=5, help="cycles through all activations (default: %(default)s)")
+    p.add_argument("--steps", type=int, default=20, help="steps of each kind per cycle (default: %(default)s)")
     p.add_argument("--full-steps", type=int, default=3, help="steps of the full-size model; 0: none (default: 3)")
     p.add_argument("--output", type=Path, default=Path("results/timing.json"), help="default: %(default)s")
     return p

@@ -30,7 +30,7 @@ machine (benchmarks/goals.py); on another it is not applicable.
 """
 
 if __name__ == "__main__":
-    import common.startup  # noqa: F401 - before the others, which take long to import
+    import common.startup  # noqa: F401 - first: the other imports are slow
 
 import json
 import os

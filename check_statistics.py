@@ -11,7 +11,7 @@ known to break are marked in the tables and do not count.
 """
 
 if __name__ == "__main__":
-    import common.startup  # noqa: F401 - before the others, which take long to import
+    import common.startup  # noqa: F401 - first: the other imports are slow
 
 from pathlib import Path
 

@@ -1,17 +1,17 @@
-"""Statistics for predictions that you already have, from any framework: how far do retrained models agree, and does a variant matter?
+"""Compares existing predictions of retrained models, from any framework: how much do they agree, does a variant matter?
 
     python compare_predictions.py DIR                       # DIR/<variant>/<trial>.npz (.npy, .csv, .parquet), DIR/labels.npy
     python compare_predictions.py DIR --logits --reference relu
     python compare_predictions.py DIR --groups groups.npy   # examples that are not independent
     python compare_predictions.py DIR --export tables       # trials, pairs and comparisons as CSV, tables as LaTeX
 
-It writes REPORT.md, report.html, forest.png and comparison.json into DIR, or where --output says. In a notebook:
-`load`, `compare` and `report` below. docs/own-predictions.md is the page about it.
-Exit status: 0 done, 1 a disk, 2 something wrong with the files or the command, named in one sentence.
+It writes REPORT.md, report.html, forest.png and comparison.json to DIR, or to --output. In a notebook, use `load`,
+`compare` and `report` below. Documentation: docs/own-predictions.md.
+Exit status: 0 done, 1 a disk error, 2 invalid files or command.
 """
 
 if __name__ == "__main__":
-    import common.startup  # noqa: F401 - before the others, which take long to import
+    import common.startup  # noqa: F401 - first: the other imports are slow
 
 import math
 from pathlib import Path
@@ -25,32 +25,38 @@ REPORT_FILES = ("REPORT.md", "report.html")
 def parser():
     p = Parser(prog="compare_predictions.py", description="Compare variants of models by their trials' predictions.")
     p.add_argument(
-        "folder", type=Path, metavar="DIR", help="holds <variant>/<trial>.npz, .npy, .csv or .parquet, and labels.*"
+        "folder", type=Path, metavar="DIR", help="contains <variant>/<trial>.npz, .npy, .csv or .parquet, and labels.*"
     )
     p.add_argument("--reference", metavar="NAME", help="the variant that others are compared with (default: the first)")
     p.add_argument(
-        "--logits", action="store_true", help="the files hold logits or log-probabilities, not probabilities"
+        "--logits", action="store_true", help="the files contain logits or log-probabilities, not probabilities"
     )
-    p.add_argument("--groups", type=Path, metavar="FILE", help="one value per example: equal ones are not independent")
+    p.add_argument(
+        "--groups",
+        type=Path,
+        metavar="FILE",
+        help="one value per example: examples with equal values are not independent",
+    )
     p.add_argument(
         "--margin",
         "--margin-pairs",
         type=float,
         default=0.05,
         metavar="SHARE",
-        help="a difference of interest in measures of pairs, as a share of the reference's value (default: %(default)s)",
+        help="smallest difference of interest in pair metrics, as a fraction of the reference's value (default:"
+        " %(default)s)",
     )
     p.add_argument(
         "--margin-loss",
         type=float,
         default=0.01,
         metavar="NATS",
-        help="the same for cross-entropy in nats, and for accuracy as a fraction (default: %(default)s)",
+        help="the same for cross-entropy (nats) and for accuracy (fraction) (default: %(default)s)",
     )
-    p.add_argument("--output", type=Path, metavar="FOLDER", help="where the report goes (default: DIR)")
-    p.add_argument("--export", type=Path, metavar="FOLDER", help="also write CSV and LaTeX tables into this folder")
+    p.add_argument("--output", type=Path, metavar="FOLDER", help="folder for the report (default: DIR)")
+    p.add_argument("--export", type=Path, metavar="FOLDER", help="also write CSV and LaTeX tables to this folder")
     p.add_argument(
-        "--workers", type=int, metavar="N", help="processes (default: one per core; no number depends on it)"
+        "--workers", type=int, metavar="N", help="processes (default: one per core; results do not depend on it)"
     )
     p.add_argument("--no-figures", action="store_true", help="tables only")
     return p
@@ -74,7 +80,7 @@ def main(argv=None) -> int:
     output = args.output or args.folder
     for folder in filter(None, (output, args.export)):
         if folder.resolve().parent == args.folder.resolve():
-            raise UserError(f"{folder} would be one of the variants in {args.folder}; choose a folder elsewhere")
+            raise UserError(f"{folder} would be read as a variant in {args.folder}; choose a folder elsewhere")
         check_writable(folder)
     predictions = load(args.folder, logits=args.logits, groups=args.groups)
     total = predictions.n_rows * len(predictions.trials)
@@ -94,14 +100,14 @@ def main(argv=None) -> int:
 
 
 def load(folder, logits=False, groups=None):
-    """The checked predictions of a folder: see common/prediction_files.py."""
+    """Reads and checks the predictions in a folder; see common/prediction_files.py."""
     from common import prediction_files
 
     return prediction_files.load(folder, logits, groups)
 
 
 def compare(predictions, reference=None, margin=0.05, margin_loss=0.01, workers=1):
-    """Every measure and verdict: analysis.predictions.Variants, whose `comparisons` maps (variant, measure) to one."""
+    """All measures and verdicts: an analysis.predictions.Variants; `comparisons` maps (variant, measure) to a comparison."""
     from analysis.predictions import compare as compare_all
     from analysis.results import Margins
 
@@ -109,7 +115,7 @@ def compare(predictions, reference=None, margin=0.05, margin_loss=0.01, workers=
 
 
 def report(variants, folder, figures=True):
-    """Prints the report, and writes REPORT.md, report.html, forest.png and comparison.json into a folder."""
+    """Prints the report and writes REPORT.md, report.html, forest.png and comparison.json to a folder."""
     from common import json_files
     from report import predictions as contents
     from report.document import publish

@@ -1,7 +1,7 @@
-"""The full-size configuration (GPU), and the checks that every configuration passes when it is made.
+"""The full-size configuration (GPU), and the validation of all configurations.
 
-A configuration is data: frozen, complete, and part of a trial's identity. Each field carries one line of help, which is
-also the help of its command-line option.
+A configuration is frozen, complete, and part of a trial's identity. Each field has a line of help, which is also the
+help of its command-line option.
 """
 
 import dataclasses
@@ -30,21 +30,21 @@ class Config:
     learning_rate: float = _option(3e-4, "AdamW's learning rate (see cooldown)")
     weight_decay: float = _option(0.01, "AdamW's decoupled weight decay")
     max_iters: int = _option(5000, "training steps")
-    eval_interval: int = _option(500, "steps between two points of the training curves (eval_spacing linear)")
+    eval_interval: int = _option(500, "steps between points of the training curves (eval_spacing linear)")
     eval_iters: int = _option(200, "batches per loss estimate (published protocol only)")
-    curve_windows: int = _option(50, "windows of each split that a point of the curves is measured on")
-    dtype: str = _option("bfloat16", "arithmetic of the matrix products: float32 or bfloat16 (autocast)")
-    threads_per_trial: int = _option(1, "CPU threads of one trial; part of its identity, since sums depend on it")
-    # A field added later: its default means what was done before, so that stored identities stay valid.
-    cooldown: float = _option(0.0, "last fraction of the steps in which the learning rate falls linearly to 0")
+    curve_windows: int = _option(50, "windows of each split used for a point of the curves")
+    dtype: str = _option("bfloat16", "dtype of matrix products: float32 or bfloat16 (autocast)")
+    threads_per_trial: int = _option(1, "CPU threads per trial; part of its identity, since rounding depends on it")
+    # Fields added later: the default means the old behaviour, so that stored identities stay valid.
+    cooldown: float = _option(0.0, "final fraction of the steps in which the learning rate falls linearly to 0")
     eval_spacing: str = _option(
-        "linear", "points of the curves: linear, or log for steps 0, 1, 2, 4, 8, ... and the last"
+        "linear", "spacing of curve points: linear, or log (steps 0, 1, 2, 4, 8, ... and the last)"
     )
 
     def __post_init__(self):
         for spec in fields(self):
             value = _of_type(spec.name, getattr(self, spec.name), type(spec.default))
-            object.__setattr__(self, spec.name, value)  # 1 and 1.0 are one learning rate, not two identities
+            object.__setattr__(self, spec.name, value)  # 1 and 1.0 must be the same identity
         for spec in fields(self):
             if type(spec.default) is int:
                 _check(getattr(self, spec.name) >= 1, spec.name, getattr(self, spec.name), "must be at least 1")
@@ -61,7 +61,7 @@ class Config:
             )
 
     def as_dict(self) -> dict:
-        """Field name -> value, ready for JSON."""
+        """Field name -> value; JSON-compatible."""
         return dataclasses.asdict(self)
 
     def learning_rate_at(self, step: int) -> float:
@@ -72,7 +72,7 @@ class Config:
         return self.learning_rate * (self.max_iters - step) / (self.max_iters - first)
 
     def curve_steps(self) -> list[int]:
-        """The steps at which the training curves have a point: the first is 0, the last is max_iters."""
+        """The steps of the curve points, from 0 to max_iters."""
         if self.eval_spacing == "linear":
             return [*range(0, self.max_iters, self.eval_interval), self.max_iters]
         return [0, *(2**k for k in range((self.max_iters - 1).bit_length())), self.max_iters]

@@ -1,8 +1,8 @@
 """CharLM: the report's character-level transformer, and the parts that other architectures share with it.
 
 Shapes: B sequences, T characters, C = n_embd channels, V characters in the vocabulary. A model maps (B, T) integers to
-(B, T, V) logits. Nothing here draws from PyTorch's global generators once a model is made: initial weights and
-dropout masks come from their address (randomness.py).
+(B, T, V) logits. Initial weights and dropout masks are drawn by address (randomness.py), not from PyTorch's global
+generators.
 """
 
 import torch
@@ -15,10 +15,10 @@ from kernels.attention import attention, library_attention, plain_attention
 
 
 class Dropout(nn.Module):
-    """Dropout whose mask belongs to an address: (seed, step) set by `address_dropout`, and this module's site.
+    """Dropout whose mask is drawn by address: (seed, step), set by `address_dropout`, and this module's site.
 
-    Where a mask is handed over as `given` (True: kept), that is used: a model that is batched over trials, each with
-    masks of its own address, cannot draw them inside (training/packed.py).
+    If a mask is passed in the buffer `given` (True: kept), it is used instead: a model batched over trials cannot draw
+    each trial's masks itself (training/packed.py).
     """
 
     def __init__(self, probability):
@@ -35,9 +35,9 @@ class Dropout(nn.Module):
         return self.training and self.probability > 0
 
     def levels(self, shape, device):
-        """int16 levels of the given shape; a value is kept where its level is at least `self.threshold`."""
+        """Random int16 levels of the given shape; a value is kept if its level is at least `self.threshold`."""
         if self.seed is None:
-            raise RuntimeError("dropout has no address: call model.address_dropout(model, seed, step) first")
+            raise RuntimeError("dropout has no address; call model.address_dropout(model, seed, step) first")
         count = torch.Size(shape).numel()
         if device.type == "cpu":
             levels = randomness.dropout_levels(self.seed, self.step, self.site, count)
@@ -48,7 +48,7 @@ class Dropout(nn.Module):
         return levels_on_device(shape, generator)
 
     def mask(self, x_shape, device, dtype):
-        """1 where a value is kept, 0 where it is dropped."""
+        """1: kept, 0: dropped."""
         if self.given is not None:
             return self.given.to(dtype)
         kept = torch.empty(x_shape, device=device, dtype=dtype)
@@ -66,7 +66,7 @@ class Dropout(nn.Module):
 
 
 def levels_on_device(shape, generator):
-    """Independent uniform int16 levels of the given shape on a generator's device, four to each 64-bit word drawn."""
+    """Independent uniform int16 levels of the given shape on a generator's device, four per 64-bit word."""
     count = torch.Size(shape).numel()
     words = torch.empty(-(-count // 4), dtype=torch.int64, device=generator.device)
     words.random_(-(2**63), None, generator=generator)  # every bit is random
@@ -74,20 +74,20 @@ def levels_on_device(shape, generator):
 
 
 def number_dropouts(model):
-    """Gives every dropout of the model its site: 0, 1, 2, ... in order of registration."""
+    """Sets the site of every dropout of the model: 0, 1, 2, ... in order of registration."""
     for site, module in enumerate(m for m in model.modules() if isinstance(m, Dropout)):
         module.site = site
 
 
 def address_dropout(model, seed, step):
-    """Sets the address of every dropout mask that the model draws from now on."""
+    """Sets the address from which the model draws its dropout masks."""
     for module in model.modules():
         if isinstance(module, Dropout):
             module.seed, module.step = seed, step
 
 
 def linear_in_one_type(x, weight, bias=None):
-    """F.linear with its product's type: under vmap and autocast, one with a bias would give float32."""
+    """F.linear in the dtype of the product: under vmap and autocast, F.linear with a bias would return float32."""
     product = F.linear(x, weight)
     return product if bias is None else product + bias.to(product.dtype)
 
@@ -104,7 +104,7 @@ class Attention(nn.Module):
         self.projection = nn.Linear(n_embd, n_embd, bias=bias)
         self.weight_dropout = Dropout(dropout)
         self.output_dropout = Dropout(dropout)
-        self.written_out = False  # True: attention in plain operations on every device; these can be batched
+        self.written_out = False  # True: plain operations on every device, which can be batched
 
     def forward(self, x):  # (B, T, C) -> (B, T, C)
         layers = (self.query, self.key, self.value)
@@ -129,8 +129,8 @@ class Attention(nn.Module):
 class FeedForward(nn.Module):
     """Linear(C, 4C), the activation, Linear(4C, C), dropout.
 
-    A gated activation takes two halves and returns one (Shazeer 2020); its hidden width is 2/3 of 4C, so that the
-    parameter count stays the same.
+    A gated activation combines two halves into one (Shazeer 2020); its hidden width is 2/3 of 4C, so that the number of
+    parameters stays the same.
     """
 
     def __init__(self, n_embd, activation, dropout, bias=True, gated=False):
@@ -161,13 +161,18 @@ class Block(nn.Module):
 
 
 class CharLM(nn.Module):
-    """The report's model. The activation acts in the feed-forward of every block.
+    """The report's model. The activation is applied in the feed-forward of every block.
 
-    Args:
-      config: a Config; n_layer, n_head, n_embd, block_size and dropout are used.
-      make_activation: called once per block; returns a fresh nn.Module.
-      vocabulary_size: V.
-      gated: whether the activation halves its input's width.
+    Parameters
+    ----------
+    config : Config
+        n_layer, n_head, n_embd, block_size and dropout are used.
+    make_activation : callable
+        Called once per block; returns a new nn.Module.
+    vocabulary_size : int
+        V.
+    gated : bool
+        Whether the activation halves the width of its input.
     """
 
     def __init__(self, config, make_activation, vocabulary_size, gated=False):

@@ -1,23 +1,23 @@
-"""Every figure under one name: a function of results and a folder that writes a PNG there and returns its path.
+"""All figures: functions of results and a folder that write a PNG to the folder and return its path.
 
     plot_utils.reproducibility(result, folder)      # a result as in results/charlm_relu.json
     python plot_utils.py activations                # all activations with their derivatives
 
-Of one activation: `training_curves`, `reproducibility`, `summary`, `disagreement_passage`. Across activations: `forest`,
+One activation: `training_curves`, `reproducibility`, `summary`, `disagreement_passage`. Across activations: `forest`,
 `all_validation_curves`, `pd_at_equal_loss`, `pareto`, `gradient_norms`. Across studies and architectures: `sources`,
-`sensitivity_against_size`, `architecture_heatmap`. A figure that has nothing to show says so in words.
-`matplotlib.rcParams["savefig.format"] = "pdf"` (or "svg") writes that file as well.
+`sensitivity_against_size`, `architecture_heatmap`. A figure without data shows a message.
+`matplotlib.rcParams["savefig.format"] = "pdf"` (or "svg") writes that format as well.
 """
 
 if __name__ == "__main__":
-    import common.startup  # noqa: F401 - before the others, which take long to import
+    import common.startup  # noqa: F401 - first: the other imports are slow
     from figures.options import parser as _parser
 
-    _parser().parse_args()  # --help and mistakes are answered before the libraries that draw are imported
+    _parser().parse_args()  # handles --help and errors before matplotlib is imported
 
 from pathlib import Path
 
-from analysis.labels import study_line  # noqa: F401 - for those who draw their own
+from analysis.labels import study_line  # noqa: F401 - for custom figures
 from common.scripts import run
 from figures.across_activations import *  # noqa: F403
 from figures.functions import activation_shapes, smelu_printed_formula

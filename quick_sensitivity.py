@@ -11,7 +11,7 @@ stopped. Exit status: 0 done, 1 a trial failed or the machine gave trouble, 2 a 
 """
 
 if __name__ == "__main__":
-    import common.startup  # noqa: F401 - before the others, which take long to import
+    import common.startup  # noqa: F401 - first: the other imports are slow
 
 import json
 import os

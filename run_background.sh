@@ -1,20 +1,20 @@
 #!/usr/bin/env bash
-# Starts the study in the background, where it outlives the terminal; sets up first what is missing.
+# Starts the study in the background, where it outlives the terminal; runs setup.sh first.
 #
 #   ./run_background.sh [options of run_all_experiments.py]
 #
-# Paths in options are relative to this folder. One run at a time: experiment.pid names it. The program notes its state in
-# the file that CHARLM_STATUS_FILE names, in lines name=value (common/status.py): here experiment.status.
+# Paths in options are relative to this folder. One run at a time; its process id is in experiment.pid. The program writes
+# its state to experiment.status (CHARLM_STATUS_FILE, see common/status.py) in lines name=value.
 set -eu
 from=$PWD
 CDPATH="" cd -- "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")" # also when called through a symbolic link
 
-# What the program has noted under a name, in a status file; nothing if it has not.
-noted() {
+# The value of a name in a status file; empty if missing.
+status_of() {
     sed -n "s/^$2=//p" "$1" 2>/dev/null | tail -n 1
 }
 
-# The command line of a process; nothing where there is no such process. Some Linux systems come without ps.
+# The command line of a process; empty if there is no such process. Some Linux systems lack ps.
 command_of() {
     if [ -d /proc/self ]; then
         { tr "\0" " " <"/proc/$1/cmdline"; } 2>/dev/null || true
@@ -23,16 +23,16 @@ command_of() {
     fi
 }
 
-# A process id outlives its process and is given out again, so the command line decides.
+# Process ids are reused, so the command line is checked.
 is_a_run() {
     case "$(command_of "$1")" in *ython*run_all_experiments.py*) return 0 ;; esac
     return 1
 }
 
-# A run that was stopped finishes its step first: the next one waits for it, within reason.
+# A stopped run finishes its step first; wait up to 30 s for it.
 wait_for_its_end() {
     local seconds=0
-    echo "run_background.sh: the last run (process $1) is stopping: it finishes its step and saves itself; waiting for it"
+    echo "run_background.sh: the last run (process $1) is finishing its step and saving its state; waiting for it"
     while is_a_run "$1"; do
         if [ "$seconds" -ge 30 ]; then
             echo "run_background.sh: the last run (process $1) is still stopping after 30 s; try again in a moment" >&2
@@ -48,16 +48,16 @@ refuse_second_run() {
     pid=$(cat experiment.pid 2>/dev/null || true)
     case "$pid" in "" | *[!0-9]*) return ;; esac
     is_a_run "$pid" || return 0
-    if [ "$(noted experiment.status state)" = stopping ]; then
+    if [ "$(status_of experiment.status state)" = stopping ]; then
         wait_for_its_end "$pid"
         return
     fi
-    echo "run_background.sh: a run is at work already (process $pid); stop it with: kill $pid" >&2
-    echo "(if you have just done so, it finishes its step first: try again in a moment)" >&2
+    echo "run_background.sh: a run is already in progress (process $pid); stop it with: kill $pid" >&2
+    echo "(if you have just done so, it finishes its step first; try again in a moment)" >&2
     exit 1
 }
 
-# The lock is the system's own: it ends with the process that holds it, however that ends.
+# flock: released by the system when the process ends for whatever reason.
 wait_for_other_starts() {
     exec 9>>experiment.pid
     venv/bin/python - <<'END'
@@ -82,25 +82,25 @@ wait_for_other_starts
 refuse_second_run
 log="experiments_$(date +%Y%m%d_%H%M%S).log"
 : >experiment.status
-set -m # a process group of its own: what ends this terminal or this script does not end the run
+set -m # a separate process group: ending this terminal or script does not end the run
 CHARLM_STATUS_FILE=experiment.status PYTHONUNBUFFERED=1 \
     nohup venv/bin/python run_all_experiments.py "$@" >>"$log" 2>&1 </dev/null 9>&- &
 pid=$!
 set +m
 echo "$pid" >experiment.pid
 
-# A run that cannot start says why within its first moments.
+# Report a run that fails to start.
 sleep 1
 if [ -z "$(command_of "$pid")" ]; then
     status=0
     wait "$pid" || status=$?
-    echo "run_background.sh: the run has ended already, with exit status $status; its log, $log:"
+    echo "run_background.sh: the run has already ended with exit status $status; its log, $log:"
     tail -n 20 "$log"
     exit "$status"
 fi
 echo
 echo "The run has started (process $pid)."
-[ "$from" -ef "$PWD" ] || printf '  these commands need:  cd %q\n' "$PWD"
+[ "$from" -ef "$PWD" ] || printf '  first:        cd %q\n' "$PWD"
 echo "  follow it:    tail -f $log"
-echo "  stop it:      kill \$(cat experiment.pid)    (run the same command again to resume)"
-printf '  its results:  venv/bin/%s    (also halfway)\n' "$(noted "$checked" analyze)"
+echo "  stop it:      kill \$(cat experiment.pid)    (rerun the same command to resume)"
+printf '  analyze it:   venv/bin/%s    (at any time)\n' "$(status_of "$checked" analyze)"

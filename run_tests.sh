@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Checks style and types and runs every test; sets up first what is missing.
+# Checks style and types and runs all tests; runs setup.sh first.
 #
-#   ./run_tests.sh [options of pytest]    such as -k corpus, or -n 0 for one process (which --pdb needs)
+#   ./run_tests.sh [options of pytest]    such as -k corpus, or -n 0 for a single process (needed for --pdb)
 set -eu
 CDPATH="" cd -- "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")"
 
@@ -11,7 +11,7 @@ venv/bin/python -m ruff check .
 venv/bin/python -m ruff format --check .
 venv/bin/python -m mypy
 
-# One process per core that this process may use, four at most, each with whole files of tests.
+# One process per available core, at most four; each runs whole test files.
 processes=$(venv/bin/python -c '
 import os
 usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()

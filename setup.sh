@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Makes venv/ with everything that requirements.txt names; does nothing where that is done already.
+# Creates venv/ with the packages in requirements.txt; does nothing if it is up to date.
 #
-#   ./setup.sh                      what the programs need
-#   ./setup.sh --dev                what the tests need as well
+#   ./setup.sh                      packages for the programs
+#   ./setup.sh --dev                packages for the tests as well
 #   PYTHON=python3.12 ./setup.sh    with this Python instead of the first one found
 set -eu
 CDPATH="" cd -- "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")"
@@ -16,7 +16,7 @@ new_enough() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/
 
 version_of() { "$1" -c 'import platform; print(platform.python_version())' 2>/dev/null; }
 
-# Each candidate is run: a name can be there and not work.
+# Each candidate is run, since an existing command may not work.
 find_python() {
     if [ -n "${PYTHON:-}" ]; then
         new_enough "$PYTHON" || stop "PYTHON=$PYTHON is not a Python of version 3.11 or newer" 2
@@ -30,7 +30,7 @@ find_python() {
             return
         fi
     done
-    stop "no Python of version 3.11 or newer was found; install one, or name it: PYTHON=/path/to/python ./setup.sh" 1
+    stop "no Python of version 3.11 or newer was found; install one, or set PYTHON=/path/to/python ./setup.sh" 1
 }
 
 venv_works() {
@@ -38,8 +38,8 @@ venv_works() {
         { [ -z "${PYTHON:-}" ] || [ "$(version_of "$PYTHON")" = "$(version_of venv/bin/python)" ]; }
 }
 
-# What an installation of $1 depends on: for the tests, every file that theirs includes. It is stored as the last step of
-# an installation, so that an interrupted one is not taken as done.
+# What an installation of $1 depends on: the Python version and the requirements files. It is stored as the last step, so
+# that an interrupted installation does not count.
 fingerprint() {
     if [ "$1" = requirements.txt ]; then set -- requirements.txt; else set -- requirements*.txt; fi
     venv/bin/python - "$@" <<'END'
@@ -54,7 +54,7 @@ up_to_date() {
         [ "$(cat "venv/.installed-$requirements")" = "$(fingerprint "$requirements")" ]
 }
 
-# The lock is the system's own: it ends with the process that holds it, however that ends.
+# flock: released by the system when the process ends for whatever reason.
 wait_for_other_setups() {
     exec 9>.setup.lock
     "$python" - <<'END'
@@ -62,7 +62,7 @@ import fcntl
 try:
     fcntl.flock(9, fcntl.LOCK_EX | fcntl.LOCK_NB)
 except BlockingIOError:
-    print("setup.sh: another setup is at work here; waiting for it", flush=True)
+    print("setup.sh: another setup is running here; waiting for it", flush=True)
     fcntl.flock(9, fcntl.LOCK_EX)
 except OSError:
     pass  # a file system without locks
@@ -73,16 +73,16 @@ make_venv() {
     if [ -e venv ] && [ ! -e venv/pyvenv.cfg ] && [ -n "$(ls -A venv)" ]; then
         stop "venv exists and is not a virtual environment; move it away" 1
     fi
-    echo "setup.sh: making venv/ with Python $(version_of "$python")"
+    echo "setup.sh: creating venv/ with Python $(version_of "$python")"
     "$python" -m venv --clear venv ||
-        stop "Python could not make venv/; on Debian and Ubuntu it needs the package python3-venv" 1
+        stop "Python could not create venv/; on Debian and Ubuntu it needs the package python3-venv" 1
 }
 
 install() {
     rm -f venv/.installed-*
-    echo "setup.sh: installing $requirements (PyTorch is large: this can take minutes)"
+    echo "setup.sh: installing $requirements (PyTorch is large; this can take minutes)"
     venv/bin/python -m pip install --no-input --disable-pip-version-check -r "$requirements" ||
-        stop "pip could not install $requirements (its message is above); PYTHON=... chooses another Python" 1
+        stop "pip could not install $requirements (see above); PYTHON=... chooses another Python" 1
     for finished in requirements.txt "$requirements"; do
         fingerprint "$finished" >venv/.installing
         mv venv/.installing "venv/.installed-$finished"
@@ -94,7 +94,7 @@ case "$*" in
     "") ;;
     --dev) requirements="requirements-dev.txt" ;;
     -h | --help) sed -n '2,/^set/{/^#/s/^# \{0,1\}//p;}' setup.sh && exit 0 ;;
-    *) stop "unknown option '$*'; there are: --dev, --help" 2 ;;
+    *) stop "unknown option '$*'; options: --dev, --help" 2 ;;
 esac
 
 if ! up_to_date; then
@@ -103,4 +103,4 @@ if ! up_to_date; then
     venv_works || make_venv
     up_to_date || install
 fi
-echo "setup.sh: venv/ is ready; 'source venv/bin/activate' puts its python first in this shell"
+echo "setup.sh: venv/ is ready; 'source venv/bin/activate' activates it in this shell"

@@ -1,14 +1,14 @@
-"""A quick check of an installation: does it train, does it repeat bit for bit, does it write results?
+"""A quick check of an installation: does it train, is it bit-reproducible, does it write results?
 
     python test_cpu.py                                     # under a minute on two cores
-    python test_cpu.py --architecture-file my_model.py     # may this model be trained? says in plain words why not
+    python test_cpu.py --architecture-file my_model.py     # check a user-defined model and list its problems
     python test_cpu.py --activation-file my_activation.py
 
-Exit status: 0 everything is well, 1 something is not, 2 a mistake in the command.
+Exit status: 0 all checks passed, 1 a check failed, 2 invalid command.
 """
 
 if __name__ == "__main__":
-    import common.startup  # noqa: F401 - before the others, which take long to import
+    import common.startup  # noqa: F401 - first: the other imports are slow
 
 import subprocess
 import sys
@@ -25,7 +25,7 @@ SMALL = ("--max-iters=10", "--eval-interval=5", "--n-embd=32", "--block-size=64"
 
 
 def check_training() -> str:
-    """One trial twice; returns a sentence, or raises a RunError with one."""
+    """Trains one trial twice; returns a sentence, or raises RunError with one."""
     from config_cpu import ConfigCPU
     from tasks.corpus import make_corpus, pydoc_text
     from tasks.text import Text
@@ -41,11 +41,11 @@ def check_training() -> str:
         raise RunError(f"training does not lower the loss: {before:.3f} before, {after:.3f} after 20 steps")
     if first["weights_sha256"] != second["weights_sha256"]:
         raise RunError("the same trial trained twice gives different weights")
-    return f"trains (validation loss {before:.3f} -> {after:.3f} nats in 20 steps) and repeats bit for bit"
+    return f"trains (validation loss {before:.3f} -> {after:.3f} nats in 20 steps); bit-identical when repeated"
 
 
 def check_study() -> str:
-    """A tiny study through the command line, then the same trial verified from its result."""
+    """Runs a tiny study through the command line, then verifies a trial of it."""
     from common import json_files
 
     with tempfile.TemporaryDirectory() as folder:
@@ -67,42 +67,42 @@ def _run(command, complaint):
 
 
 def check_installation() -> int:
-    """Every check, with its outcome in words."""
+    """Runs every check, prints the outcomes and returns the exit status."""
     started = time.perf_counter()
-    well = True
+    passed = True
     for check in (check_training, check_study):
         try:
             print(f"ok      {check()}", flush=True)
         except RunError as problem:
-            well = False
+            passed = False
             print(f"FAILED  {problem}", flush=True)
-    verdict = "this installation works" if well else "this installation does NOT work as it should"
+    verdict = "this installation works" if passed else "this installation does NOT work correctly"
     print(f"{verdict} ({time.perf_counter() - started:.0f} s)")
-    return 0 if well else 1
+    return 0 if passed else 1
 
 
 def check_files(args) -> int:
-    """Every check that a user-defined architecture (with ReLU) or activation (in CharLM) must pass before it trains."""
-    from architectures.checks import STAGES, check, sizes_in_words
+    """Runs every check that a user-defined architecture (with ReLU) or activation (in CharLM) must pass."""
+    from architectures.checks import STAGES, check, describe_sizes
     from config_cpu import ConfigCPU
     from training.trial import prepare_torch
 
-    _, own = load_user_files(args)
-    architecture, activation = own.get("architecture", "charlm"), own.get("activation", "relu")
+    _, defined = load_user_files(args)
+    architecture, activation = defined.get("architecture", "charlm"), defined.get("activation", "relu")
     config = ConfigCPU()
-    prepare_torch(config)  # the checks are made under the settings of a trial
+    prepare_torch(config)  # check under the settings of a trial
     problems = check(architecture, activation, config)
     for problem in problems:
         print(f"FAILED  {problem}")
     for passed in () if problems else (one for stage in STAGES for one in stage):
         print(f"ok      {passed.__doc__.splitlines()[0]}")
-    verdict = "cannot be trained" if problems else "every check passed; it can be trained"
-    print(f"{architecture} with {activation}: {verdict} (checked with {sizes_in_words(config)})")
+    verdict = "cannot be trained" if problems else "all checks passed; it can be trained"
+    print(f"{architecture} with {activation}: {verdict} (checked with {describe_sizes(config)})")
     return 1 if problems else 0
 
 
 def main(argv=None) -> int:
-    p = Parser(prog="test_cpu.py", description="Check this installation, or a model or activation of your own.")
+    p = Parser(prog="test_cpu.py", description="Check this installation, or a user-defined model or activation.")
     add_file_options(p)
     args = p.parse_args(argv)
     if args.architecture_file or args.activation_file:

@@ -1,7 +1,7 @@
 """Architectures by name, built at CharLM's size.
 
-registry.py has the names below, architectures/networks.py the models, checks.py what a model must pass, sizes.py the sizes of a sweep.
-PyTorch is imported with the first of these names, so that `--help` need not wait for it.
+registry.py: the registry and building; networks.py: the models; checks.py: checks that every model must pass; sizes.py:
+CharLM at other sizes. PyTorch is imported with the first of the names below, so that `--help` is fast.
 """
 
 import importlib

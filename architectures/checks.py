@@ -1,10 +1,9 @@
-"""Proof that an architecture with an activation is what its name says, made before anything trains.
+"""Checks that an architecture with an activation works correctly, made before training.
 
-    problems = check("my_model", "relu", ConfigCPU())      # sentences; none where all is well
+    problems = check("my_model", "relu", ConfigCPU())      # sentences; [] if all checks pass
 
-A module of its own because the tests, the quick check of an installation, the study and the notebook all make the same
-checks: the tests of every built-in architecture with every activation, the others of user-defined ones. A check is a small
-function of a `Case` that returns a sentence about what is wrong, or None. All of them run at tiny sizes (`tiny_config`).
+Tests apply them to every built-in architecture and activation; scripts and the notebook to user-defined ones. A check
+is a function of a `Case` that returns a sentence describing the problem, or None. All run at tiny sizes (`tiny_config`).
 """
 
 import math
@@ -27,11 +26,11 @@ from config import Config
 from model import address_dropout
 
 VOCABULARY = 11
-TOLERANCE = 1e-5  # of the largest logit: more than float32's rounding, less than any influence a check looks for
-WIDEST = 100.0  # an activation must do well from -WIDEST to WIDEST
-LIVELINESS = 0.1  # of a gain of one, added to every parameter
+TOLERANCE = 1e-5  # relative to the largest logit: above float32 rounding, below any effect that a check looks for
+WIDEST = 100.0  # activations are checked from -WIDEST to WIDEST
+LIVELINESS = 0.1  # gain of the noise added to every parameter
 OVERFIT_STEPS = 250
-OVERFITTED = 0.1  # of ln V
+OVERFITTED = 0.1  # loss, as a fraction of ln V
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,7 @@ class Case:
         return model
 
     def lively_model(self, **options) -> nn.Module:
-        """A model whose every parameter is far from its initial value, so that what it can do, it does visibly."""
+        """A model with noise added to every parameter, so that every connection has a visible effect."""
         model = self.model(**options)
         fixed, generator = activation_parameters(model), torch.Generator().manual_seed(2)
         with torch.no_grad():
@@ -62,7 +61,7 @@ class Case:
         return model
 
     def tokens(self, batch=2, site="tokens") -> torch.Tensor:
-        """(batch, T) characters; the first of each sequence are different ones."""
+        """(batch, T) random characters; the first characters of the sequences differ."""
         shape = (batch, self.config.block_size)
         found = torch.from_numpy(randomness.generator(3, "init", 0, site).integers(0, VOCABULARY, shape))
         found[:, 0] = torch.arange(batch) % VOCABULARY
@@ -70,7 +69,7 @@ class Case:
 
 
 def tiny_config(config: Config) -> Config:
-    """The configuration, small enough for a check to take a moment."""
+    """The configuration at a tiny size, so that a check is fast."""
     sizes = {"n_head": 2, "n_embd": 16, "block_size": 20, "batch_size": 2, "dtype": "float32"}
     return config.replace(n_layer=min(config.n_layer, 2), **sizes)
 
@@ -86,7 +85,7 @@ def activation_parameters(model) -> set[str]:
 
 
 def keeps_the_shape(case: Case) -> str | None:
-    """(..., C) -> (..., C), or (..., C / 2) where it is gated."""
+    """(..., C) -> (..., C), or (..., C / 2) if gated."""
     kind = activations.record(case.activation)
     for shape in ((3, 5, 8), (4, 6)):
         expected = (*shape[:-1], shape[-1] // 2) if kind.gated else shape
@@ -99,9 +98,9 @@ def keeps_the_shape(case: Case) -> str | None:
 
 
 def stays_finite(case: Case) -> str | None:
-    """Value and derivative are finite from -WIDEST to WIDEST, zero included."""
+    """Value and derivative are finite from -WIDEST to WIDEST, including 0."""
     kind = activations.record(case.activation)
-    x = torch.arange(-1000, 1001)[:, None] * (WIDEST / 1000)  # a gated one sees the same value in both halves
+    x = torch.arange(-1000, 1001)[:, None] * (WIDEST / 1000)  # a gated activation gets the same value in both halves
     x = x.expand(-1, 2 if kind.gated else 1).contiguous().requires_grad_()
     y = activations.get_activation(kind.name)(x)
     if not y.requires_grad:
@@ -128,7 +127,7 @@ def gives_logits(case: Case) -> str | None:
             return f"the model returns a {type(logits).__name__} instead of a tensor of logits"
         if logits.shape != (batch, length, VOCABULARY):
             return (
-                f"for {batch} sequences of {length} characters and a vocabulary of {VOCABULARY} the model gives the "
+                f"for {batch} sequences of {length} characters and a vocabulary of {VOCABULARY} the model returns the "
                 f"shape {tuple(logits.shape)}, not {(batch, length, VOCABULARY)}"
             )
         if not logits.isfinite().all():
@@ -137,38 +136,38 @@ def gives_logits(case: Case) -> str | None:
 
 
 def is_causal(case: Case) -> str | None:
-    """Another character at position t changes no output before t, and some output from t on; positions from 1."""
+    """Another character at position t changes no output before t, and some output from t on (positions from 1)."""
     model = case.lively_model(dropout=0.2)
     last = case.config.block_size - 1
-    for training, places in ((False, range(last + 1)), (True, (0, last // 2, last))):
-        model.train(training)  # where it may use other code, and statistics of the batch
-        for t, changed in zip(places, _changes(case, model, places)):
+    for training, positions in ((False, range(last + 1)), (True, (0, last // 2, last))):
+        model.train(training)  # training mode may use other code, and batch statistics
+        for t, changed in zip(positions, _changes(case, model, positions)):
             if changed[:t].any():
                 seer = int(changed[:t].nonzero()[-1]) + 1
-                return f"position {seer} sees position {t + 1}{' as it trains' * training}: the model looks ahead"
+                return f"position {seer} sees position {t + 1}{' in training' * training}: the model looks ahead"
             if not changed[t:].any():
                 return f"the character at position {t + 1} changes no output: the model does not see it"
     return None
 
 
-def _changes(case, model, places) -> torch.Tensor:
-    """(places, T) booleans: whether another character at a place changes the output at a position."""
+def _changes(case, model, positions) -> torch.Tensor:
+    """(positions, T) booleans: whether changing the character at a position changes the output at another."""
     one = case.tokens()
-    others = one.repeat(len(places), 1, 1)  # (places, B, T)
-    for row, t in enumerate(places):
+    others = one.repeat(len(positions), 1, 1)  # (positions, B, T)
+    for row, t in enumerate(positions):
         others[row, :, t] = (others[row, :, t] + 1) % VOCABULARY
     address_dropout(model, 4, 0)
     with torch.set_grad_enabled(model.training):
         before = model(one).detach()
-        if model.training:  # one by one: the same dropout masks, and a normalisation of the batch cannot hide a change
+        if model.training:  # one by one: the same dropout masks, and batch normalization cannot hide a change
             after = torch.stack([model(other).detach() for other in others])
         else:
-            after = model(others.flatten(0, 1)).unflatten(0, (len(places), -1))
+            after = model(others.flatten(0, 1)).unflatten(0, (len(positions), -1))
     return (after - before).abs().amax(dim=(1, 3)) > TOLERANCE * before.abs().max()
 
 
 def activation_acts(case: Case) -> str | None:
-    """Every activation of the graph is called, and another one with the same weights gives other outputs."""
+    """Every activation module is called, and another activation with the same weights changes the outputs."""
     model, tokens = case.lively_model().eval(), case.tokens()
     called = set()
     modules = {name: m for name, m in model.named_modules() if getattr(m, "is_activation", False)}
@@ -176,7 +175,7 @@ def activation_acts(case: Case) -> str | None:
         module.register_forward_hook(lambda *_, name=name: called.add(name))
     logits = model(tokens)
     if idle := [name for name in modules if name not in called]:
-        return f"the activation {case.activation} at {idle[0]} is made but never used"
+        return f"the activation {case.activation} at {idle[0]} is created but never used"
     weights = {name: p for name, p in model.state_dict().items() if name not in activation_parameters(model)}
     gated = activations.record(case.activation).gated
     for other in ("swiglu", "reglu") if gated else ("softplus", "relu"):
@@ -185,7 +184,7 @@ def activation_acts(case: Case) -> str | None:
             twin.load_state_dict(weights, strict=False)
             if (twin(tokens) - logits).abs().max() > TOLERANCE * logits.abs().max():
                 return None
-    return f"the activation does not act: {other} in place of {case.activation} gives the same outputs"
+    return f"the activation has no effect: {other} in place of {case.activation} gives the same outputs"
 
 
 def learns_everywhere(case: Case) -> str | None:
@@ -202,26 +201,26 @@ def learns_everywhere(case: Case) -> str | None:
 
 
 def starts_ignorant(case: Case) -> str | None:
-    """The loss of random characters at initialisation is within 10 % of ln V."""
+    """The loss on random characters at initialization is within 10% of ln V."""
     tokens, targets = case.tokens(batch=16), case.tokens(batch=16, site="targets")
     loss = loss_of(case.model().eval(), tokens, targets).item()
     expected = math.log(VOCABULARY)
     if abs(loss - expected) <= 0.1 * expected:
         return None
-    return f"the loss at initialisation is {loss:.3f}, and not within 10 % of ln V = {expected:.3f}"
+    return f"the loss at initialization is {loss:.3f}, not within 10% of ln V = {expected:.3f}"
 
 
 def can_overfit(case: Case) -> str | None:
     """Trained on one batch, the loss falls to a tenth of ln V."""
-    for learning_rate in (0.03, 0.003):  # a recurrence whose activation is unbounded diverges at the larger one
-        loss = _loss_learned_by_heart(case, learning_rate)
+    for learning_rate in (0.03, 0.003):  # a recurrence with an unbounded activation diverges at the larger one
+        loss = _overfitted_loss(case, learning_rate)
         if loss < OVERFITTED * math.log(VOCABULARY):
             return None
-    return f"one batch cannot be learned by heart: after {OVERFIT_STEPS} steps its loss is still {loss:.3f}"
+    return f"the model cannot overfit one batch: after {OVERFIT_STEPS} steps its loss is still {loss:.3f}"
 
 
-def _loss_learned_by_heart(case, learning_rate):
-    """The loss on one batch after training on it, OVERFIT_STEPS long or until it is low enough."""
+def _overfitted_loss(case, learning_rate):
+    """The loss on one batch after training on it for OVERFIT_STEPS steps or until it is low enough."""
     model = case.model().train()
     tokens, targets = case.tokens(), case.tokens(site="targets")
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.0, fused=True)
@@ -236,7 +235,7 @@ def _loss_learned_by_heart(case, learning_rate):
 
 
 def survives_storage(case: Case) -> str | None:
-    """A checkpoint, written and read, gives the same outputs bit for bit."""
+    """A model restored from a checkpoint gives bit-identical outputs."""
     model, tokens = case.lively_model().eval(), case.tokens()
     with tempfile.TemporaryDirectory() as folder:
         checkpoint_files.write_checkpoint(Path(folder) / "model.pt", {"model": model.state_dict()})
@@ -245,27 +244,25 @@ def survives_storage(case: Case) -> str | None:
     twin.load_state_dict(stored["model"])
     if torch.equal(twin(tokens), model(tokens)):
         return None
-    return "a checkpoint does not give the same model back: something that it needs is neither parameter nor buffer"
+    return "a checkpoint does not restore the model: part of its state is neither a parameter nor a buffer"
 
 
 def repeats(case: Case) -> str | None:
-    """The same seeds train to the same weights bit for bit, whatever the state of the global generators."""
+    """The same seeds give bit-identical weights, whatever the state of the global generators."""
     with torch.random.fork_rng(devices=[]):
         state = random.getstate()
         first, drew = _train_twice_drawn(case, 1)
         second, _ = _train_twice_drawn(case, 2)
         random.setstate(state)
     if drew:
-        return (
-            "the model draws from PyTorch's global generator as it runs, so its seeds do not decide it; use nn.Dropout"
-        )
+        return "the model draws from PyTorch's global generator, so its seeds do not determine it; use nn.Dropout"
     if first != second:
-        return "the same seeds do not train to the same weights: the model draws random numbers of its own"
+        return "the same seeds do not give the same weights: the model draws random numbers of its own"
     return None
 
 
 def _train_twice_drawn(case, global_seed):
-    """(hash of the weights after two steps, whether PyTorch's global generator was drawn from)."""
+    """(hash of the weights after two steps, whether PyTorch's global generator was used)."""
     torch.manual_seed(global_seed)
     random.seed(global_seed)
     model = case.model(dropout=0.2).train()
@@ -296,15 +293,23 @@ MODEL_CHECKS = (
     survives_storage,
     repeats,
 )
-STAGES = (ACTIVATION_CHECKS, (gives_logits,), MODEL_CHECKS)  # what fails in one would fail again in the next
+STAGES = (ACTIVATION_CHECKS, (gives_logits,), MODEL_CHECKS)  # a failure in one stage implies failures in the next
 
 
 def check(architecture: str, activation: str, config: Config) -> list[str]:
-    """What is wrong with an architecture with an activation, a sentence each; an empty list where all is well.
+    """Runs all checks of an architecture with an activation.
 
-    Args:
-      architecture, activation: names.
-      config: made tiny; only its number of layers (2 at the most) matters.
+    Parameters
+    ----------
+    architecture, activation : str
+        Names.
+    config : Config
+        Made tiny; only its number of layers (at most 2) matters.
+
+    Returns
+    -------
+    list of str
+        One sentence per problem; [] if all checks pass.
     """
     case = Case(architecture, activations.resolve(activation), tiny_config(config))
     before = None if _is_built_in(case) else global_state.snapshot()
@@ -317,23 +322,23 @@ def check(architecture: str, activation: str, config: Config) -> list[str]:
 
 
 def _is_built_in(case):
-    """Whether neither the architecture nor the activation is user-defined."""
-    own = case.activation in activations.ACTIVATIONS and case.activation not in activations.BUILT_IN
-    return case.architecture in registry.BUILT_IN and not own
+    """Whether both the architecture and the activation are built in."""
+    custom = case.activation in activations.ACTIVATIONS and case.activation not in activations.BUILT_IN
+    return case.architecture in registry.BUILT_IN and not custom
 
 
 def _outcome(one, case):
-    """What a check says; an error inside the model is a problem too."""
+    """The result of a check; an error inside the model is a problem, too."""
     try:
         return one(case)
     except UserError as error:
         return str(error)
-    except (Exception, SystemExit) as error:  # whatever a user's code raises
+    except (Exception, SystemExit) as error:  # from user code
         text = (str(error).strip() or "no message").splitlines()[0]
         return f"{case.architecture} with {case.activation} raises {type(error).__name__}: {text}"
 
 
-def sizes_in_words(config: Config) -> str:
-    """At which sizes the checks are made."""
+def describe_sizes(config: Config) -> str:
+    """The sizes at which the checks run."""
     tiny = tiny_config(config)
     return ", ".join(f"{name} {getattr(tiny, name)}" for name in ("n_layer", "n_head", "n_embd", "block_size"))

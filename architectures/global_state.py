@@ -1,11 +1,11 @@
-"""What all trials of a process share, and a user's file may not change: the reference would change with it.
+"""Detects changes of global state, which all trials of a process share, by a user's file.
 
     before = snapshot()
-    ...                                  # load a file, or let its model run
+    ...                                  # load a file, or run its model
     change = first_change(before)        # 'the default dtype (torch.float32 before, torch.float64 now)', or None
 
-Three things are compared: PyTorch's settings; the functions, classes and constants of this program and of the libraries
-that it computes with; and what the built-in activations and a tiny CharLM compute, bit for bit.
+Compared are PyTorch's settings; the functions, classes and constants of this program and of its numeric libraries; and
+the outputs of the built-in activations and of a tiny CharLM, bit for bit.
 """
 
 import random
@@ -44,13 +44,13 @@ LIBRARIES = (torch, torch.Tensor, nn.functional, nn.init, torch.optim.AdamW, np,
 
 
 def snapshot() -> dict[str, dict]:
-    """Kind -> name -> value of everything that is compared; takes a tenth of a second."""
-    computed = _computed()  # first: PyTorch replaces torch.manual_seed when an optimizer is first made
+    """Kind -> name -> value of everything that is compared; takes 0.1 s."""
+    computed = _computed()  # first: PyTorch replaces torch.manual_seed when the first optimizer is created
     return {"setting": _settings(), "definition": _definitions(), "computed": computed}
 
 
 def first_change(before: dict[str, dict]) -> str | None:
-    """What is not as it was when `before` was taken, in words; None where all is."""
+    """A description of the first change since `before`; None if nothing changed."""
     for kind, find in (("setting", _settings), ("definition", _definitions), ("computed", _computed)):
         now = find()
         for name, value in before[kind].items():
@@ -68,7 +68,7 @@ def _definitions():
     """Qualified name -> each function, class and constant of this program and of the libraries."""
     layers = (value for value in vars(nn).values() if isinstance(value, type))
     found = {}
-    for owner in (*LIBRARIES, *layers, *_own_modules()):
+    for owner in (*LIBRARIES, *layers, *_program_modules()):
         prefix = owner.__name__ if isinstance(owner, types.ModuleType) else f"{owner.__module__}.{owner.__qualname__}"
         for name, value in vars(owner).items():
             if isinstance(value, DEFINITIONS) and (name == "__call__" or not name.startswith("__")):
@@ -76,13 +76,13 @@ def _definitions():
     return found
 
 
-def _own_modules():
-    """The modules of this program that have been imported, and their classes."""
+def _program_modules():
+    """The imported modules of this program, and their classes."""
     for name, module in list(sys.modules.items()):
         path = getattr(module, "__file__", None)
-        if path is None or name.startswith("readers_") or not Path(path).is_relative_to(ROOT):
+        if path is None or name.startswith("user_file_") or not Path(path).is_relative_to(ROOT):
             continue
-        if (ROOT / name.replace(".", "/")).with_suffix(".py").exists():  # and not what is installed in venv/
+        if (ROOT / name.replace(".", "/")).with_suffix(".py").exists():  # excludes packages in venv/
             yield module
             yield from (
                 value for value in vars(module).values() if isinstance(value, type) and value.__module__ == name
@@ -96,7 +96,7 @@ def _hooks():
 
 
 def _computed():
-    """What the built-in activations give for the same numbers, and what a CharLM of one block learns in a step."""
+    """The outputs of the built-in activations for fixed inputs, and the weights of a tiny CharLM after one step."""
     with torch.random.fork_rng(devices=[]):
         found = {f"what {name} computes": _bits_of_activation(name) for name in activations.BUILT_IN}
         return found | {"what a small CharLM learns": _bits_of_step()}

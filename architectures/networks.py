@@ -1,12 +1,13 @@
-"""The models that CharLM is compared with, from model.py's parts and a few more.
+"""The models that CharLM is compared with, built from the parts in model.py and others.
 
-A module of its own so that the networks, which are read one by one, stand apart from architectures/registry.py, which knows them
-by name, builds them at CharLM's size and draws their initial weights. Every model is causal: the output at a position
-depends on it and on earlier ones only. Each is made from (config, make_activation, vocabulary_size, gated), where
-config.n_embd is its own width C, make_activation() gives a fresh activation, and a gated activation halves its input.
+Every model is causal: the output at a position depends on that and earlier positions only. Each is constructed from
+(config, make_activation, vocabulary_size, gated), where config.n_embd is its width C, make_activation() returns a new
+activation module, and a gated activation halves the width of its input. registry.py builds them by name at CharLM's
+size and draws their initial weights.
 
 Shapes: B sequences, T characters, C channels, V characters in the vocabulary. A Linear with an `init_std` or `init_bound`
-starts from N(0, init_std) or U(-init_bound, init_bound); other Linear and Embedding weights from N(0, INITIAL_SD).
+is initialized from N(0, init_std) or U(-init_bound, init_bound); other Linear and Embedding weights from
+N(0, INITIAL_SD).
 """
 
 import math
@@ -18,16 +19,16 @@ from torch.nn import functional as F
 from model import Attention, Block, Dropout, FeedForward
 
 INITIAL_SD = 0.02
-KERNEL = 3  # characters that a convolution sees
-DILATIONS = (1, 2, 4, 8, 16, 32)  # of successive convolutions, again and again
+KERNEL = 3  # kernel size of the convolutions
+DILATIONS = (1, 2, 4, 8, 16, 32)  # of successive convolutions, repeated
 CONVOLUTIONS_PER_LAYER = 3
 MLP_WINDOW = 16
 
 
 def hidden_widths(n_in, hidden, n_out, gated):
-    """(features out of the layer before the activation, features into the layer after it).
+    """(output width of the layer before the activation, input width of the layer after it).
 
-    A gated activation halves its input; its hidden width is chosen so that the two layers keep their number of weights.
+    A gated activation halves its input; the hidden width is chosen so that the two layers keep their number of weights.
     """
     if not gated:
         return hidden, hidden
@@ -36,7 +37,7 @@ def hidden_widths(n_in, hidden, n_out, gated):
 
 
 class MiniGPT(nn.Module):
-    """GPT-2 in small: learned positions, embedding dropout, pre-norm blocks, the head tied to the token embedding."""
+    """A small GPT-2: learned positions, embedding dropout, pre-norm blocks, the head tied to the token embedding."""
 
     def __init__(self, config, make_activation, vocabulary_size, gated=False):
         super().__init__()
@@ -48,7 +49,7 @@ class MiniGPT(nn.Module):
             Block(width, config.n_head, make_activation(), config.dropout, gated=gated) for _ in range(config.n_layer)
         )
         self.norm = nn.LayerNorm(width)
-        for block in self.blocks:  # what is added to the residual stream, 2 n_layer times
+        for block in self.blocks:  # layers that add to the residual stream, 2 n_layer in all
             block.attention.projection.init_std = INITIAL_SD / math.sqrt(2 * config.n_layer)
             block.feed_forward.contract.init_std = INITIAL_SD / math.sqrt(2 * config.n_layer)
 
@@ -60,7 +61,7 @@ class MiniGPT(nn.Module):
 
 
 class FusedAttention(Attention):
-    """Attention by PyTorch's own fused kernel, on every device; it has no dropout on the weights."""
+    """Attention by PyTorch's fused kernel on every device, without dropout on the weights."""
 
     def _attend(self, qkv):  # (B, T, 3C) -> (B, T, C)
         if self.written_out:
@@ -93,7 +94,7 @@ class NanoTransformer(nn.Module):
 
 
 class RecurrentBlock(nn.Module):
-    """Pre-norm residual block: one layer of a recurrence, dropout. PyTorch's own dropout has no address."""
+    """Pre-norm residual block: one recurrent layer, then dropout (addressed, unlike that of PyTorch's layers)."""
 
     def __init__(self, width, recurrence, dropout):
         super().__init__()
@@ -107,14 +108,14 @@ class RecurrentBlock(nn.Module):
 
 
 def recurrent_blocks(cell, width, n_layer, dropout):
-    """Layers of LSTM or GRU, one after the other."""
+    """A stack of LSTM or GRU layers."""
     return nn.Sequential(
         *(RecurrentBlock(width, cell(width, width, batch_first=True), dropout) for _ in range(n_layer))
     )
 
 
 class HybridLM(nn.Module):
-    """An LSTM, then transformer blocks over its states; half of the layers each. The LSTM knows the positions."""
+    """An LSTM, then transformer blocks over its states; half of the layers each. The LSTM encodes the positions."""
 
     def __init__(self, config, make_activation, vocabulary_size, gated=False):
         super().__init__()
@@ -140,7 +141,7 @@ def hybrid_blocks(config):
 
 
 class CausalConvolution(nn.Conv1d):
-    """A dilated convolution over time that looks back only: (B, T, C) -> (B, T, C')."""
+    """A dilated causal convolution over time: (B, T, C) -> (B, T, C')."""
 
     def forward(self, x):
         padding = self.dilation[0] * (self.kernel_size[0] - 1)
@@ -204,7 +205,7 @@ class OutputLayer(nn.Module):
 
 
 class RecurrentLM(nn.Module):
-    """Layers of LSTM or GRU, then an output layer with the activation."""
+    """LSTM or GRU layers, then an output layer with the activation."""
 
     def __init__(self, config, make_activation, vocabulary_size, gated=False, cell=nn.LSTM):
         super().__init__()
@@ -219,7 +220,7 @@ class RecurrentLM(nn.Module):
 
 
 class LSTMAttention(nn.Module):
-    """Layers of LSTM, causal attention over their states, and an output layer that sees state and attention."""
+    """LSTM layers, causal attention over their states, and an output layer on both."""
 
     def __init__(self, config, make_activation, vocabulary_size, gated=False):
         super().__init__()
@@ -245,7 +246,7 @@ class ElmanLayer(nn.Module):
         self.activation = activation
         self.input.init_bound = self.recurrent.init_bound = 1 / math.sqrt(width)
 
-    def forward(self, x):  # (B, T, C) -> (B, T, C), and the last state, as PyTorch's recurrences
+    def forward(self, x):  # (B, T, C) -> (B, T, C), and the last state, as in nn.RNN
         hidden, states = torch.zeros_like(x[:, 0]), []
         for step in self.input(x).unbind(1):
             hidden = self.activation(torch.addmm(step, hidden, self.recurrent.weight.t()))
@@ -254,7 +255,7 @@ class ElmanLayer(nn.Module):
 
 
 class RNN(nn.Module):
-    """Layers of a plain recurrence (Elman 1990), whose nonlinearity is the activation."""
+    """Plain recurrent layers (Elman 1990), with the activation as nonlinearity."""
 
     def __init__(self, config, make_activation, vocabulary_size, gated=False):
         super().__init__()
@@ -274,7 +275,7 @@ class RNN(nn.Module):
 
 
 class MLP(nn.Module):
-    """The last characters' embeddings side by side (Bengio et al. 2003), then residual feed-forward layers."""
+    """The concatenated embeddings of the last characters (Bengio et al. 2003), then residual feed-forward layers."""
 
     def __init__(self, config, make_activation, vocabulary_size, gated=False):
         super().__init__()

@@ -1,21 +1,20 @@
-"""CharLM at a given number of parameters: width and depth by one rule, learning rate by another.
+"""CharLM at a given number of parameters: rules for width, depth and learning rate.
 
     size_of("20M")                                       # 20_000_000
     config_for(size_of("20M"), Config(), 65)             # a Config; n_layer, n_head, n_embd, learning_rate are set
 
-A module of its own because the sweep over sizes (`run_all_experiments.py --scale`) must be the same wherever it runs:
-the rules are pure functions, and what they give is part of every trial's identity.
+Used by `run_all_experiments.py --scale`. The rules are pure functions whose results are part of every trial's identity.
 
-Shape. Kaplan et al. 2020 (arXiv 2001.08361, section 3.1 and figure 5): at a fixed number of parameters the loss depends
-little on the ratio of width to depth, a few percent over a factor of forty. So the ratio is held near the 64 of the
-report's full-size model (384 / 6), which is also that of GPT-2 small (768 / 12): of all depths and of all widths that
-are multiples of 8 (what a GPU's matrix units take) whose model has the wanted number of parameters within TOLERANCE,
-the one nearest to this ratio and to heads of 64 channels, which both of these models have; distances are added, as
-logarithms. The number of heads divides the width.
+Shape. At a fixed number of parameters the loss depends little on the ratio of width to depth: a few percent over a
+factor of forty (Kaplan et al. 2020, arXiv 2001.08361, section 3.1 and figure 5). So the ratio is kept near the 64 of the
+report's full-size model (384 / 6), which is also that of GPT-2 small (768 / 12). Among all depths and all widths that
+are multiples of 8 (for a GPU's matrix units) whose model has the requested number of parameters within TOLERANCE, the
+rule chooses the closest to this ratio and to heads of 64 channels (as in both models); the distance is the sum of the
+two absolute log ratios. The number of heads divides the width.
 
-Learning rate. Kaplan et al. 2020, appendix D.6: for transformers under Adam, in PyTorch's ordinary parametrization as
-here, the best rate is about 0.003239 - 0.0001395 ln(N), with N parameters outside the embeddings. That was found with
-warm-up and decay, which this project does not use, so only its dependence on N is taken: it is scaled to pass through
+Learning rate. For transformers trained with Adam in PyTorch's standard parametrization, the best rate is about
+0.003239 - 0.0001395 ln(N), where N counts parameters outside the embeddings (Kaplan et al. 2020, appendix D.6). That
+was found with warm-up and decay, which this project does not use, so only the dependence on N is used: it is scaled to
 the report's 3e-4 at the report's full-size model. (muP, Yang et al. 2022, would divide by the width instead, but for
 hidden matrices only and with other initial weights.)
 """
@@ -27,17 +26,17 @@ from common.errors import UserError
 from config import Config
 
 RATIO = HEAD_SIZE = 64
-TOLERANCE = 0.03  # of the number of parameters
+TOLERANCE = 0.03  # relative, of the number of parameters
 SMALLEST, LARGEST = 10**6, 10**9
-# Of those that the rule can reach, three kinds of smoothness: ReLU is continuous, SmeLU has one continuous derivative
-# (the report's claim of reproducibility is about it), GELU has all (and is what GPT uses).
+# Three kinds of smoothness: ReLU is continuous, SmeLU has a continuous derivative (the report claims it is more
+# reproducible), GELU has all derivatives (and is what GPT uses).
 ACTIVATIONS = ("relu", "smelu_1", "gelu")
 TRIALS = 3
-FIELDS = ("n_layer", "n_head", "n_embd", "learning_rate")  # what the rules set
+FIELDS = ("n_layer", "n_head", "n_embd", "learning_rate")  # set by the rules
 
 
 def size_of(name: str) -> int:
-    """The number of parameters that '5M', '1.5m', '2000K' or '3000000' names; a UserError for anything else."""
+    """Parses a number of parameters such as '5M', '1.5m', '2000K' or '3000000'; raises UserError if invalid."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?)([KMG]?)", name.strip().upper())
     size = round(float(found[1]) * {"": 1, "K": 1e3, "M": 1e6, "G": 1e9}[found[2]]) if found else 0
     if not SMALLEST <= size <= LARGEST:
@@ -46,17 +45,17 @@ def size_of(name: str) -> int:
 
 
 def size_name(size: int) -> str:
-    """'5M', '1.5M': how folders name a size, however it was typed."""
+    """The canonical name of a size, used for folders: '5M', '1.5M'."""
     return f"{size / 1e6:.6f}".rstrip("0").rstrip(".") + "M"
 
 
 def n_parameters(n_layer: int, width: int, block_size: int, vocabulary_size: int) -> int:
-    """CharLM's number of parameters, activations aside: blocks, two embeddings, the last norm and the head."""
+    """CharLM's number of parameters without activations: blocks, two embeddings, the last norm and the head."""
     return n_layer * (12 * width**2 + 13 * width) + (2 * vocabulary_size + block_size + 2) * width
 
 
 def shape_for(size: int, block_size: int, vocabulary_size: int) -> tuple[int, int, int]:
-    """(n_layer, n_head, n_embd) of CharLM with `size` parameters; a UserError where the rule finds none."""
+    """(n_layer, n_head, n_embd) of CharLM with `size` parameters; raises UserError if no shape is within tolerance."""
     found = []
     for width in range(8, 8 * RATIO * round((size / RATIO) ** (1 / 3)), 8):
         per_layer = n_parameters(1, width, 0, 0) - n_parameters(0, width, 0, 0)
@@ -78,7 +77,7 @@ def divisors(n: int) -> list[int]:
 
 
 def learning_rate_for(size: int) -> float:
-    """The rule's learning rate, to two digits; `size` stands for the parameters outside the embeddings."""
+    """The rule's learning rate, to two digits; `size` approximates the number of non-embedding parameters."""
 
     def kaplan(n):
         return 0.003239 - 0.0001395 * math.log(n)
@@ -89,11 +88,19 @@ def learning_rate_for(size: int) -> float:
 
 
 def config_for(size: int, base: Config, vocabulary_size: int) -> Config:
-    """`base` at another size: the fields in FIELDS follow the rules, all others stay.
+    """`base` at another size: FIELDS are set by the rules, all others are unchanged.
 
-    Args:
-      size: the wanted number of parameters, from SMALLEST to LARGEST.
-      vocabulary_size: V; embedding and head depend on it.
+    Parameters
+    ----------
+    size : int
+        Number of parameters, from SMALLEST to LARGEST.
+    base : Config
+    vocabulary_size : int
+        V, on which embedding and head depend.
+
+    Returns
+    -------
+    Config
     """
     n_layer, n_head, n_embd = shape_for(size, base.block_size, vocabulary_size)
     rate = learning_rate_for(size)

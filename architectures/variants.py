@@ -1,10 +1,10 @@
-"""Built-in architectures with one part taken away: what makes an architecture sensitive to its activation?
+"""Ablations of built-in architectures: what makes an architecture sensitive to its activation?
 
     python run_all_experiments.py --architectures charlm charlm_no_norm charlm_no_residual
 
-They are no architectures to use, so `--architectures all` leaves them out. With weights from N(0, 0.02) a layer of 64
-channels returns a sixth of what it is given; without normalisation or residual connections nothing would make up for
-that, so the Linear layers of such models start from N(0, 1 / n_in) (LeCun et al. 1998, Efficient BackProp).
+`--architectures all` does not include them. With weights from N(0, 0.02), a layer of 64 channels scales its input by
+about 1/6; without normalization or residual connections nothing compensates for that, so the Linear layers of these
+models are initialized from N(0, 1 / n_in) (LeCun et al. 1998, Efficient BackProp).
 """
 
 import math
@@ -15,7 +15,7 @@ from model import Block, CharLM
 
 
 class PostNormBlock(Block):
-    """The normalisation after the addition instead of before the layer (Vaswani et al. 2017)."""
+    """Normalization after the addition instead of before the layer (Vaswani et al. 2017)."""
 
     def forward(self, x):  # (B, T, C) -> (B, T, C)
         x = self.norm1(x + self.attention(x))
@@ -23,10 +23,10 @@ class PostNormBlock(Block):
 
 
 class BlockWithoutResidual(Block):
-    """No way past the feed-forward, so none past the activation.
+    """No residual connection around the feed-forward, so none around the activation.
 
-    Attention keeps its residual connection: without it a small model can hardly see the current character, and stays at
-    the loss of the characters' frequencies for its first hundred steps and more.
+    Attention keeps its residual connection: without it, a small model can hardly use the current character and stays at
+    the loss of a unigram model for more than a hundred steps.
     """
 
     def forward(self, x):  # (B, T, C) -> (B, T, C)
@@ -34,7 +34,7 @@ class BlockWithoutResidual(Block):
 
 
 def charlm_of(block):
-    """CharLM made of another kind of block: a function that makes it, as the registry wants."""
+    """A constructor of CharLM with another class of block."""
 
     def make(config, make_activation, vocabulary_size, gated=False):
         model = CharLM(config, make_activation, vocabulary_size, gated)
@@ -48,7 +48,7 @@ def charlm_of(block):
 
 
 def without_norm(make):
-    """An architecture without any LayerNorm; its Linear layers keep the size of what they are given."""
+    """A constructor of an architecture without LayerNorm, initialized as by `keeping_size`."""
 
     def make_without(*arguments):
         model = keeping_size(make)(*arguments)
@@ -62,7 +62,7 @@ def without_norm(make):
 
 
 def keeping_size(make):
-    """An architecture whose Linear layers start from N(0, 1 / n_in); the head, which has no bias, as ever."""
+    """A constructor of an architecture whose Linear layers, except the head, are initialized from N(0, 1 / n_in)."""
 
     def make_keeping(*arguments):
         model = make(*arguments)

@@ -1,4 +1,4 @@
-"""Arrays on disk: safetensors files that carry a checksum and say what they belong to, and the older .npz files."""
+"""Arrays on disk: safetensors files with a checksum and an identity, and the older .npz files."""
 
 import hashlib
 import json
@@ -16,10 +16,10 @@ from common.errors import RunError
 from common.files import check_archive, open_regular, write_atomically
 from common.json_files import check_depth
 
-MOST_ARRAY_BYTES = 2**33  # a file that is larger is none of this program's
-WORTH_MAPPING = 2**20  # bytes: a mapped file keeps a descriptor open, and small files are many
+MOST_ARRAY_BYTES = 2**33  # this program writes no larger file
+WORTH_MAPPING = 2**20  # bytes; smaller files are read, since each mapped file keeps a descriptor open
 ARRAY_SUFFIX = ".safetensors"
-# Types of the safetensors format, of which these files are: https://github.com/huggingface/safetensors#format
+# Dtypes of the safetensors format: https://github.com/huggingface/safetensors#format
 TYPES: dict[str, np.dtype[Any]] = {
     "F64": np.dtype("<f8"),
     "F32": np.dtype("<f4"),
@@ -29,7 +29,7 @@ TYPES: dict[str, np.dtype[Any]] = {
 
 
 class ArrayFile(NamedTuple):
-    """What a file of arrays holds: what it belongs to, the arrays by name, and the checksum that a result names."""
+    """The content of an array file: its identity, arrays by name, and the checksum that a result lists."""
 
     about: dict
     arrays: dict[str, np.ndarray]
@@ -37,10 +37,10 @@ class ArrayFile(NamedTuple):
 
 
 def write_arrays(path: Path, about: dict, arrays: dict[str, np.ndarray]) -> str:
-    """Writes arrays and what they belong to as a safetensors file; returns the checksum of both, which lies inside.
+    """Writes arrays and their identity `about` as a safetensors file; returns the checksum, which is stored inside.
 
-    The format: the header's length (8 bytes), the header (JSON: types, shapes, places, and `about` among its metadata),
-    the numbers. The checksum is the SHA-256 of header and numbers, with 64 zeros in its own place.
+    Format: length of the header (8 bytes), header (JSON: dtypes, shapes, offsets, and `about` in the metadata), data.
+    The checksum is the SHA-256 of header and data, computed with 64 zeros in place of the checksum.
     """
     metadata = {"sha256": "0" * 64, "about": json.dumps(about, sort_keys=True, allow_nan=False)}
     header: dict[str, dict] = {"__metadata__": metadata}
@@ -48,12 +48,12 @@ def write_arrays(path: Path, about: dict, arrays: dict[str, np.ndarray]) -> str:
     names = {dtype: name for name, dtype in TYPES.items()}
     for name, array in arrays.items():
         array = np.asarray(array, order="C")
-        place = {"dtype": names[array.dtype], "shape": list(array.shape), "data_offsets": [start, start + array.nbytes]}
-        header[name] = place
+        entry = {"dtype": names[array.dtype], "shape": list(array.shape), "data_offsets": [start, start + array.nbytes]}
+        header[name] = entry
         parts.append(array.reshape(-1).view(np.uint8).data)
         start += array.nbytes
     text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 64)  # so that numbers which are mapped into memory are aligned
+    text += b" " * (-len(text) % 64)  # so that memory-mapped data are aligned
     digest = hashlib.sha256(text)
     for part in parts:
         digest.update(part)
@@ -64,14 +64,23 @@ def write_arrays(path: Path, about: dict, arrays: dict[str, np.ndarray]) -> str:
 
 
 def read_arrays(path: Path, mapped: bool = False) -> ArrayFile:
-    """What `write_arrays` wrote.
+    """Reads a file written by `write_arrays`.
 
-    Args:
-      mapped: leave the numbers in the file, as memory that the system fills and frees as it likes.
+    Parameters
+    ----------
+    path : Path
+    mapped : bool
+        Memory-map the file instead of reading it.
 
-    Raises:
-      FileNotFoundError: there is none.
-      RunError: it is damaged, or no such file.
+    Returns
+    -------
+    ArrayFile
+
+    Raises
+    ------
+    FileNotFoundError
+    RunError
+        The file is damaged or not an array file.
     """
     with open_regular(path) as file:
         try:
@@ -87,12 +96,12 @@ def read_arrays(path: Path, mapped: bool = False) -> ArrayFile:
         except OSError as error:
             raise RunError(f"cannot read {path}: {error.strerror or error}") from error
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError, struct.error) as error:
-            message = f"{path} is damaged (its checksum does not fit) and was left as it is; move it away"
+            message = f"{path} is damaged (checksum mismatch) and was left unchanged; move it away"
             raise RunError(message) from error
 
 
 def _parsed(data):
-    """The content of a file of arrays; a ValueError, or one of the many that strange JSON can cause, where it is damaged."""
+    """The content of an array file; raises ValueError, or another error caused by malformed JSON, if it is damaged."""
     (length,) = struct.unpack_from("<Q", data)
     text, numbers = bytes(data[8 : 8 + length]), data[8 + length :]
     header = json.loads(text)
@@ -101,24 +110,24 @@ def _parsed(data):
     digest = hashlib.sha256(text.replace(sha256.encode(), b"0" * 64, 1))
     digest.update(numbers)
     if digest.hexdigest() != sha256:
-        raise ValueError("the checksum does not fit")
+        raise ValueError("checksum mismatch")
     arrays, start = {}, 0
-    for name, place in header.items():
-        dtype, shape = TYPES[place["dtype"]], [int(n) for n in place["shape"]]
+    for name, entry in header.items():
+        dtype, shape = TYPES[entry["dtype"]], [int(n) for n in entry["shape"]]
         count = math.prod(shape)
         arrays[name] = np.frombuffer(numbers, dtype, count, start).reshape(shape)
         start += count * dtype.itemsize
-        if min(shape, default=0) < 0 or place["data_offsets"] != [start - count * dtype.itemsize, start]:
-            raise ValueError("numbers in another place")
+        if min(shape, default=0) < 0 or entry["data_offsets"] != [start - count * dtype.itemsize, start]:
+            raise ValueError("wrong offsets")
     if start != len(numbers):
-        raise ValueError("more numbers than the header says")
+        raise ValueError("more data than the header describes")
     about = json.loads(metadata["about"])
     check_depth(about)
     return ArrayFile(about, arrays, sha256)
 
 
 def read_npz(path: Path) -> ArrayFile:
-    """The arrays of a result of schema_version 1, which do not say what they belong to; errors as of `read_arrays`."""
+    """The arrays of a result of schema_version 1, which have no identity; errors as for `read_arrays`."""
     try:
         with open_regular(path) as file:
             check_archive(file, MOST_ARRAY_BYTES)
@@ -132,8 +141,8 @@ def read_npz(path: Path) -> ArrayFile:
         raise
     except OSError as error:
         raise RunError(f"cannot read {path}: {error.strerror or error}") from error
-    except Exception:  # zipfile, zlib and numpy each have their own words for damage
+    except Exception:  # zipfile, zlib and numpy raise different errors for damaged files
         intact = False
     if not intact:
-        raise RunError(f"{path} is damaged (its checksum does not fit) and was left as it is; move it away")
+        raise RunError(f"{path} is damaged (checksum mismatch) and was left unchanged; move it away")
     return ArrayFile({}, arrays, checksum)

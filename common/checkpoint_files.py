@@ -1,6 +1,6 @@
-"""Checkpoints: the weights of trained models, and the states from which unfinished trials resume.
+"""Checkpoints: weights of trained models, and saved states of unfinished trials.
 
-They are read with weights_only=True, within bounds, and carry a checksum of their content.
+They are read with weights_only=True and limits on size and depth, and contain a checksum of their content.
 """
 
 import hashlib
@@ -14,13 +14,13 @@ from common.errors import RunError
 from common.files import check_archive, open_regular, set_aside, write_atomically
 from common.json_files import MOST_DEPTH, first_difference
 
-MOST_CHECKPOINT_BYTES = 2**35  # a file that is larger is none of this program's
+MOST_CHECKPOINT_BYTES = 2**35  # this program writes no larger file
 TRAINED_MODEL = "a trained model"  # kinds of checkpoint
 RUNNING_TRIAL = "the state of an unfinished trial"
 
 
 def weights_sha256(weights: dict) -> str:
-    """SHA-256 over the tensors' sorted names, dtypes, shapes and bytes."""
+    """SHA-256 of the tensors' names (sorted), dtypes, shapes and bytes."""
     digest = hashlib.sha256()
     for name in sorted(weights):
         add_to_digest(digest, name)
@@ -59,7 +59,7 @@ def add_to_digest(digest, value):
 
 
 def write_checkpoint(path: Path, content: dict) -> None:
-    """torch.save of `content` (tensors, numbers, texts, lists and dicts of them) with a checksum inside."""
+    """torch.save of `content` (tensors, numbers, strings, lists and dicts of them) with a checksum inside."""
     import torch
 
     digest = hashlib.sha256()
@@ -70,14 +70,23 @@ def write_checkpoint(path: Path, content: dict) -> None:
 
 
 def read_checkpoint(path: Path, kind: str | None = None) -> dict:
-    """The content of a checkpoint. Never runs code from the file (weights_only=True).
+    """Reads a checkpoint, without running code from the file (weights_only=True).
 
-    Args:
-      kind: TRAINED_MODEL or RUNNING_TRIAL, where only one of them will do.
+    Parameters
+    ----------
+    path : Path
+    kind : str, optional
+        TRAINED_MODEL or RUNNING_TRIAL, if only this kind is accepted.
 
-    Raises:
-      FileNotFoundError: there is none.
-      RunError: it is damaged, of another kind, or holds something other than plain data.
+    Returns
+    -------
+    dict
+
+    Raises
+    ------
+    FileNotFoundError
+    RunError
+        The file is damaged, of another kind, or contains something other than plain data.
     """
     import torch
 
@@ -91,27 +100,27 @@ def read_checkpoint(path: Path, kind: str | None = None) -> dict:
         raise
     except OSError as error:
         raise RunError(f"cannot read the checkpoint {path}: {error.strerror or error}") from error
-    except Exception as error:  # torch, pickle and zipfile each have their own words for damage
+    except Exception as error:  # torch, pickle and zipfile raise different errors for damaged files
         raise RunError(f"the checkpoint {path} is damaged or is not plain data, and was not loaded") from error
     digest = hashlib.sha256()
     add_to_digest(digest, content)
     if digest.hexdigest() != checksum:
-        raise RunError(f"the checkpoint {path} is damaged: its checksum does not fit its content")
+        raise RunError(f"the checkpoint {path} is damaged: checksum mismatch")
     if kind is not None and (found := kind_of_checkpoint(content)) != kind:
-        raise RunError(f"the checkpoint {path} holds {found}, not {kind}")
+        raise RunError(f"the checkpoint {path} is {found}, not {kind}")
     return content
 
 
 def kind_of_checkpoint(content: dict) -> str:
-    """TRAINED_MODEL or RUNNING_TRIAL; older files do not say which, but only a running trial keeps its identity."""
+    """TRAINED_MODEL or RUNNING_TRIAL; in older files without a kind, only the latter has an identity."""
     return content.get("kind", RUNNING_TRIAL if "identity" in content else TRAINED_MODEL)
 
 
 def _check_plain(content, size):
-    """A ValueError unless a file of `size` bytes can hold `content` as it stands.
+    """Raises ValueError if `content` is larger than a file of `size` bytes can hold, nested too deeply or unusual.
 
-    A pickle of a few bytes can refer to one list so often, or stretch one number over so large a tensor, that no machine
-    comes to the end of it; it can also contain itself.
+    A pickle of a few bytes can expand without bound: by repeated references to one list, by a tensor with stride 0, or
+    by a container that contains itself.
     """
     import torch
 
@@ -125,7 +134,7 @@ def _check_plain(content, size):
                 below += value
             elif isinstance(value, torch.Tensor):
                 if value.layout != torch.strided or value.device.type != "cpu" or value.is_quantized:
-                    raise ValueError("a tensor of an unusual kind")
+                    raise ValueError("an unsupported kind of tensor")
                 n_bytes += value.numel() * value.element_size()
             elif value is not None and not isinstance(value, str | int | float):
                 raise ValueError(f"a {type(value).__name__}")
@@ -138,12 +147,19 @@ def _check_plain(content, size):
 
 
 def save_state(path: Path | None, identity, environment: dict, content: dict, report) -> None:
-    """Writes what a running trial needs to resume from here; a path of None writes nothing.
+    """Writes the state that a running trial needs to resume.
 
-    Args:
-      identity: of the trial, or of those that are trained together; only an equal one resumes from this state.
-      environment: what decides the trial's bits besides its identity; the same is true of it.
-      report: told of a disk that is full, which is no reason to end the trial: what it gives is written at its end.
+    Parameters
+    ----------
+    path : Path or None
+        None: nothing is written.
+    identity
+        Of the trial, or of all trials trained together; must be equal for resuming.
+    environment : dict
+        From `provenance.numeric_environment`; must be equal for resuming.
+    content : dict
+    report : callable or None
+        Receives a warning if writing fails (disk full); the trial continues.
     """
     if path is None:
         return
@@ -152,19 +168,19 @@ def save_state(path: Path | None, identity, environment: dict, content: dict, re
         write_checkpoint(path, content)
     except RunError as error:
         if report:
-            report({"warning": f"{error}; the trial continues, but could not resume from here"})
+            report({"warning": f"{error}; the trial continues, but cannot be resumed from this point"})
 
 
 def load_state(path: Path | None, identity, environment: dict, report) -> dict | None:
-    """What `save_state` wrote for this identity in this environment; None if there is none, or another's.
+    """Reads the state written by `save_state` for this identity and environment; None if there is none.
 
-    A damaged file, or one of another kind, is set aside. `report` is told of it, and of a state that another environment
-    made: a trial that went on from it would be a mixture, with the bits of neither.
+    A damaged file, or one of another kind, is set aside. `report` receives a warning about it, and about a state saved in
+    another environment: a trial resumed from it would be bit-identical with neither.
     """
 
     def say(warning):
         if report:
-            report({"warning": f"{warning}, and the trial starts from its beginning"})
+            report({"warning": f"{warning}; the trial starts over"})
 
     if path is None:
         return None
@@ -174,7 +190,7 @@ def load_state(path: Path | None, identity, environment: dict, report) -> dict |
     except FileNotFoundError:
         return None
     except (RunError, KeyError) as error:
-        reason = error if isinstance(error, RunError) else f"{path} is no state of a trial"
+        reason = error if isinstance(error, RunError) else f"{path} is not the state of a trial"
         say(f"{reason}; set aside as {set_aside(path).name}")
         return None
     if same and (difference := first_difference(content.get("environment", {}), environment)):

@@ -1,8 +1,6 @@
-"""What a user did wrong, apart from what went wrong.
+"""User errors (exit status 2) and runtime errors (exit status 1), which scripts print as one sentence.
 
-Every module checks the input that it is given, and every script ends in the same way on a user's mistake:
-one sentence, exit status 2, no traceback. That takes one exception which all modules can raise and the
-scripts can tell from a bug.
+Any other exception is a bug and ends in a traceback.
 """
 
 import errno
@@ -12,15 +10,15 @@ from difflib import get_close_matches
 
 
 class UserError(ValueError):
-    """A user's mistake; scripts print it as one sentence and exit 2."""
+    """Invalid input or options; scripts print the message and exit 2."""
 
 
 class RunError(RuntimeError):
-    """Something else went wrong: a disk, a lock, a damaged file; scripts print it and exit 1."""
+    """A full disk, a lock, a damaged file; scripts print the message and exit 1."""
 
 
 def unknown(kind: str, name: str, choices: Iterable[str]) -> UserError:
-    """The error for a name that is none of `choices`: it names the nearest one and lists them all.
+    """The error for a name that is not among `choices`: it suggests the closest one and lists them all.
 
     >>> print(unknown("activation", "gelo", ["relu", "gelu"]))
     unknown activation 'gelo'; did you mean 'gelu'? known: relu, gelu
@@ -32,32 +30,32 @@ def unknown(kind: str, name: str, choices: Iterable[str]) -> UserError:
     return UserError(f"unknown {kind} {name!r};{hint} known: {', '.join(choices)}")
 
 
-_WHAT_HELPS = {
-    errno.ENOSPC: "make room, or choose another folder",
-    errno.EDQUOT: "make room, or choose another folder",
+_ADVICE = {
+    errno.ENOSPC: "free some space, or choose another folder",
+    errno.EDQUOT: "free some space, or choose another folder",
     errno.EROFS: "choose another folder",
-    errno.EACCES: "choose another folder, or change who may write there",
-    errno.EPERM: "choose another folder, or change who may write there",
-    errno.EFBIG: "raise the limit on the size of a file (ulimit -f)",
-    errno.EMFILE: "raise the limit on open files (ulimit -n), or use fewer --workers",
+    errno.EACCES: "choose another folder, or change its permissions",
+    errno.EPERM: "choose another folder, or change its permissions",
+    errno.EFBIG: "raise the file size limit (ulimit -f)",
+    errno.EMFILE: "raise the open file limit (ulimit -n), or use fewer --workers",
     errno.ENFILE: "close other programs, or use fewer --workers",
-    errno.EAGAIN: "raise the limit on processes (ulimit -u), or use fewer --workers",
+    errno.EAGAIN: "raise the process limit (ulimit -u), or use fewer --workers",
     errno.ENOMEM: "use fewer --workers",
 }
 
 
 def cause(error: OSError) -> str:
-    """What the system complains of, and what helps.
+    """The system's message, and advice.
 
     >>> print(cause(OSError(28, "No space left on device")))
-    No space left on device; make room, or choose another folder
+    No space left on device; free some space, or choose another folder
     """
-    helps = _WHAT_HELPS.get(error.errno or 0)
-    return f"{error.strerror or error}; {helps}" if helps else error.strerror or str(error)
+    advice = _ADVICE.get(error.errno or 0)
+    return f"{error.strerror or error}; {advice}" if advice else error.strerror or str(error)
 
 
-def in_words(error: OSError) -> str:
-    """The same after the name of the file, or after where it may be if the system names none."""
+def describe(error: OSError) -> str:
+    """`cause`, preceded by the file, or by the likely places if the system names none."""
     if error.filename is not None:
         return f"{os.fsdecode(error.filename)}: {cause(error)}"
     if error.errno == errno.ENOSPC:
@@ -66,9 +64,9 @@ def in_words(error: OSError) -> str:
 
 
 def with_type(error: BaseException) -> str:
-    """An error in words after the name of its type, as of a job that has failed.
+    """The name of an error's type and its message, for failed jobs.
 
     >>> print(with_type(ZeroDivisionError("division by zero")))
     ZeroDivisionError: division by zero
     """
-    return f"{type(error).__name__}: {in_words(error) if isinstance(error, OSError) else error}"
+    return f"{type(error).__name__}: {describe(error) if isinstance(error, OSError) else error}"

@@ -1,7 +1,7 @@
-"""Files as bytes: read without surprises, written whole or not at all, one writer for a folder.
+"""Files as bytes: safe reading, atomic writing, and a lock for a folder.
 
-A study's folder may come from somebody else. So nothing here follows a symbolic link in the place of a file that is
-written, reads anything but a regular file, or reads more than a reader is prepared for.
+A study's folder may come from an untrusted source. So nothing here writes through a symbolic link, reads anything but a
+regular file, or reads more than a given number of bytes.
 """
 
 import contextlib
@@ -19,24 +19,26 @@ from typing import BinaryIO
 
 from common.errors import RunError, UserError, cause
 
-UNFINISHED = ".tmp"  # how a file's name ends while it is being written; a hidden one
+UNFINISHED = ".tmp"  # suffix of the hidden file that is being written
 
 
 # --- reading --------------------------------------------------------------------------------------------------------
 
 
 def open_regular(path: Path) -> BinaryIO:
-    """Opens a file for reading; a RunError refuses a pipe, a device or a folder, where reading could wait for ever.
+    """Opens a regular file for reading (not a pipe, a device or a folder, where reading could block forever).
 
-    Raises:
-      FileNotFoundError: there is none.
-      RunError: it cannot be read, or is no regular file.
+    Raises
+    ------
+    FileNotFoundError
+    RunError
+        The file cannot be read or is not a regular file.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
         if os.path.islink(path):
-            raise RunError(f"cannot read {path}: it is a link to nothing") from None
+            raise RunError(f"cannot read {path}: it is a broken link") from None
         raise
     except (OSError, ValueError) as error:
         raise RunError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
@@ -52,7 +54,7 @@ def read_regular(path: Path, most: int) -> bytes:
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
         if size > most:
-            raise RunError(f"cannot read {path}: it has {size:,} bytes, and no such file has more than {most:,}")
+            raise RunError(f"cannot read {path}: it has {size:,} bytes, more than the maximum of {most:,}")
         try:
             return file.read(most)
         except OSError as error:
@@ -60,7 +62,7 @@ def read_regular(path: Path, most: int) -> bytes:
 
 
 def check_archive(file: BinaryIO, most: int) -> int:
-    """A ValueError unless a zip archive unpacks to no more than it has; returns its size, and leaves it at its start."""
+    """Raises ValueError if a zip archive could unpack to more than its size; rewinds the file and returns its size."""
     size = file.seek(0, io.SEEK_END)
     if size > most:
         raise ValueError("too large")
@@ -78,12 +80,12 @@ def check_archive(file: BinaryIO, most: int) -> int:
 
 
 def write_atomically(path: Path, *parts: bytes | memoryview) -> None:
-    """The file at `path` holds all of `parts` or what it held before, even if the machine stops now."""
+    """Writes a file so that it has either the new content or the old one, even after a crash."""
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{UNFINISHED}")
-        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)  # less the umask
+        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)  # minus the umask
         try:
             with os.fdopen(handle, "wb") as file:
                 for part in parts:
@@ -105,24 +107,24 @@ def _flush_folder(folder):
     try:
         os.fsync(descriptor)
     except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # a file system that has no such thing
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # not supported by this file system
             raise
     finally:
         os.close(descriptor)
 
 
 def check_writable(folder: Path) -> None:
-    """Raises an error unless files can be written in `folder`, which need not exist yet; changes nothing."""
+    """Raises an error if files cannot be written in `folder`, which need not exist yet; changes nothing."""
     folder = Path(folder)
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     if not existing.is_dir():
         raise UserError(f"{existing} is a file, not a folder; choose another")
     if not os.access(existing, os.W_OK | os.X_OK):
-        raise RunError(f"cannot write in {existing}; choose another folder, or change who may write there")
+        raise RunError(f"cannot write in {existing}; choose another folder, or change its permissions")
 
 
 def set_aside(path: Path) -> Path:
-    """Renames `path` to the first free `path.aside-<number>`, so that it is neither used nor lost."""
+    """Renames `path` to the first free `path.aside-<number>`; returns the new path."""
     number = 1
     while os.path.lexists(target := Path(f"{path}.aside-{number}")):
         number += 1
@@ -131,7 +133,7 @@ def set_aside(path: Path) -> Path:
 
 
 def private_folder(name: str) -> Path:
-    """A folder for temporary files that only this user can write in: always the same one, unless somebody else made it."""
+    """A temporary folder that only this user can write to; always the same one, unless another user created it."""
     folder = Path(tempfile.gettempdir()) / f"{name}_{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
     found = os.lstat(folder)
@@ -144,7 +146,10 @@ def private_folder(name: str) -> Path:
 
 @contextlib.contextmanager
 def locked(folder: Path, option: str = "--results-dir"):
-    """Holds the folder, which `option` sets, for this process; a RunError says who holds it. The end of the process lets go."""
+    """Locks a folder for this process; raises RunError, naming the holder and `option`, if another process has the lock.
+
+    The lock is released when the process ends.
+    """
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -169,9 +174,9 @@ def locked(folder: Path, option: str = "--results-dir"):
 
 
 def _open_lock(path):
-    """Opens a lock file, unbuffered, or makes one; never a file of another name, for its content is replaced later."""
-    if path.is_symlink():  # O_NOFOLLOW says the same, less clearly
-        raise RunError(f"{path} is a symbolic link, which a lock never is; remove it")
+    """Opens or creates a lock file, unbuffered; rejects links, since the content will be overwritten."""
+    if path.is_symlink():  # a clearer message than that of O_NOFOLLOW
+        raise RunError(f"{path} is a symbolic link, not a lock file; remove it")
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o644)
     found = os.fstat(descriptor)
     if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:

@@ -1,6 +1,6 @@
-"""JSON files of this program: with a checksum of their content and a kind, and how two of them differ.
+"""JSON files with a kind and a checksum of their content, and the first difference of two of them.
 
-A checksum shows damage, not forgery: whoever edits a file can make a new one.
+The checksum detects damage, not forgery.
 """
 
 import functools
@@ -12,17 +12,17 @@ from common.errors import RunError
 from common.files import read_regular, write_atomically
 
 SCHEMA_VERSION = 2
-MOST_JSON_BYTES = 2**29  # a file that is larger, or nested deeper, is none of this program's
+MOST_JSON_BYTES = 2**29  # this program writes no larger or deeper file
 MOST_DEPTH = 32
 STUDY, RESULT, SUMMARY = "a study", "a result", "a summary"  # kinds of JSON files
 
-# What may differ between two results that are identical in the sense of DESIGN.md's first promise. Values per window are
-# compared by their names; which pairs share a file depends on the order in which trials ended.
+# Fields that may differ between two identical results. Values per window are compared separately: which pairs share a
+# file depends on the order in which trials ended.
 VOLATILE = ("training_time_s", "evaluation_time_s", "environment", "provenance", "values")
 
 
 def stable(value):
-    """`value` without what may differ between identical results (times and environments)."""
+    """`value` without the fields that may differ between identical results, such as times and environments."""
     if isinstance(value, dict):
         return {name: stable(item) for name, item in value.items() if name not in VOLATILE}
     if isinstance(value, list):
@@ -31,7 +31,7 @@ def stable(value):
 
 
 def write_json(path: Path, content: dict) -> None:
-    """Writes `content` and a checksum of it, in `provenance`. NaN and infinity are refused: a missing value is null."""
+    """Writes `content` with a checksum in `provenance`. NaN and infinity raise an error: a missing value is null."""
     content = dict(content)
     provenance = {k: v for k, v in content.get("provenance", {}).items() if k != "checksum"}
     content["provenance"] = provenance
@@ -40,7 +40,7 @@ def write_json(path: Path, content: dict) -> None:
 
 
 def _json_text(content):
-    """JSON with an object of a list on each line: a study of many pairs is written quickly, and differs by lines."""
+    """JSON with one line per object of a list: fast to write for many pairs, and suited to line-based diffs."""
     compact = functools.partial(json.dumps, allow_nan=False, ensure_ascii=False)
     fields = []
     for name, value in content.items():
@@ -57,13 +57,22 @@ def _json_checksum(content):
 
 
 def read_json(path: Path, kind: str | None = None) -> dict:
-    """The content of a file that `write_json` wrote.
+    """Reads a file written by `write_json`.
 
-    Args:
-      kind: STUDY, RESULT or SUMMARY, where only one of them will do; its fields are checked as well.
+    Parameters
+    ----------
+    path : Path
+    kind : str, optional
+        STUDY, RESULT or SUMMARY, if only this kind is accepted.
 
-    Raises:
-      RunError: it is damaged, of another kind, or of a later program; the message names it.
+    Returns
+    -------
+    dict
+
+    Raises
+    ------
+    RunError
+        The file is missing, damaged, of another kind, or of a later schema_version.
     """
     try:
         content = json.loads(read_regular(path, MOST_JSON_BYTES).decode("utf-8"))
@@ -77,25 +86,25 @@ def read_json(path: Path, kind: str | None = None) -> dict:
         intact = False
     if not intact:
         raise RunError(
-            f"{path} is damaged or was edited (its checksum does not fit), or is no file of this program, and was left as"
-            " it is; move it away, or restore it from a copy"
+            f"{path} is damaged or was edited (checksum mismatch), or was not written by this program; it was left"
+            " unchanged; move it away, or restore it from a copy"
         )
     if content.get("schema_version", 0) > SCHEMA_VERSION:
         raise RunError(
-            f"{path} has schema_version {content['schema_version']}, but this program knows up to {SCHEMA_VERSION}"
+            f"{path} has schema_version {content['schema_version']}, but this program supports up to {SCHEMA_VERSION}"
         )
     if kind is not None and (found := kind_of_json(content)) != kind:
-        raise RunError(f"{path} is {found}, not {kind}, and was left as it is; move it away")
+        raise RunError(f"{path} is {found}, not {kind}; it was left unchanged; move it away")
     return content
 
 
 def kind_of_json(content: dict) -> str:
-    """STUDY, RESULT or SUMMARY; older files do not say which."""
+    """STUDY, RESULT or SUMMARY; inferred for older files, which do not record it."""
     return content.get("kind", RESULT if "trials" in content else SUMMARY if "experiments" in content else STUDY)
 
 
 def check_depth(content):
-    """A ValueError where JSON is nested more deeply than any file of this program: recursion would end in a traceback."""
+    """Raises ValueError if JSON is nested too deeply for recursive functions."""
     level = [content]
     for _ in range(MOST_DEPTH):
         level = [
@@ -110,7 +119,7 @@ def check_depth(content):
 
 
 def first_difference(expected, found, name: str = "") -> str | None:
-    """Where two JSON values first differ: 'config.n_embd: 128 against 64'; None where they are equal."""
+    """The first difference of two JSON values, as 'config.n_embd: 128 against 64'; None if they are equal."""
     if isinstance(expected, dict) and isinstance(found, dict):
         for key in [*expected, *(key for key in found if key not in expected)]:
             path = f"{name}.{key}" if name else str(key)

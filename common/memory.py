@@ -1,4 +1,4 @@
-"""How much memory there is, out-of-memory errors, and returning or keeping freed memory."""
+"""Memory: how much is available, out-of-memory errors, and settings for allocating and freeing it."""
 
 import contextlib
 import os
@@ -6,21 +6,21 @@ from pathlib import Path
 
 
 def is_out_of_memory(error) -> bool:
-    """Whether an error says that a GPU, or this machine, has no memory left."""
+    """Whether an error means that a GPU, or this machine, is out of memory."""
     import torch
 
     words = ("out of memory", "can't allocate memory", "STATUS_ALLOC_FAILED", "STATUS_ALLOCATION_FAILED")
-    words += ("CUBLAS_STATUS_NOT_INITIALIZED",)  # what cuBLAS says where it finds no room to start in
+    words += ("CUBLAS_STATUS_NOT_INITIALIZED",)  # cuBLAS found no memory for its workspace
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(word in str(error) for word in words)
 
 
 def is_device_lost(error) -> bool:
-    """Whether an error leaves this process without a GPU: after one, every later call of CUDA fails as well."""
+    """Whether an error makes the GPU unusable for this process: every later CUDA call fails as well."""
     return "CUDA error" in str(error) and not is_out_of_memory(error)
 
 
 def machine_memory(device: str = "cpu") -> int:
-    """Bytes of memory that a process can have at the most: the machine's or its control group's, or a GPU's."""
+    """Memory available to a process, in bytes: the machine's or its control group's, or a GPU's."""
     if device == "cuda":
         import torch
 
@@ -32,7 +32,7 @@ def machine_memory(device: str = "cpu") -> int:
 
 
 def release_gpu_memory():
-    """Gives a GPU's memory that no tensor uses back to the other processes on it, between two tasks."""
+    """Returns a GPU's unused cached memory, for other processes on it; called between jobs."""
     import torch
 
     if torch.cuda.is_initialized():
@@ -40,19 +40,19 @@ def release_gpu_memory():
 
 
 def huge_pages_in_new_processes():
-    """Lets processes that are started from here on have the arrays of their steps in huge pages, if they use glibc.
+    """Makes glibc use huge pages in processes started from now on.
 
-    A step goes through some hundred megabytes; in pages of 4 KB, finding them takes a few percent of its time. glibc
-    reads the setting when a process starts. A setting of the user's own stays.
+    A training step touches some hundred megabytes; with 4 KB pages, address translation takes a few percent of its
+    time. glibc reads the setting when a process starts. A value set by the user is kept.
     """
     os.environ.setdefault("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
 
 
 def keep_freed_memory():
-    """Tells glibc to keep freed blocks instead of returning them: a step's arrays are as large as the last step's.
+    """Makes glibc keep freed blocks instead of returning them to the system: every step allocates the same sizes.
 
-    Fetching the same megabytes from the system again costs a page fault per 4 KB, which on a virtual machine is more
-    than computing with them. Does nothing where the C library is another one.
+    Allocating them anew costs a page fault per 4 KB, which on a virtual machine can take longer than the computation.
+    Does nothing with other C libraries.
     """
     import ctypes
 

@@ -1,8 +1,8 @@
-"""Predictions that somebody already has, from any framework: FOLDER/<variant>/<trial>.npz, .npy, .csv or .parquet.
+"""Reads existing predictions from any framework: FOLDER/<variant>/<trial>.npz, .npy, .csv or .parquet.
 
-`load` reads and checks all of them before anything is computed. Whatever its format, a trial ends as one .npy file (its
-own, or one in a temporary folder) of which `rows` reads a few examples at a time: memory does not grow with the number
-of trials. Nothing is ever unpickled.
+`load` reads and checks all of them before anything is computed. Every trial becomes one .npy file (the original, or a
+converted one in a temporary folder), from which `rows` reads a few examples at a time, so memory does not grow with the
+number of trials. Nothing is ever unpickled.
 """
 
 import csv
@@ -22,7 +22,7 @@ from common.errors import UserError
 
 FORMATS = (".npz", ".npy", ".csv", ".parquet")
 PICKLES = (".pkl", ".pickle", ".joblib", ".pt", ".pth", ".ckpt")
-SUM_TOLERANCE = 1e-3  # by how much the probabilities of an example may miss 1: rounded to four decimals, say
+SUM_TOLERANCE = 1e-3  # allowed deviation of an example's probabilities from sum 1, such as by rounding to 4 decimals
 MOST_BLOCKS = 1000
 MOST_CLASSES = 50_000  # of labels
 HEADINGS = ("label", "labels", "prediction", "predictions", "class", "target", "truth", "y", "group", "groups")
@@ -30,11 +30,11 @@ HEADINGS = ("label", "labels", "prediction", "predictions", "class", "target", "
 
 @dataclass(frozen=True)
 class Predictions:
-    """What `load` found. Rows are examples, or the T positions of W windows one after another.
+    """The predictions found by `load`. Rows are examples, or the T positions of W windows in sequence.
 
     kind: "probabilities", "logits" or "labels". shape: of every trial: (N, C), (W, T, C), or (N,) for labels.
-    trials: variant -> trial -> its .npy file; of labels it holds codes 0 .. C - 1. classes: their names, where known.
-    truth: (rows,) codes, or None. blocks: (rows,) to which of at most MOST_BLOCKS blocks a row belongs.
+    trials: variant -> trial -> its .npy file; labels are stored as codes 0 .. C - 1. classes: their names, if known.
+    truth: (rows,) codes, or None. blocks: (rows,) index of the row's block, below MOST_BLOCKS.
     blocks_are: "examples", "groups" or "windows". sha256: of every file that was read.
     """
 
@@ -47,7 +47,7 @@ class Predictions:
     blocks: np.ndarray
     blocks_are: str
     sha256: dict[str, str]
-    scratch: TemporaryDirectory  # emptied with this object
+    scratch: TemporaryDirectory  # deleted with this object
 
     @property
     def n_rows(self) -> int:
@@ -55,16 +55,16 @@ class Predictions:
 
 
 def load(folder: Path | str, logits: bool = False, groups: Path | str | None = None) -> Predictions:
-    """Every trial of every variant in a folder, checked.
+    """Reads and checks every trial of every variant in a folder.
 
     Parameters
     ----------
     folder : path
-        Holds <variant>/<trial>.npz, .npy, .csv or .parquet, and labels.* with the truth, if it is known.
+        Contains <variant>/<trial>.npz, .npy, .csv or .parquet, and labels.* with the true labels, if known.
     logits : bool
-        The files hold logits, or log-probabilities, instead of probabilities.
+        The files contain logits or log-probabilities instead of probabilities.
     groups : path, optional
-        One value per example (or window): those with the same value are not independent.
+        File with one value per example (or window): those with the same value are not independent.
 
     Returns
     -------
@@ -73,7 +73,7 @@ def load(folder: Path | str, logits: bool = False, groups: Path | str | None = N
     Raises
     ------
     UserError
-        One sentence that names the file that will not do, and says why.
+        Names the invalid file and the reason.
     """
     folder, scratch = Path(folder), TemporaryDirectory(prefix="predictions-")
     files = find_trials(folder)
@@ -116,7 +116,7 @@ def load(folder: Path | str, logits: bool = False, groups: Path | str | None = N
 
 
 def rows(file: Path, start: int, stop: int) -> np.ndarray:
-    """The rows start .. stop - 1 of a trial, (n, C) or, of labels, (n,): a copy, so that nothing else stays in memory."""
+    """Rows start .. stop - 1 of a trial, (n, C), or (n,) for labels; a copy, so that no other rows stay in memory."""
     array = np.load(file, mmap_mode="r", allow_pickle=False)
     array = array if array.ndim < 3 else array.reshape(-1, array.shape[2])
     return np.array(array[start:stop])
@@ -126,12 +126,12 @@ def rows(file: Path, start: int, stop: int) -> np.ndarray:
 
 
 def find_trials(folder: Path) -> dict[str, dict[str, Path]]:
-    """Variant -> trial -> file, both in natural order (2 before 10); hidden files are left out."""
+    """Variant -> trial -> file, both in natural order (2 before 10); hidden files are ignored."""
     if not folder.is_dir():
-        raise UserError(f"{folder} is no folder; name the one that holds a folder of predictions for each variant")
+        raise UserError(f"{folder} is not a folder; name the one that contains a folder of predictions per variant")
     variants = sorted((path for path in folder.iterdir() if path.is_dir() and path.name[0] != "."), key=_natural)
     if not variants:
-        raise UserError(f"{folder} holds no folder; predictions are read from {folder}/<variant>/<trial>.npz")
+        raise UserError(f"{folder} contains no folder; predictions are read from {folder}/<variant>/<trial>.npz")
     return {variant.name: _trials_of(variant) for variant in variants}
 
 
@@ -139,15 +139,15 @@ def _trials_of(variant):
     found: dict[str, Path] = {}
     for path in sorted((path for path in variant.iterdir() if path.name[0] != "."), key=_natural):
         if path.suffix.lower() in PICKLES:
-            raise UserError(f"{path} is a pickle, which can run code when it is read; save the array by numpy.save")
+            raise UserError(f"{path} is a pickle, which can run code when read; save the array with numpy.save")
         if path.suffix.lower() not in FORMATS or not path.is_file():
-            raise UserError(f"{path} holds no predictions (no {', '.join(FORMATS)}); move it out of {variant}")
+            raise UserError(f"{path} is not a file of predictions ({', '.join(FORMATS)}); move it out of {variant}")
         if path.stem in found:
             raise UserError(f"{path} and {found[path.stem].name} are both trial {path.stem!r}; keep one of them")
         found[path.stem] = path
     if len(found) < 2:
         raise UserError(
-            f"{variant} holds {len(found) or 'no'} trial{'s' if not found else ''}; how far models agree takes at least two"
+            f"{variant} contains {len(found) or 'no'} trial{'s' if not found else ''}; comparing models takes at least two"
         )
     return found
 
@@ -170,7 +170,7 @@ def _sha256(path):
 
 @dataclass(frozen=True)
 class _Table:
-    """An array in a .npy file; names of its columns, and the truth, where the file holds them."""
+    """An array in a .npy file, with the names of its columns and the true labels if the original file has them."""
 
     file: Path
     shape: tuple[int, ...]
@@ -180,12 +180,12 @@ class _Table:
 
     @property
     def array(self) -> np.ndarray:
-        """Memory-mapped again, so that what was read of it does not stay in memory."""
+        """Newly memory-mapped, so that pages read before do not stay in memory."""
         return np.load(self.file, mmap_mode="r", allow_pickle=False)
 
 
 def _table(path: Path, scratch: Path) -> _Table:
-    """What a file holds, whatever its format; a UserError where it is damaged, or no numbers or labels."""
+    """Reads a file of any format; raises UserError if it is damaged or contains neither numbers nor labels."""
     kind = path.suffix.lower()
     classes = labels = None
     if kind == ".npy":
@@ -199,11 +199,11 @@ def _table(path: Path, scratch: Path) -> _Table:
         values, classes = _from_csv(path)
         file = _saved(values, scratch)
     else:
-        raise UserError(f"{path} is none of {', '.join(FORMATS)}")
+        raise UserError(f"{path} has an unknown format; supported: {', '.join(FORMATS)}")
     array = _opened(path, file)
     if array.dtype.kind not in "fiubUS":
         raise UserError(
-            f"{path} holds {array.dtype} values; predictions are numbers, and labels whole numbers or texts"
+            f"{path} contains {array.dtype} values; predictions must be numbers, and labels integers or strings"
         )
     if array.size == 0:
         raise UserError(f"{path} is empty: its shape is {array.shape}")
@@ -223,7 +223,7 @@ def _saved(array, scratch):
 
 
 def _opened(path, file):
-    """The array of an .npy file, memory-mapped; path: the file that the user knows."""
+    """The memory-mapped array of an .npy file; path: the user's file, for messages."""
     try:
         return np.load(file, mmap_mode="r", allow_pickle=False)
     except OSError as error:
@@ -231,14 +231,14 @@ def _opened(path, file):
     except (ValueError, EOFError) as error:
         if re.search("pickle|object", str(error), re.IGNORECASE):
             raise UserError(
-                f"{path} holds Python objects, stored as a pickle, which can run code when it is read; save one array of"
-                " numbers (are all rows of the same length?)"
+                f"{path} contains Python objects, stored as a pickle, which can run code when read; save one array of"
+                " numbers (do all rows have the same length?)"
             ) from error
-        raise UserError(f"{path} is damaged, or no file of numpy's: {error}") from error
+        raise UserError(f"{path} is damaged or not a NumPy file: {error}") from error
 
 
 def _from_npz(path, scratch):
-    """(its predictions as an .npy file, class names or None, labels or None); predictions: so called, or the only others."""
+    """(predictions as an .npy file, class names or None, labels or None); the array 'predictions', or the only other one."""
     try:
         with zipfile.ZipFile(path) as archive:
             names = [name.removesuffix(".npy") for name in archive.namelist()]
@@ -246,8 +246,8 @@ def _from_npz(path, scratch):
             chosen = "predictions" if "predictions" in rest else rest[0] if len(rest) == 1 else None
             if not chosen:
                 raise UserError(
-                    f"{path} holds {len(rest)} arrays ({', '.join(rest)}); call the one to read 'predictions' (it may lie"
-                    " beside 'labels' and 'classes')"
+                    f"{path} contains {len(rest)} arrays ({', '.join(rest)}); name the one to read 'predictions' (next to"
+                    " optional 'labels' and 'classes')"
                 )
             files = {}
             for name in {chosen, *names} & {chosen, "labels", "classes"}:
@@ -255,7 +255,7 @@ def _from_npz(path, scratch):
                 with archive.open(f"{name}.npy") as source, open(files[name], "wb") as target:
                     shutil.copyfileobj(source, target, 2**20)
     except (zipfile.BadZipFile, zlib.error, EOFError, KeyError) as error:
-        raise UserError(f"{path} is damaged, or no file of numpy.savez: {error}") from error
+        raise UserError(f"{path} is damaged or not a file of numpy.savez: {error}") from error
     classes = tuple(map(str, _opened(path, files["classes"]).ravel())) if "classes" in files else None
     labels = np.array(_opened(path, files["labels"])) if "labels" in files else None
     return files[chosen], classes, labels
@@ -265,11 +265,11 @@ def _from_parquet(path):
     try:
         from pyarrow import ArrowException, parquet
     except ImportError as error:
-        raise UserError(f"reading {path} takes the package pyarrow; install it, or save .npy or .csv") from error
+        raise UserError(f"reading {path} needs the package pyarrow; install it, or save .npy or .csv") from error
     try:
         table = parquet.read_table(path)
     except (ArrowException, OSError) as error:
-        raise UserError(f"{path} is damaged, or no Parquet file: {error}") from error
+        raise UserError(f"{path} is damaged or not a Parquet file: {error}") from error
     columns = [column.to_numpy() for column in table.columns]
     columns = [column.astype(str) if column.dtype == object else column for column in columns]
     if len(columns) == 1:
@@ -278,7 +278,7 @@ def _from_parquet(path):
 
 
 def _from_csv(path):
-    """(array, class names or None): a column per class, with or without a line of names; one column: labels."""
+    """(array, class names or None): one column per class, with or without a header; a single column: labels."""
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
             lines = csv.reader(file)
@@ -294,18 +294,18 @@ def _from_csv(path):
     except (ValueError, csv.Error) as error:  # a UnicodeDecodeError is a ValueError
         if isinstance(error, UserError):
             raise
-        raise UserError(f"{path} is no table of numbers separated by commas: {error}") from error
+        raise UserError(f"{path} is not a table of comma-separated numbers: {error}") from error
     return (array[:, 0], None) if array.shape[1] == 1 else (array, tuple(names) if names else None)
 
 
 def _heading(path, first, second):
-    """The first line if it names columns, else None. `pandas` writes 0, 1, 2 over columns without names."""
+    """The first line if it is a header, else None. pandas writes 0, 1, 2 for unnamed columns."""
     if not first:
         raise UserError(f"{path} is empty")
     if len(first) == 1 and re.search("[;\t]", first[0]):
-        raise UserError(f"{path} separates its columns by {'tabs' if chr(9) in first[0] else 'semicolons'}; use commas")
+        raise UserError(f"{path} separates columns by {'tabs' if chr(9) in first[0] else 'semicolons'}; use commas")
     if len(first) > 1 and first[0] == "":
-        raise UserError(f"{path} begins with a column without a name, an index; write it without (pandas: index=False)")
+        raise UserError(f"{path} starts with an unnamed column, an index; save it without (pandas: index=False)")
     if len(first) == 1 and not _is_number(first[0]):
         return first if (second and _is_number(second[0])) or first[0].strip().lower() in HEADINGS else None
     counting = first == [str(k) for k in range(len(first))] and any("." in cell or "e" in cell for cell in second)
@@ -324,12 +324,12 @@ def _is_number(text):
 
 
 def _check_shape(path, table, first, expected):
-    """The shape of predictions, and that of every other trial."""
+    """Raises UserError unless the shape is one of predictions or labels and equals that of the other trials."""
     shape, dtype = table.shape, table.dtype
     if not 1 <= len(shape) <= 3 or (len(shape) > 1 and (shape[-1] == 1 or dtype.kind not in "fiub")):
         raise UserError(
-            f"{path} holds {dtype} values of shape {shape}; predictions are (N, C) or (W, T, C) with at least two classes,"
-            " or labels (N,)"
+            f"{path} contains {dtype} values of shape {shape}; expected are predictions (N, C) or (W, T, C) with at least"
+            " two classes, or labels (N,)"
         )
     if shape != expected:
         raise UserError(f"{path} has shape {shape}, but {first} has {expected}; all trials must have the same")
@@ -338,7 +338,7 @@ def _check_shape(path, table, first, expected):
 
 
 def _check_classes(tables):
-    """Files that name their classes name the same, in the same order."""
+    """Raises UserError unless all files with class names have the same names in the same order."""
     named = {path: table.classes for path, table in tables.items() if table.classes}
     for path, classes in named.items():
         first, expected = next(iter(named.items()))
@@ -350,55 +350,55 @@ def _check_classes(tables):
 
 
 def _check_scores(path, array, logits):
-    """Every row is probabilities, or else logits; the first that is not is named."""
+    """Raises UserError, naming the first invalid row, unless every row is probabilities (or finite logits)."""
     flat = array.reshape(-1, array.shape[-1])
     step, all_sum_to_1 = max(1, 2**20 // flat.shape[1]), True
     for start in range(0, len(flat), step):
         values = np.asarray(flat[start : start + step], np.result_type(flat.dtype, np.float32))
-        _refuse(path, start, np.isnan(values).any(axis=1), values, "holds NaN")
+        _refuse(path, start, np.isnan(values).any(axis=1), values, "contains NaN")
         with np.errstate(invalid="ignore", over="ignore"):
             sums = values.sum(axis=1, dtype=np.float64)
             are = (values.min(axis=1) >= 0) & (np.abs(sums - 1) <= SUM_TOLERANCE)
         all_sum_to_1 &= bool(are.all())
         if logits:
-            _refuse(path, start, ~np.isfinite(values.max(axis=1)), values, "holds an infinite logit")
+            _refuse(path, start, ~np.isfinite(values.max(axis=1)), values, "contains an infinite logit")
         else:
-            wrong = "holds no probabilities (those are not negative and sum to 1; add --logits for logits or log-probabilities)"
+            wrong = "does not contain probabilities (nonnegative, sum 1; add --logits for logits or log-probabilities)"
             _refuse(path, start, ~are, values, wrong)
     if logits and all_sum_to_1:
-        raise UserError(f"{path} holds probabilities, not logits: each of its rows sums to 1; leave out --logits")
+        raise UserError(f"{path} contains probabilities, not logits: every row sums to 1; leave out --logits")
 
 
 def _refuse(path, start, bad, values, what):
     if bad.any():
         index = int(np.argmax(bad))
         shown = ", ".join(f"{value:.4g}" for value in values[index, :5]) + (", ..." if values.shape[1] > 5 else "")
-        raise UserError(f"{path} {what}; the first such row, counted from 0, is {start + index}: {shown}")
+        raise UserError(f"{path} {what}; the first such row (counting from 0) is {start + index}: {shown}")
 
 
 # --- labels ---------------------------------------------------------------------------------------------------------
 
 
 def _as_labels(path: Path, array: np.ndarray) -> np.ndarray:
-    """Labels as integers or texts."""
+    """Labels as integers or strings."""
     if array.dtype.kind in "US":
         return np.asarray(array, str)
     if array.dtype.kind == "f":
         if np.isnan(array).any():
-            raise UserError(f"{path} holds NaN, first at {int(np.argmax(np.isnan(array)))} (counted from 0)")
+            raise UserError(f"{path} contains NaN, first at {int(np.argmax(np.isnan(array)))} (counting from 0)")
         if not np.isfinite(array).all() or (array != np.floor(array)).any():
             raise UserError(
-                f"{path} holds {array.ndim}-dimensional values that are no whole numbers; labels are whole numbers or texts,"
-                " and probabilities have a column per class, also where there are two"
+                f"{path} contains {array.ndim}-dimensional values that are not integers; labels must be integers or"
+                " strings, and probabilities have one column per class, even for two classes"
             )
     return array.astype(np.int64)
 
 
 def _true_labels(folder, tables, shape, scratch):
-    """(file, labels) of labels.* in the folder, or in the trials' own files; None of neither. All must be the same."""
+    """(file, labels) from labels.* in the folder or from the trials' files, which must agree; None if there are none."""
     files = sorted(path for path in folder.glob("labels.*") if path.is_file())
     if len(files) > 1:
-        raise UserError(f"{files[0]} and {files[1].name} both hold labels; keep one of them")
+        raise UserError(f"{files[0]} and {files[1].name} both contain labels; keep one of them")
     found = [(path, _as_labels(path, _table(path, scratch).array)) for path in files]
     found += [(path, _as_labels(path, table.labels)) for path, table in tables.items() if table.labels is not None]
     if not found:
@@ -407,31 +407,31 @@ def _true_labels(folder, tables, shape, scratch):
     for path, labels in found:
         if labels.shape != expected:
             raise UserError(
-                f"{path} holds labels of shape {labels.shape}, but the predictions of {next(iter(tables))} need {expected}"
+                f"{path} contains labels of shape {labels.shape}, but the predictions of {next(iter(tables))} need {expected}"
             )
         if not np.array_equal(labels, found[0][1]):
             raise UserError(
-                f"{path} holds other labels than {found[0][0]}: its examples are others, or in another order"
+                f"{path} and {found[0][0]} contain different labels: their examples differ, or are in another order"
             )
     return found[0]
 
 
 def _coded(tables, known, scratch):
-    """({file: its labels as codes in an .npy file}, class names): the classes are all labels of any trial or the truth."""
+    """({file: its labels as codes in an .npy file}, class names): classes are all labels in any trial or the truth."""
     source, labels = known or (first := next(iter(tables)), _as_labels(first, tables[first].array))
     classes = np.unique(labels)
     for path, table in tables.items():
         found = np.unique(_as_labels(path, table.array))
         if found.dtype.kind != classes.dtype.kind:
-            kinds = {"i": "numbers", "U": "texts"}
+            kinds = {"i": "numbers", "U": "strings"}
             raise UserError(
-                f"{path} holds labels that are {kinds[found.dtype.kind]}, but those of {source} are"
-                f" {kinds[classes.dtype.kind]}; all must be the same"
+                f"the labels in {path} are {kinds[found.dtype.kind]}, but those in {source} are"
+                f" {kinds[classes.dtype.kind]}; all must be of the same type"
             )
         classes = np.union1d(classes, found)
     if len(classes) > MOST_CLASSES:
         raise UserError(
-            f"there are {len(classes):,} different labels, up to {path}; more than {MOST_CLASSES:,} are no classes"
+            f"there are {len(classes):,} different labels up to {path}; at most {MOST_CLASSES:,} classes are supported"
         )
     stored = {}
     for path, table in tables.items():
@@ -440,24 +440,26 @@ def _coded(tables, known, scratch):
 
 
 def _codes(path: Path, labels: np.ndarray, n_classes: int, names: Sequence[str] | None) -> np.ndarray:
-    """Labels as 0 .. C - 1: by the classes' names where all have one, else as they are."""
+    """Labels as codes 0 .. C - 1: by class name if all labels are class names, else unchanged."""
     found, inverse = np.unique(labels, return_inverse=True)
     codes = {name: code for code, name in enumerate(names or ())}
     if all(str(label) in codes for label in found):
         return np.array([codes[str(label)] for label in found])[inverse.reshape(-1)]
     if labels.dtype.kind == "U":
         raise UserError(
-            f"{path} holds the label {str(found[0])!r}, but the classes are {', '.join(names) if names else 'numbered'};"
-            " name them in the first line of a .csv, or as 'classes' in an .npz"
+            f"{path} contains the label {str(found[0])!r}, but the classes are {', '.join(names) if names else 'numbered'};"
+            " name them in the header of a .csv, or as 'classes' in an .npz"
         )
     wrong = [label for label in found if not 0 <= label < n_classes]
     if wrong:
-        raise UserError(f"{path} holds the label {wrong[0]}, but there are {n_classes} classes: 0 to {n_classes - 1}")
+        raise UserError(
+            f"{path} contains the label {wrong[0]}, but there are {n_classes} classes: 0 to {n_classes - 1}"
+        )
     return labels
 
 
 def _grouped(path, units, scratch):
-    """(units,) block of each example or window: its group, or one of MOST_BLOCKS sets of whole groups."""
+    """(units,) block of each example or window: its group, or one of MOST_BLOCKS unions of groups."""
     if not path.is_file():
         raise UserError(f"{path} (--groups) does not exist")
     groups = _table(path, scratch).array
@@ -467,5 +469,5 @@ def _grouped(path, units, scratch):
         )
     found, inverse = np.unique(groups, return_inverse=True)
     if len(found) < 2:
-        raise UserError(f"{path} (--groups) holds one group only; without --groups examples count as independent")
+        raise UserError(f"{path} (--groups) has only one group; without --groups, examples count as independent")
     return inverse * min(len(found), MOST_BLOCKS) // len(found)

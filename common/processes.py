@@ -1,4 +1,4 @@
-"""What helper processes need besides multiprocessing: an end with their parent, and a start that no signal disturbs."""
+"""Helper processes: ending with their parent, and starting with signals blocked."""
 
 import contextlib
 import multiprocessing
@@ -10,9 +10,9 @@ from multiprocessing import connection
 
 @contextlib.contextmanager
 def signals_blocked():
-    """Ctrl-C and SIGTERM reach this process a little later, and never a process started meanwhile that does not ignore them yet.
+    """Blocks SIGINT and SIGTERM while a process is started.
 
-    A process inherits what its parent holds back, so it is safe from its first instruction on.
+    The new process inherits the mask, so no signal reaches it before it ignores them. This process receives them afterwards.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
     try:
@@ -22,7 +22,7 @@ def signals_blocked():
 
 
 def end_with_parent():
-    """From now on this process ends when its parent is gone, so that a killed program leaves no orphans."""
+    """Makes this process exit when its parent does, so that a killed program leaves no orphans."""
     threading.Thread(target=_wait_for_parents_end, daemon=True).start()
 
 

@@ -1,7 +1,4 @@
-"""Where a number was made: versions, hardware, threads and git commit.
-
-A module of its own because results, single trials and benchmarks all record it, and none of them should import another.
-"""
+"""Provenance that results, trials and benchmarks record: versions, hardware, threads and git commit."""
 
 import functools
 import os
@@ -11,7 +8,7 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
-# The number of threads is set by the program, whatever OMP_NUM_THREADS and MKL_NUM_THREADS say.
+# Variables that affect rounding. OMP_NUM_THREADS and MKL_NUM_THREADS do not: the program sets the number of threads.
 ARITHMETIC_VARIABLES = (
     "ATEN_CPU_CAPABILITY",
     "MKL_CBWR",
@@ -29,7 +26,7 @@ ARITHMETIC_VARIABLES = (
 
 @functools.cache
 def cpu_model() -> str:
-    """The processor's own name, as far as the system tells it."""
+    """The processor's model name, if the system provides it."""
     try:
         if sys.platform == "darwin":
             command = ["sysctl", "-n", "machdep.cpu.brand_string"]
@@ -44,10 +41,9 @@ def cpu_model() -> str:
 
 @functools.cache
 def git_commit() -> str | None:
-    """The commit of the program, with '+changes' where files differ from it; None outside a checkout of its own.
+    """The commit of the program, with '+changes' if tracked files differ from it; None outside its own checkout.
 
-    A repository that merely holds the program's folder, or that the environment names (GIT_DIR, inside a git hook for
-    instance), is another one.
+    Only a repository whose root is the program's folder counts, not an enclosing one or the one in GIT_DIR.
     """
     root = Path(__file__).resolve().parent.parent
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
@@ -66,12 +62,12 @@ def git_commit() -> str | None:
 
 @functools.cache
 def version(package: str) -> str:
-    """An installed package's version; looking it up means reading the package's whole description."""
+    """An installed package's version; cached, since looking it up parses the package's metadata."""
     return metadata.version(package)
 
 
 def usable_cpus() -> int:
-    """The cores that this process may use: its affinity, and its control group's quota."""
+    """The number of cores that this process may use, from its affinity and its control group's quota."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
@@ -83,12 +79,12 @@ def usable_cpus() -> int:
 
 
 def native_bfloat16(device: str) -> str | None:
-    """What multiplies bfloat16 numbers natively on a device, such as "AVX512-BF16 and AMX"; None: it is emulated, slowly.
+    """The hardware unit for native bfloat16 products, such as "AVX512-BF16 and AMX"; None: emulated, slowly.
 
     Parameters
     ----------
     device : {"cpu", "cuda", "mps"}
-        On Apple's GPUs and on ARM it has not been measured, and counts as emulated.
+        Apple's GPUs and ARM have not been measured and count as emulated.
     """
     import torch
 
@@ -101,7 +97,7 @@ def native_bfloat16(device: str) -> str | None:
 
 @functools.cache
 def compiler(device: str) -> str:
-    """What torch.compile makes machine code with: Triton on a GPU, a C++ compiler on a CPU."""
+    """The compiler that torch.compile uses: Triton on a GPU, a C++ compiler on a CPU."""
     if device == "cuda":
         return f"triton {version('triton')}"
     from torch._inductor.cpp_builder import get_cpp_compiler
@@ -111,7 +107,7 @@ def compiler(device: str) -> str:
 
 @functools.cache
 def gpu_environment() -> dict:
-    """What else than its model decides a GPU's bits."""
+    """What a GPU's rounding depends on besides its model."""
     import torch
 
     return {
@@ -122,21 +118,21 @@ def gpu_environment() -> dict:
 
 
 def arithmetic_variables() -> dict[str, str]:
-    """The environment variables that are set and choose other instructions, and so other bits."""
+    """The environment variables that are set and can change rounding."""
     return {name: os.environ[name] for name in ARITHMETIC_VARIABLES if os.environ.get(name)}
 
 
 def numeric_environment(environment: dict) -> dict:
-    """What of an environment decides a trial's bits: all but Python and the program's commit, for which numerics_version stands."""
+    """The part of an environment that a trial's rounding depends on: all but Python and git_commit (see numerics_version)."""
     return {name: value for name, value in environment.items() if name not in ("python", "git_commit")}
 
 
 def environment(device: str, threads: int, compiled: bool = False) -> dict:
-    """What a trial ran on: enough to tell whether another machine could give the same bits, and the program's commit."""
+    """The environment of a trial: everything that its rounding depends on, and the program's commit."""
     import torch
 
     return {
-        "torch": str(torch.__version__),  # its own class is no plain data
+        "torch": str(torch.__version__),  # a subclass of str
         "numpy": version("numpy"),
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
@@ -152,7 +148,7 @@ def environment(device: str, threads: int, compiled: bool = False) -> dict:
 
 
 def program() -> dict:
-    """Provenance of a whole result: the program's commit and the versions of what it stands on."""
+    """Provenance of a result file: the program's commit, versions of its dependencies, and hardware."""
     packages = ("torch", "numpy", "scipy")
     return {
         "git_commit": git_commit(),

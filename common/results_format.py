@@ -1,11 +1,11 @@
-"""The shape of a study's JSON files: one TypedDict for each object. docs/results-format.md explains every field.
+"""The schema of a study's JSON files: one TypedDict per object. docs/results-format.md explains every field.
 
     study.json                       StudyFile
     <architecture>_<activation>.json Result
     all_experiments_summary.json     SummaryFile
 
-`mismatches` compares a file's content with its TypedDict. A field that files may lack is NotRequired; one that is there
-without a value is null (None). Losses are in nats, accuracies fractions, times seconds.
+`mismatches` compares a file's content with its TypedDict. Optional fields are NotRequired; a field without a value is
+null (None). Losses are in nats, accuracies are fractions, times are in seconds.
 """
 
 import functools
@@ -22,7 +22,7 @@ class Hardware(TypedDict):
 
 
 class Provenance(TypedDict):
-    """Which program wrote a file, and where."""
+    """The version of the program that wrote a file, and the machine."""
 
     git_commit: str | None
     versions: dict[str, str]
@@ -31,7 +31,7 @@ class Provenance(TypedDict):
 
 
 class Environment(TypedDict):
-    """What a trial ran on."""
+    """Versions and hardware that a trial ran on."""
 
     torch: str
     numpy: str
@@ -53,7 +53,7 @@ class Environment(TypedDict):
 
 
 class Identity(TypedDict):
-    """What makes a study another one than the next. Of text, `corpus_sha256`; of another task, `task` and `data_sha256`."""
+    """The identity of a study. Text has `corpus_sha256`; other tasks have `task` and `data_sha256`."""
 
     protocol: Literal["matched", "published"]
     corpus_sha256: NotRequired[str]
@@ -110,7 +110,7 @@ class Evaluation(TypedDict):
 
 
 class Score(TypedDict):
-    """How good a model is, for a task of which loss and accuracy do not say it."""
+    """A model's score, for tasks where loss and accuracy are not enough."""
 
     name: str
     value: float
@@ -145,7 +145,7 @@ class TrialRecord(TypedDict):
 
 
 class PairHistoryPoint(TypedDict):
-    """How far apart the two models of a pair are at one point of their training curves."""
+    """Metrics of a pair at one point of the training curves."""
 
     step: int
     relative_pd: float
@@ -153,7 +153,7 @@ class PairHistoryPoint(TypedDict):
 
 
 class Pair(TypedDict):
-    """Two complete trials, compared on all evaluation windows of the validation split. The metrics are those of metrics.py."""
+    """Two complete trials, compared by the metrics of metrics.py on all evaluation windows of the validation split."""
 
     trial_a: int
     trial_b: int
@@ -178,7 +178,7 @@ class Pair(TypedDict):
 
 
 class PublishedPair(TypedDict):
-    """Two trials, compared as the report of 2025 did: each model on random contexts of its own."""
+    """Two trials, compared as in the 2025 report: each model on its own random contexts."""
 
     trial_a: int
     trial_b: int
@@ -203,7 +203,7 @@ class Estimate(TypedDict):
 
 
 class ExperimentSummary(TypedDict):
-    """One architecture with one activation, in a few numbers."""
+    """Summary of one architecture with one activation."""
 
     architecture: str
     activation: str
@@ -217,11 +217,11 @@ class ExperimentSummary(TypedDict):
 
 
 class Sizes(TypedDict):
-    """The size of a model, and what it was matched to."""
+    """The size of a model, and the size it was matched to."""
 
     width: int
     n_parameters: int
-    n_parameters_charlm: NotRequired[int]  # of text: a task with inputs of its own has no CharLM
+    n_parameters_charlm: NotRequired[int]  # text only
 
 
 class ValuesFile(TypedDict):
@@ -254,7 +254,7 @@ class Result(TypedDict):
 
 
 class StudyFile(TypedDict):
-    """study.json: which study a folder holds."""
+    """study.json: the identity of the study in a folder."""
 
     kind: NotRequired[str]
     schema_version: int
@@ -263,7 +263,7 @@ class StudyFile(TypedDict):
 
 
 class SummaryFile(TypedDict):
-    """all_experiments_summary.json: every experiment of a folder; its order is that of all tables."""
+    """all_experiments_summary.json: every experiment of a folder, in the order of all tables."""
 
     kind: NotRequired[str]
     schema_version: int
@@ -274,26 +274,30 @@ class SummaryFile(TypedDict):
     provenance: Provenance
 
 
-# --- comparing a file with its shape --------------------------------------------------------------------------------
+# --- validation -----------------------------------------------------------------------------------------------------
 
 PYTHON_TYPES: dict[Any, Any] = {int: int, float: (int, float), str: str, bool: bool, NoneType: NoneType, Any: object}
 WORDS = {int: "integer", float: "number", str: "text", bool: "boolean", NoneType: "null", Any: "any value"}
 
 
 def mismatches(value: Any, kind: Any, where: str = "", unknown_fields: bool = False) -> list[str]:
-    """Where a JSON value departs from an annotation: missing and unknown fields, values of another type.
+    """Mismatches of a JSON value and an annotation: missing fields, unknown fields, wrong types.
 
     Parameters
     ----------
-    value : what json.loads gives
-    kind : a TypedDict, or another annotation of this module
-    where : the value's place in the file, for the sentences
-    unknown_fields : whether a field that the shape does not have is passed over, as readers do
+    value
+        From json.loads.
+    kind
+        A TypedDict, or another annotation of this module.
+    where : str
+        Path of the value in the file, for the messages.
+    unknown_fields : bool
+        Whether unknown fields are allowed, as when reading.
 
     Returns
     -------
     list of str
-        One sentence each; [] if the value has the shape.
+        One message each; [] if the value matches.
 
     >>> mismatches({"step": 0, "train_loss": "4.2"}, HistoryPoint)
     ['val_loss is missing', "train_loss: expected number, found '4.2'"]
@@ -323,7 +327,7 @@ def mismatches(value: Any, kind: Any, where: str = "", unknown_fields: bool = Fa
 
 @functools.cache
 def _fields(kind):
-    """Field -> (annotation, the Python types of which every value fits) of a TypedDict."""
+    """Field of a TypedDict -> (annotation, Python types whose every value is valid)."""
     return {name: (annotation, _plain_types(annotation)) for name, annotation in get_type_hints(kind).items()}
 
 
@@ -339,24 +343,24 @@ def _mismatches_of_fields(value, kind, prefix, unknown_fields):
     if not unknown_fields:
         found += [f"{prefix}{name} is unknown" for name in value if name not in fields]
     for name, (annotation, plain_types) in fields.items():
-        if name in value and type(value[name]) not in plain_types:  # most need no closer look
+        if name in value and type(value[name]) not in plain_types:  # a shortcut for most fields
             found += mismatches(value[name], annotation, f"{prefix}{name}", unknown_fields)
     return found
 
 
 def _sentence(value, kind, where):
-    return f"{where}: expected {type_in_words(kind)}, found {value!r:.60}"
+    return f"{where}: expected {type_name(kind)}, found {value!r:.60}"
 
 
-def type_in_words(kind: Any) -> str:
-    """An annotation in the words of docs/results-format.md: 'integer or null', 'list of HistoryPoint'."""
+def type_name(kind: Any) -> str:
+    """An annotation as written in docs/results-format.md: 'integer or null', 'list of HistoryPoint'."""
     origin, options = get_origin(kind), get_args(kind)
     if origin in (Union, UnionType):
-        return " or ".join(type_in_words(option) for option in options)
+        return " or ".join(type_name(option) for option in options)
     if origin is list:
-        return f"list of {type_in_words(options[0])}"
+        return f"list of {type_name(options[0])}"
     if origin is dict:
-        return f"name → {type_in_words(options[1])}"
+        return f"name → {type_name(options[1])}"
     if origin is Literal:
         return " or ".join(f"`{option}`" for option in options)
     return WORDS.get(kind) or kind.__name__

@@ -1,16 +1,16 @@
-"""What every script shares: an option parser, printing, and exit statuses."""
+"""Shared by all scripts: an option parser, printing, and exit statuses."""
 
 import argparse
 import os
 import shlex
 import sys
 
-from common.errors import RunError, UserError, cause, in_words
+from common.errors import RunError, UserError, cause, describe
 from common.startup import end_by_default
 
 
 class Parser(argparse.ArgumentParser):
-    """An argparse parser whose complaint is one sentence and exit status 2; options are not to be abbreviated."""
+    """An argparse parser whose errors are one line and exit status 2; options cannot be abbreviated."""
 
     def __init__(self, **options):
         super().__init__(allow_abbrev=False, **options)
@@ -20,12 +20,12 @@ class Parser(argparse.ArgumentParser):
 
 
 def say(text) -> None:
-    """Prints a text at once."""
+    """Prints and flushes."""
     print(text, flush=True)
 
 
 def as_typed(path) -> str:
-    """A path as one types it in a shell: quoted where necessary, and never taken for an option.
+    """A path for a shell command: quoted if necessary, and not mistaken for an option.
 
     >>> print(as_typed("results"), as_typed("results/a study"), as_typed("-x"))
     results 'results/a study' ./-x
@@ -34,10 +34,10 @@ def as_typed(path) -> str:
     return shlex.quote(f"./{text}" if text.startswith("-") else text)
 
 
-class _Lasting:
-    """An output stream whose failure stops nothing: the reader has gone (`| head`), or the disk is full under a log.
+class _FailsafeStream:
+    """An output stream whose errors are recorded instead of raised (closed pipe as in `| head`, disk full under a log).
 
-    What is done is worth more than what is said about it. A character that stdout's encoding lacks becomes "?".
+    Work must not be lost because it cannot be reported. A character that stdout cannot encode becomes "?".
     """
 
     def __init__(self, stream):
@@ -61,21 +61,20 @@ class _Lasting:
         self._attempt(self.stream.flush)
 
     def close(self) -> OSError | None:
-        """Writes what is left, and returns what has prevented any writing."""
+        """Flushes, and returns the error that prevented any writing, or None."""
         self.flush()
-        if self.error is not None:  # or Python would complain of it once more at its end
+        if self.error is not None:  # else Python would report it again at exit
             os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
         return self.error
 
 
 def run(main, argv=None) -> None:
-    """Calls main(argv) and exits with its status; a user's mistake exits 2, and trouble with the machine 1.
+    """Calls main(argv) and exits with its status; UserError exits 2, RunError and OSError exit 1.
 
-    Output that cannot be written does not end main before its work is done; then the status is 1, unless it is the
-    reader that has gone.
+    Output that cannot be written does not interrupt main; the status is then 1, unless the reader closed the pipe.
     """
     streams = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = output, errors = [_Lasting(stream) for stream in streams]
+    sys.stdout, sys.stderr = output, errors = [_FailsafeStream(stream) for stream in streams]
     try:
         status = _status_of(main, argv)
         trouble = output.close()
@@ -90,15 +89,15 @@ def run(main, argv=None) -> None:
 
 
 def _status_of(main, argv) -> int:
-    """The exit status of a script; it says what went wrong."""
+    """The exit status of main; prints errors as one line."""
     try:
         return main(argv)
     except UserError as error:
         status, text = 2, f"error: {error}"
     except RunError as error:
         status, text = 1, f"error: {error}"
-    except OSError as error:  # a disk or a folder, where no module had a better sentence
-        status, text = 1, f"error: {in_words(error)}"
+    except OSError as error:  # not converted to a RunError
+        status, text = 1, f"error: {describe(error)}"
     except KeyboardInterrupt:
         status, text = 130, "interrupted"
     print(text, file=sys.stderr)

@@ -1,13 +1,12 @@
-"""What comes first in any script, before it imports what takes long: streams that are open, and Ctrl-C in one line.
+"""Start-up of every script: opens closed standard streams and handles Ctrl-C, before slow imports.
 
-A script imports this module before everything else, where it is the program and not a module of another one.
+A script imports this module first, if it runs as the main program.
 
-Streams: where standard input, output or error was closed (`2>&-`), the next file to be opened would take its place,
-and get what is written there. It reads and writes nothing instead.
+Streams: if standard input, output or error is closed (`2>&-`), the next file opened would get its descriptor and receive
+its output. /dev/null takes its place.
 
-Ctrl-C ends a script with one line and exit status 130, and at once when it comes again. While modules are being
-imported the process ends then and there: libraries in C turn a KeyboardInterrupt that reaches them at that moment into
-errors of their own, with tracebacks.
+Ctrl-C ends a script with one line and exit status 130; a second one ends it immediately. During imports the process
+exits at once, since C extensions turn a KeyboardInterrupt into errors of their own, with tracebacks.
 """
 
 import os
@@ -18,7 +17,7 @@ _interrupted = False
 
 
 def open_closed_streams():
-    """Opens /dev/null in the place of each standard stream that was closed when the process began."""
+    """Opens /dev/null for each standard stream that was closed when the process started."""
     for number, (name, mode) in enumerate({"stdin": "r", "stdout": "w", "stderr": "w"}.items()):
         if getattr(sys, name) is None:
             os.dup2(os.open(os.devnull, os.O_RDWR), number)
@@ -27,7 +26,7 @@ def open_closed_streams():
 
 
 def is_importing(frame) -> bool:
-    """Whether the code in `frame` runs because a module is being imported."""
+    """Whether the code in `frame` runs during an import."""
     while frame is not None:
         if frame.f_code.co_filename.startswith("<frozen importlib"):
             return True
@@ -46,11 +45,11 @@ def _interrupt(number, frame):
 
 
 def end_by_default():
-    """From here on Ctrl-C ends the process as it ends any program: its work is done, and Python tidies up."""
+    """Restores the default handling of Ctrl-C, when main has returned."""
     if signal.getsignal(signal.SIGINT) is _interrupt:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 open_closed_streams()
-if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # one that ignores Ctrl-C keeps doing so
+if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else Ctrl-C is ignored, as under nohup
     signal.signal(signal.SIGINT, _interrupt)

@@ -1,9 +1,9 @@
-"""Notes for the program that started this one: lines `name=value` in the file that CHARLM_STATUS_FILE names.
+"""Status for the calling script: lines `name=value` in the file given by CHARLM_STATUS_FILE.
 
-    analyze=python analyze_results.py results    the command that analyzes the study; known once the options are checked
-    state=stopping                               the study was told to stop and is saving itself
+    analyze=python analyze_results.py results    the command that analyzes the study; written when options are checked
+    state=stopping                               the study was told to stop and is saving its state
 
-Of several lines with one name the last one holds. run_background.sh reads them.
+The last line of a name counts. run_background.sh reads the file.
 """
 
 import contextlib
@@ -11,7 +11,7 @@ import os
 
 
 def note_status(name: str, value: str) -> None:
-    """Adds a line to the status file, if there is to be one; a file that cannot be written is no reason to stop."""
+    """Appends a line to the status file, if CHARLM_STATUS_FILE is set; write errors are ignored."""
     path = os.environ.get("CHARLM_STATUS_FILE")
     if path:
         with contextlib.suppress(OSError), open(path, "a", encoding="utf-8", errors="surrogateescape") as file:

@@ -1,4 +1,4 @@
-"""A study's folder: which files belong to it, and its results with their values per window."""
+"""A study's folder: its files, and its results with their values per window."""
 
 import math
 import os
@@ -18,26 +18,36 @@ MOST_TRIALS = 10**5
 
 
 def sibling(folder: Path, kind: str) -> Path:
-    """The folder of `kind` that belongs to a study: 'results' in its path becomes `kind`, or `kind` lies inside it.
+    """The folder of `kind` that belongs to a study: 'results' in its path becomes `kind`; without it, a subfolder.
 
     >>> sibling(Path("results/published"), "plots").as_posix(), sibling(Path("mine"), "plots").as_posix()
     ('plots/published', 'mine/plots')
     """
-    places = [index for index, part in enumerate(folder.parts) if part == "results"]
-    if not places:
+    indices = [index for index, part in enumerate(folder.parts) if part == "results"]
+    if not indices:
         return folder / kind
-    return Path(*folder.parts[: places[-1]], kind, *folder.parts[places[-1] + 1 :])
+    return Path(*folder.parts[: indices[-1]], kind, *folder.parts[indices[-1] + 1 :])
 
 
 def read_study(folder: Path, say: Callable[[str], object] = lambda text: None) -> tuple[dict, list[dict]]:
-    """(study.json, the results in the order of their files' names) of a folder; each result knows its `path`.
+    """Reads a study's folder.
 
-    Args:
-      say: told of each JSON file that is left out, since it is no result, or not the one that its name says.
+    Parameters
+    ----------
+    folder : Path
+    say : callable
+        Called with a note on each JSON file that is skipped because it is not the result that its name claims.
+
+    Returns
+    -------
+    study : dict
+        study.json.
+    results : list of dict
+        Sorted by file name; each with its `path`.
     """
     folder = Path(folder)
     if not os.path.lexists(folder / STUDY_FILE):
-        raise UserError(f"{folder} holds no study ({STUDY_FILE} is missing); run run_all_experiments.py first")
+        raise UserError(f"{folder} contains no study ({STUDY_FILE} is missing); run run_all_experiments.py first")
     study = read_json(folder / STUDY_FILE, STUDY)
     results = []
     for path in sorted(folder.glob("*.json")):
@@ -46,25 +56,25 @@ def read_study(folder: Path, say: Callable[[str], object] = lambda text: None) -
         try:
             results.append(read_result(path))
         except Misplaced as error:
-            say(f"{error}; it is left out")
+            say(f"{error}; it is ignored")
     return study, results
 
 
 class Misplaced(RunError):
-    """A file in order, but not the one that belongs in its place."""
+    """A valid file that is not the one that its name claims."""
 
 
 def read_result(path: Path) -> dict:
-    """A result, with its `path`; a RunError names a file that is damaged, Misplaced one that is not what its name says."""
+    """Reads a result and adds its `path`; raises RunError if damaged, Misplaced if it is not what its name claims."""
     if "_" not in Path(path).stem:
-        raise Misplaced(f"{path} is no result")
+        raise Misplaced(f"{path} is not a result")
     content = read_json(path)
     if kind_of_json(content) != RESULT:
         raise Misplaced(f"{path} is {kind_of_json(content)}, not {RESULT}")
     if found := mismatches(content, Result, unknown_fields=True):
         raise RunError(f"{path} is not a valid result: {found[0]}")
     if (name := name_of(content)) != Path(path).stem:
-        raise Misplaced(f"{path} holds the result of {name}: it is a copy, or was renamed or swapped")
+        raise Misplaced(f"{path} contains the result of {name}: it is a copy, or was renamed or swapped")
     numbers = [record["trial"] for record in content["trials"]]
     if len(set(numbers)) < len(numbers) or any(not 0 < number <= MOST_TRIALS for number in numbers):
         raise RunError(f"{path} is not a valid result: its trials are numbered {numbers!s:.60}")
@@ -73,32 +83,42 @@ def read_result(path: Path) -> dict:
 
 
 def name_of(result: dict) -> str:
-    """How a result's files and folders are called."""
+    """The base name of a result's files and folders."""
     return f"{result['architecture']}_{result['activation']}"
 
 
 def read_values(result: dict, measures: Collection[str] | None = None) -> dict[str, np.ndarray]:
-    """A result's values per window, by name, from the files that it names; those that were deleted are left out.
+    """Reads a result's values per window; files that were deleted are skipped.
 
-    Args:
-      result: from `read_result`.
-      measures: "loss" and names of metrics; None: all.
+    Parameters
+    ----------
+    result : dict
+        From `read_result`.
+    measures : collection of str, optional
+        "loss" and names of metrics; default: all.
 
-    Raises:
-      RunError: a file is damaged, or not the one that the result names.
+    Returns
+    -------
+    dict
+        Name, such as 'pair_1_3_relative_pd' -> (W,) array.
+
+    Raises
+    ------
+    RunError
+        A file is damaged, or not the one listed in the result.
     """
     found: dict[str, np.ndarray] = {}
     for _, file in files_of_values(result):
         for name, array in file.arrays.items():
             if measures is None or measure_of(name) in measures:
-                found[name] = array.copy()  # or all of the file would stay in memory
+                found[name] = array.copy()  # else the whole file would stay in memory
     return found
 
 
 def files_of_values(result: dict) -> Iterator[tuple[str, ArrayFile]]:
-    """(path within the study's folder, content) of each file of `read_values`; errors as there."""
-    for place, sha256 in value_files(result):
-        path = Path(result["path"]).parent / place
+    """Yields (path within the study's folder, content) of each values file; errors as for `read_values`."""
+    for name, sha256 in value_files(result):
+        path = Path(result["path"]).parent / name
         try:
             file = read_npz(path) if path.suffix == ".npz" else read_arrays(path)
         except FileNotFoundError:
@@ -107,33 +127,32 @@ def files_of_values(result: dict) -> Iterator[tuple[str, ArrayFile]]:
             _check_old_arrays(path, file.arrays, result)
         elif file.sha256 != sha256:
             raise RunError(
-                f"{path} is not the file that {result['path']} names; move it away, or restore it from a copy"
+                f"{path} is not the file listed in {result['path']}; move it away, or restore it from a copy"
             )
-        yield place, file
+        yield name, file
 
 
 def measure_of(name: str) -> str:
-    """The measure in an array's name: 'loss' of 'trial_3_loss', 'relative_pd' of 'pair_1_3_relative_pd'."""
+    """The measure in an array's name: 'trial_3_loss' -> 'loss', 'pair_1_3_relative_pd' -> 'relative_pd'."""
     return name.split("_", 3 if name.startswith("pair_") else 2)[-1]
 
 
 def value_files(result: dict) -> list[tuple[str, str | None]]:
-    """(path, SHA-256) of each file with values per window of a result; None where a result of schema_version 1 names none."""
+    """(path, SHA-256) of each values file of a result; the SHA-256 is None for results of schema_version 1."""
     name = name_of(result)
     if "values" not in result:
         return [(f"{name}.npz", None)]
     for entry in result["values"]:
-        place = PurePosixPath(entry["file"])
-        if place.parent != PurePosixPath(name) and entry["file"] != f"{name}.npz":
-            raise RunError(f"{result['path']} names a file that cannot be its own: {entry['file']!r:.100}")
+        if PurePosixPath(entry["file"]).parent != PurePosixPath(name) and entry["file"] != f"{name}.npz":
+            raise RunError(f"{result['path']} lists a file outside its own folder: {entry['file']!r:.100}")
     return [(entry["file"], entry["sha256"]) for entry in result["values"]]
 
 
 def _check_old_arrays(path, arrays, result):
-    """A RunError unless arrays that do not say whose they are have the means that their result has."""
+    """Raises RunError unless the means of arrays without an identity equal those in the result."""
     means = {}
     for record in result["trials"]:
-        exact = record.get("matched") or record  # of the published protocol, whose own losses are sampled
+        exact = record.get("matched") or record  # published protocol: its own losses are sampled
         means[f"trial_{record['trial']}_loss"] = exact["val_loss"]
     for pair in result["pairs"]:
         means[f"pair_{pair['trial_a']}_{pair['trial_b']}_top1_disagreement"] = pair["top1_disagreement"]

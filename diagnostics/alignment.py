@@ -1,7 +1,7 @@
-"""How far apart activations are on the inputs that they really get, and where in a model they act.
+"""Distance of activations on the inputs that they receive in a model, and the share of parameters behind them.
 
-An affine map of an activation's output, a x + b for each channel, is what the next layer's weights and bias can absorb; what
-counts is what remains. A slope of the *input* is not absorbed.
+The next layer's weights and bias can absorb an affine map a x + b of an activation's output per channel, so distances
+are measured up to such maps. Scaling of the *input* is not absorbed.
 """
 
 import math
@@ -11,14 +11,14 @@ import torch
 from activations import get_activation
 from tasks.base import autocast, cross_entropy
 
-MOST_ROWS = 2048  # of one activation's inputs
+MOST_ROWS = 2048  # of an activation's inputs
 
 
 def aligned_distance(u: torch.Tensor, v: torch.Tensor) -> float:
-    """sqrt(1 - R^2) of two activations' outputs (N, C) after the best affine map of each channel: 0 to 1, symmetric.
+    """sqrt(1 - R^2) of two activations' outputs (N, C) after the best affine map per channel; 0 to 1, symmetric.
 
-    Squared, it is the share of variance, averaged over the two directions, that the other one's output does not explain;
-    channels are weighted by their variance. 0 for constant outputs.
+    Its square is the fraction of variance that the other output does not explain, averaged over the two directions, with
+    channels weighted by their variance. 0 for constant outputs.
     """
     u, v = u - u.mean(0), v - v.mean(0)
     uu, vv, uv = u.square().sum(0), v.square().sum(0), (u * v).sum(0)
@@ -29,7 +29,7 @@ def aligned_distance(u: torch.Tensor, v: torch.Tensor) -> float:
 
 @torch.no_grad()
 def observed_inputs(model, x, config) -> tuple[list[torch.Tensor], int]:
-    """([(N, C) float64 inputs of each activation module], how often an activation is called in this forward pass)."""
+    """([(N, C) float64 inputs of each activation module], number of activation calls) in one forward pass."""
     seen: dict[str, list[torch.Tensor]] = {}
 
     def note(name):
@@ -49,9 +49,9 @@ def observed_inputs(model, x, config) -> tuple[list[torch.Tensor], int]:
 
 @torch.no_grad()
 def largest_distance(inputs: list[torch.Tensor], names: list[str]) -> float | None:
-    """The largest `aligned_distance` between two of the activations, each averaged over the modules' inputs.
+    """The largest `aligned_distance` of any two of the activations, averaged over the modules' inputs.
 
-    None where two cannot be compared, because one of them is gated.
+    None if two cannot be compared because only one of them is gated.
     """
     distances = []
     outputs = [[get_activation(name)(z).double() for z in inputs] for name in names]
@@ -64,7 +64,7 @@ def largest_distance(inputs: list[torch.Tensor], names: list[str]) -> float | No
 
 
 def share_behind(model, x, y, config) -> float:
-    """The share of a model's parameters whose gradient passes through an activation, and by no other way."""
+    """The fraction of a model's parameters whose gradient flows only through activations."""
     modules = [m for m in model.modules() if getattr(m, "is_activation", False)]
     handles = [m.register_forward_hook(lambda module, inputs, output: output.detach()) for m in modules]
     parameters = [p for p in model.parameters() if p.requires_grad]

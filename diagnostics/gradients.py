@@ -1,9 +1,9 @@
-"""The loss's gradient at a trained model: its size, its noise, and how far one can go along AdamW's direction.
+"""The gradient of the loss at a trained model: its norm, its noise scale, and the critical step along AdamW's direction.
 
     seen = gradient_statistics(model, batches, config)
     noise_scale(seen.moments), critical_rate(loss_along(model, adamw_direction(seen, ...), batches, config), 1e-3)
 
-Everything is measured without dropout and changes neither weights nor gradients. P: the number of parameters.
+Everything is measured without dropout and leaves weights and gradients unchanged. P: number of parameters.
 """
 
 import math
@@ -16,12 +16,12 @@ from tasks.base import autocast, cross_entropy
 
 EPSILON = 1e-8  # AdamW's, PyTorch's default
 LARGEST_RATE = 1e6
-HALVINGS = 10  # of the factor of two between a rate that is too small and one that is too large
+HALVINGS = 10  # bisection steps
 
 
 @dataclass(frozen=True)
 class Moments:
-    """|mean gradient|^2 of a batch, the mean over its sequences of |gradient|^2, and how many sequences it has."""
+    """Of a batch: |mean gradient|^2, the mean of |gradient|^2 over its sequences, and the number of sequences."""
 
     of_mean: float
     of_each: float
@@ -30,7 +30,7 @@ class Moments:
 
 @dataclass(frozen=True)
 class GradientStatistics:
-    """Of a few batches at the same weights. mean, mean_square: (P,) over batches, of a batch's gradient."""
+    """Statistics over batches at the same weights. mean, mean_square: (P,), of the batches' gradients."""
 
     mean: torch.Tensor
     mean_square: torch.Tensor
@@ -43,7 +43,7 @@ class GradientStatistics:
 
 
 def gradient_statistics(model, batches: Sequence[tuple], config) -> GradientStatistics:
-    """Gradients of each sequence by itself, summed up.
+    """Statistics of the gradients of single sequences and of batches.
 
     Parameters
     ----------
@@ -55,7 +55,7 @@ def gradient_statistics(model, batches: Sequence[tuple], config) -> GradientStat
     Returns
     -------
     GradientStatistics
-        It takes the memory of four models, however many sequences there are.
+        Takes the memory of four models, independent of the number of sequences.
     """
     mean = mean_square = torch.zeros(())
     moments = []
@@ -82,15 +82,15 @@ def flat_gradient(model, x, y, config) -> torch.Tensor:
 
 
 def noise_scale(moments: Sequence[Moments]) -> float | None:
-    """The simple gradient noise scale tr(S) / |G|^2, in sequences: the batch size beyond which averaging stops paying.
+    """The simple gradient noise scale tr(S) / |G|^2, in sequences: the batch size beyond which larger ones stop helping.
 
-    |G|^2 and tr(S) are estimated without bias from the norms of a batch's gradient and of its sequences' gradients, each is
-    averaged over the batches, and only then is one divided by the other: a ratio of noisy values is biased.
+    |G|^2 and tr(S) are estimated without bias from the norms of a batch's gradient and of its sequences' gradients. Each
+    is averaged over the batches before dividing, since a mean of noisy ratios is biased.
 
     Returns
     -------
     float or None
-        None where the batches are too few to tell |G|^2 from 0.
+        None if there are too few batches to distinguish |G|^2 from 0.
 
     References
     ----------
@@ -102,15 +102,15 @@ def noise_scale(moments: Sequence[Moments]) -> float | None:
 
 
 def adamw_direction(seen: GradientStatistics, parameters: torch.Tensor, weight_decay: float) -> torch.Tensor:
-    """(P,): AdamW's step per unit of learning rate, had its averages been taken over these batches at these weights.
+    """(P,) AdamW's step per unit of learning rate, with its moments estimated from these batches at these weights.
 
-    A checkpoint does not hold the optimizer's averages; these stand for them.
+    A checkpoint does not contain the optimizer's moments.
     """
     return seen.mean / (seen.mean_square.sqrt() + EPSILON) + weight_decay * parameters
 
 
 def loss_along(model, direction: torch.Tensor, batches: Sequence[tuple], config) -> Callable[[float], float]:
-    """rate -> the mean loss of the batches at weights - rate * direction; the model is left as it was after each call."""
+    """A function: rate -> mean loss of the batches at weights - rate * direction. It restores the model after each call."""
     parameters = [p for p in model.parameters() if p.requires_grad]
     steps = [part.view_as(p) for part, p in zip(direction.split([p.numel() for p in parameters]), parameters)]
 
@@ -134,21 +134,21 @@ def loss_along(model, direction: torch.Tensor, batches: Sequence[tuple], config)
 
 
 def critical_rate(loss: Callable[[float], float], first: float) -> float:
-    """The smallest step length at which a loss along a direction rises above its value at 0; by forward passes only.
+    """The smallest step length at which the loss along a direction exceeds its value at 0, by forward passes only.
 
     Critical sharpness is 2 / this: for a quadratic loss and the gradient's direction g it is g'Hg / g'g.
 
     Parameters
     ----------
     loss : function
-        Step length -> loss; a value that is not finite counts as above.
+        Step length -> loss; a non-finite value counts as exceeding.
     first : float
-        Where the search begins: the learning rate, say. It doubles or halves from there, then bisects to 0.1%.
+        Start of the search, such as the learning rate. It doubles or halves from there, then bisects to 0.1%.
 
     Returns
     -------
     float
-        0 if the loss rises however short the step, inf if it does not rise up to LARGEST_RATE.
+        0 if the loss rises for every step length, inf if it does not rise up to LARGEST_RATE.
 
     References
     ----------

@@ -1,10 +1,10 @@
-"""Probes: numbers about one model in the middle of its training, measured at the points of its curves.
+"""Probes: quantities of a model during training, measured at its curve points.
 
     python run_all_experiments.py --probes gradient_norm
 
-A probe takes a model, a fixed batch and a generator of its own, and returns numbers by name. It changes no bit of the
-trial: the model's mode, weights and gradients are left as they were, and its draws have addresses of their own.
-To add one, write a function here and name it in PROBES.
+A probe takes a model, a fixed batch and its own generator, and returns numbers by name. It does not affect the trial:
+the model's mode, weights and gradients are restored, and its draws have their own addresses. To add a probe, write a
+function here and add it to PROBES.
 """
 
 from collections.abc import Callable, Iterable
@@ -18,7 +18,7 @@ from tasks.base import Task, autocast, cross_entropy, device_of
 
 
 def gradient_norm(model, batch, generator: np.random.Generator, config) -> dict[str, float]:
-    """The Euclidean norm of the loss's gradient, per layer and in all, without dropout.
+    """The Euclidean norm of the loss's gradient, per layer and in total, without dropout.
 
     Parameters
     ----------
@@ -26,14 +26,14 @@ def gradient_norm(model, batch, generator: np.random.Generator, config) -> dict[
     batch : (x, y)
         Inputs (B, ...) and targets (B, T) on the model's device.
     generator : numpy.random.Generator
-        Not used: nothing is drawn.
+        Not used.
     config : Config
 
     Returns
     -------
     dict
-        "all", and the qualified name of each module that has parameters -> norm over its own parameters, in nats per
-        unit of the parameters.
+        "all", and the qualified name of each module with parameters -> norm over its own parameters, in nats per unit of
+        the parameters.
     """
     x, y = batch
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
@@ -52,7 +52,7 @@ PROBES: dict[str, Callable] = {"gradient_norm": gradient_norm}
 
 
 def check_probes(names: Iterable[str], task: Task) -> None:
-    """A UserError for an unknown probe, or a task that has no batch to probe."""
+    """Raises UserError for an unknown probe, or a task without a fixed batch."""
     for name in names:
         if name not in PROBES:
             raise unknown("probe", name, PROBES)
@@ -63,7 +63,7 @@ def check_probes(names: Iterable[str], task: Task) -> None:
 
 
 def measure_probes(names: Iterable[str], model, task, trial, step: int) -> dict[str, dict[str, float]]:
-    """Name of each probe -> its numbers, for a trial's model at a step, on a fixed batch of the training split."""
+    """Probe -> its values for a trial's model at a step, on a fixed batch of the training split."""
     config, device = trial.config, device_of(model)
     x, y = task.examples("train", config, device)
     chosen = np.arange(min(config.batch_size, len(x))) * len(x) // min(config.batch_size, len(x))

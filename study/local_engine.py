@@ -20,7 +20,7 @@ import traceback
 from collections import deque
 from multiprocessing import connection, resource_tracker
 
-from common.errors import RunError, in_words, with_type
+from common.errors import RunError, describe, with_type
 from common.memory import (
     huge_pages_in_new_processes,
     is_device_lost,
@@ -157,7 +157,7 @@ class LocalEngine:
                 worker = _Worker(self._spawn, self._stop, self._context)
             except OSError as error:
                 if not self._workers:
-                    raise RunError(f"no worker process can be started: {in_words(error)}") from error
+                    raise RunError(f"no worker process can be started: {describe(error)}") from error
                 self._limit = len(self._workers)  # out of processes or file descriptors
                 return
             self._workers.append(worker)

@@ -1,9 +1,10 @@
-"""What a model is trained on: the interface that training, evaluation and engines know, and nothing more.
+"""The interface of a task, which is all that training, evaluation and engines know of the data.
 
-A task draws training batches, has fixed examples to evaluate on, and says how results name it. Shapes: W examples (or
-windows of a text) of T positions each (1 for classification), C classes; predictions are (W, T, C) log-probabilities.
+A task draws training batches, provides fixed examples for evaluation, and describes itself for results. Shapes: W
+examples (or windows of a text) of T positions each (1 for classification), C classes; predictions are (W, T, C)
+log-probabilities.
 
-To add a task, subclass `SupervisedTask` in a file of this folder and name it in tasks/registry.py.
+To add a task, subclass `SupervisedTask` in this package and add it to tasks/registry.py.
 """
 
 from collections.abc import Iterator
@@ -12,23 +13,23 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-EXAMPLES_AT_ONCE = 32  # fixed, since a sum's last bits can depend on how many rows are computed together
+EXAMPLES_AT_ONCE = 32  # fixed, since rounding can depend on the number of rows computed together
 
 
 class Task:
     """The interface.
 
+    A task holds data and no state of a trial: it is shared by all trials of a study and sent to every worker once.
+
     Attributes
     ----------
     name : str
     label, sha256 : str
-        Of the data, as results and tables show them.
+        Of the data, as shown in results and tables.
     n_classes : int
         C.
     model_sizes
-        What an architecture must know of the data to be built (for text the vocabulary's size V); ready for JSON.
-
-    A task holds data and no state of a trial: it is shared by all trials of a study and sent to every worker once.
+        What an architecture needs to know of the data (for text the vocabulary size V); JSON-compatible.
     """
 
     name: str
@@ -38,35 +39,35 @@ class Task:
     model_sizes: object
 
     def facts(self) -> dict:
-        """What results record of the task: name, label, sha256, sizes, constants; ready for JSON."""
+        """What results record of the task: name, label, sha256, sizes, constants; JSON-compatible."""
         raise NotImplementedError
 
     def check(self, config) -> None:
-        """A UserError if the data do not suffice for a configuration."""
+        """Raises UserError if there are too few data for a configuration."""
 
     def training_loss(self, model, generator: np.random.Generator, config):
-        """The mean loss (a scalar tensor, nats) of one batch, drawn by the generator; the shared training step's loss."""
+        """The mean loss (scalar tensor, nats) of one batch drawn with the generator, used by `training_step`."""
         raise NotImplementedError
 
     def training_step(self, learner, generator: np.random.Generator, config):
         """One training step; returns its loss, detached.
 
-        Override it if a step is more than one loss. What it must remember from step to step lies in `learner.task_state`
-        (see `initial_state`), which is saved and resumed with the trial.
+        Override it if a step is more than one loss. State kept between steps belongs in `learner.task_state` (see
+        `initial_state`), which is saved with the trial.
 
         Parameters
         ----------
         learner : training.step.SingleTrial
-            Has `model`, in training mode, and `minimize(loss)`, which does backward and one step of the optimizer.
+            Has `model`, in training mode, and `minimize(loss)`: backward pass and one optimizer step.
         generator : numpy.random.Generator
-            Belongs to this trial and step alone.
+            For this trial and step only.
         """
         loss = self.training_loss(learner.model, generator, config)
         learner.minimize(loss)
         return loss.detach()
 
     def initial_state(self, config) -> dict:
-        """What `training_step` remembers before the first step: plain numbers and tensors by name."""
+        """The initial `learner.task_state`: numbers and tensors by name."""
         return {}
 
     def log_probabilities(self, model, split: str, config, chosen=None) -> Iterator:
@@ -76,7 +77,7 @@ class Task:
         ----------
         split : {"train", "validation"}
         chosen : (K,) integers, optional
-            Which of the W examples; all by default.
+            Indices of examples; default: all W.
         """
         raise NotImplementedError
 
@@ -85,7 +86,7 @@ class Task:
         raise NotImplementedError
 
     def n_examples(self, split: str, config) -> int:
-        """W, the number of examples of a split that an evaluation uses."""
+        """W, the number of examples of a split that are evaluated."""
         return len(self.targets(split, config))
 
     def predict(self, model, split: str, config, chosen=None) -> np.ndarray:
@@ -93,28 +94,28 @@ class Task:
         return np.concatenate([part.cpu().numpy() for part in self.log_probabilities(model, split, config, chosen)])
 
     def score(self, model, config) -> dict | None:
-        """{name, value, higher_is_better} of a trained model, if loss and accuracy do not say how good it is."""
+        """{name, value, higher_is_better} of a trained model, for tasks where loss and accuracy are not enough."""
         return None
 
     def continuations(self, model, config) -> list[str] | None:
-        """Texts that a trained model writes, to be compared by edit distance; None if it writes none."""
+        """Texts generated by a trained model, compared by edit distance; None if it generates none."""
         return None
 
     def checkpoint_facts(self) -> dict:
-        """What a checkpoint records of the task, enough to rebuild the model."""
+        """What a checkpoint records of the task, sufficient to rebuild the model."""
         return {"task": self.facts()}
 
     def identity(self) -> dict:
-        """What a study's identity says of the task."""
+        """The task's part of a study's identity."""
         return {"task": self.name, "data_sha256": self.sha256}
 
     def result_facts(self) -> dict:
-        """How a result file records `facts`."""
+        """The task's part of a result file."""
         return {"task": self.facts()}
 
 
 class SupervisedTask(Task):
-    """A task with inputs and targets: cross-entropy on batches drawn by `draw_batch`, evaluated on `examples`."""
+    """A task with inputs and targets: cross-entropy on batches from `draw_batch`, evaluated on `examples`."""
 
     def draw_batch(self, generator: np.random.Generator, config, device):
         """(x, y): a batch of inputs (B, ...) and targets (B, T), on a device."""
@@ -152,12 +153,12 @@ def log_probabilities(model, x, config):
 
 
 def autocast(config, device):
-    """The context in which a model of this configuration computes."""
+    """The autocast context for a configuration's dtype."""
     return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=config.dtype == "bfloat16")
 
 
 def cross_entropy(logits, targets):
-    """Mean cross-entropy in nats, computed in float32 at least; logits (B, T, C), targets (B, T)."""
+    """Mean cross-entropy in nats, computed in at least float32; logits (B, T, C), targets (B, T)."""
     wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
     return F.cross_entropy(wide.flatten(0, 1), targets.flatten())
 
@@ -168,7 +169,7 @@ def device_of(model):
 
 
 def to_device_async(values: np.ndarray, device):
-    """An array as a tensor on a device; to a GPU it is copied asynchronously from pinned memory."""
+    """An array as a tensor on a device, copied asynchronously from pinned memory to a GPU."""
     tensor = torch.from_numpy(values)
     if torch.device(device).type == "cuda":
         return tensor.pin_memory().to(device, non_blocking=True)

@@ -1,7 +1,7 @@
-"""Text in: find or download a corpus, verify it, split it, and cut it into windows and batches.
+"""Text corpora: finding or downloading, verifying, splitting, and cutting into windows and batches.
 
-A corpus is a sequence of characters. Its vocabulary is its sorted distinct characters, and a token is a
-character's place there. The first 90 % of the tokens train, the rest validate. T stands for block_size.
+A corpus is a sequence of characters. Its vocabulary is the sorted distinct characters, and a token is a character's
+index there. The first 90% of the tokens are the training split, the rest the validation split. T: block_size.
 """
 
 import hashlib
@@ -32,19 +32,19 @@ MOST_DISTINCT_CHARACTERS = 65_536
 
 
 class DownloadFailed(UserError):
-    """Shakespeare is not on this machine and could not be fetched; `auto` falls back to another corpus."""
+    """Shakespeare is not on this machine and could not be downloaded; `auto` falls back to another corpus."""
 
 
 @dataclass(frozen=True, eq=False)
 class Corpus:
     """A text as tokens.
 
-    label: the name that results, tables and plots show
-    text_sha256: of the text as UTF-8; two corpora are the same when these are equal
+    label: name in results, tables and plots
+    text_sha256: of the UTF-8 text; identifies the corpus
     vocabulary: the V distinct characters, sorted
     tokens: (n,) unsigned integers below V, read-only
-    n_train: how many of them, from the first, are the training split
-    path: of a user's own file, as it was given
+    n_train: length of the training split, the first tokens
+    path: of a user's file, as given
     """
 
     label: str
@@ -67,27 +67,27 @@ class Corpus:
         return len(self.vocabulary)
 
     def split(self, name: str) -> np.ndarray:
-        """The tokens of the split called "train" or "validation"."""
+        """The tokens of the split "train" or "validation"."""
         if name not in ("train", "validation"):
             raise unknown("split", name, ("train", "validation"))
         return self.train if name == "train" else self.validation
 
     def encode(self, text: str) -> np.ndarray:
-        """(len(text),) tokens; a character outside the vocabulary is a UserError."""
+        """(len(text),) tokens; raises UserError for a character outside the vocabulary."""
         vocabulary, characters = _code_points(self.vocabulary), _code_points(text)
         tokens = np.searchsorted(vocabulary, characters).clip(max=len(vocabulary) - 1)
-        strangers = characters[vocabulary[tokens] != characters]
-        if len(strangers):
-            raise UserError(f"character {chr(strangers[0])!r} does not occur in corpus {self.label}")
+        unknown_characters = characters[vocabulary[tokens] != characters]
+        if len(unknown_characters):
+            raise UserError(f"character {chr(unknown_characters[0])!r} does not occur in corpus {self.label}")
         return tokens.astype(np.uint8 if len(vocabulary) <= 256 else np.uint16)
 
     def decode(self, tokens) -> str:
-        """The text of a sequence of tokens; the inverse of `encode`."""
+        """Inverse of `encode`."""
         return "".join(self.vocabulary[token] for token in np.asarray(tokens).tolist())
 
 
 def _code_points(text: str) -> np.ndarray:
-    """(len(text),) the characters of a text as numbers."""
+    """(len(text),) Unicode code points of a text."""
     return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
 
 
@@ -95,11 +95,11 @@ def _code_points(text: str) -> np.ndarray:
 
 
 def load_corpus(name: str = "auto", data_dir="data", progress: bool = True) -> Corpus:
-    """The corpus called `name`: one of CORPORA, or any UTF-8 text file by its path.
+    """The corpus called `name`: one of CORPORA, or a UTF-8 text file by its path.
 
-    `shakespeare` is the file that the environment variable CHARLM_CORPUS names, else the one in `data_dir`,
-    else downloaded to there; verified always. `pydoc` is the manual that comes with Python; its label, such
-    as pydoc-3.11.7, names it too. `auto` is Shakespeare, or `pydoc` with a warning where that cannot be had.
+    `shakespeare` is the file in the environment variable CHARLM_CORPUS, else the one in `data_dir`, else downloaded to
+    `data_dir`; always verified. `pydoc`, or its label such as pydoc-3.11.7, is the manual that comes with Python. `auto`
+    is Shakespeare, or `pydoc` with a warning if that is unavailable.
     """
     name = str(name)
     if name == "auto":
@@ -112,11 +112,14 @@ def load_corpus(name: str = "auto", data_dir="data", progress: bool = True) -> C
 
 
 def load_recorded(record: dict, given: str = "auto") -> Corpus:
-    """The corpus that a result was made on; a UserError if it is unavailable.
+    """The corpus of a stored result; raises UserError if it is unavailable.
 
-    Args:
-      record: what the result says of it: {label, sha256, ...}.
-      given: where to take it from, as for `load_corpus`; auto is what its label names.
+    Parameters
+    ----------
+    record : dict
+        {label, sha256, ...} from the result.
+    given : str
+        Where to find it, as for `load_corpus`; auto: according to the record.
     """
     label, digest = record["label"], record["sha256"]
     name = given
@@ -124,16 +127,16 @@ def load_recorded(record: dict, given: str = "auto") -> Corpus:
         name = record.get("path") or ("pydoc" if re.fullmatch(PYDOC_LABEL, label) else label)
     made_on = f"the result was made on {label}, SHA-256 {digest[:12]}..."
     if name not in CORPORA and not os.path.exists(name):
-        raise UserError(f"{made_on}, and {name} does not exist; say where the text is with --corpus FILE")
+        raise UserError(f"{made_on}, but {name} does not exist; give the text with --corpus FILE")
     corpus = load_corpus(name)
     if corpus.text_sha256 != digest:
-        advice = "" if name in CORPORA else "; say where the right one is with --corpus FILE"
-        raise UserError(f"{made_on}, and {name} is another text{advice}")
+        advice = "" if name in CORPORA else "; give the right one with --corpus FILE"
+        raise UserError(f"{made_on}, but {name} is another text{advice}")
     return corpus
 
 
 def make_corpus(label: str, text: str, path: str | None = None) -> Corpus:
-    """A corpus of a text that is already at hand."""
+    """A corpus from a text in memory."""
     if not text:
         raise UserError(f"corpus {label} is empty")
     vocabulary = "".join(sorted(set(text)))
@@ -152,11 +155,11 @@ def pydoc_label() -> str:
 
 
 def pydoc_text() -> str:
-    """The topics of Python's own manual, sorted by name, joined by a blank line."""
+    """The topics of Python's manual, sorted by name, joined by a blank line."""
     try:
         from pydoc_data.topics import topics
     except ImportError:
-        raise UserError("corpus pydoc is unavailable: this Python came without its manual, pydoc_data") from None
+        raise UserError("corpus pydoc is unavailable: this Python lacks its manual, pydoc_data") from None
     return "\n\n".join(topics[topic] for topic in sorted(topics))
 
 
@@ -164,10 +167,10 @@ def _corpus_from_file(name: str) -> Corpus:
     path = Path(name)
     if not os.path.exists(path):
         if name.startswith("pydoc-"):
-            raise UserError(f"corpus {name} is the manual of another Python; this one's is {pydoc_label()}")
+            raise UserError(f"corpus {name} is the manual of another Python version; this one has {pydoc_label()}")
         if get_close_matches(name.lower(), CORPORA):
             raise UserError(f"{unknown('corpus', name, CORPORA)}; and there is no file of that name")
-        raise UserError(f"corpus file {name} does not exist; by name there are: {', '.join(CORPORA)}")
+        raise UserError(f"corpus file {name} does not exist; built-in corpora: {', '.join(CORPORA)}")
     try:
         text = _read(path).decode("utf-8")
     except UnicodeDecodeError as error:
@@ -177,7 +180,7 @@ def _corpus_from_file(name: str) -> Corpus:
 
 
 def _label_of_file(path, text):
-    """The file's name; marked where it is that of a corpus which the file does not hold."""
+    """The file's name, marked if it is the name of a built-in corpus with other content."""
     name = os.fsencode(path.name).decode("utf-8", "replace")
     label = "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in name)
     is_shakespeare = hashlib.sha256(text.encode("utf-8")).hexdigest() == SHAKESPEARE_SHA256
@@ -186,7 +189,7 @@ def _label_of_file(path, text):
 
 
 def _read(path: Path) -> bytes:
-    """The bytes of a corpus file, which also keeps its line ends as they are."""
+    """The bytes of a corpus file, with line ends unchanged."""
     if not os.path.isfile(path):
         found = "a folder" if os.path.isdir(path) else "a device or a pipe"
         raise UserError(f"corpus file {path} is {found}, not a text file")
@@ -200,12 +203,12 @@ def _read(path: Path) -> bytes:
 
 
 def _shakespeare(data_dir, progress: bool) -> bytes:
-    """The bytes of tiny Shakespeare, from the first place of three that has them."""
+    """The bytes of tiny Shakespeare, from CHARLM_CORPUS, `data_dir` or a download."""
     stored = Path(data_dir) / "shakespeare.txt"
     if named := os.environ.get("CHARLM_CORPUS"):
         if not os.path.exists(named):
-            raise UserError(f"the environment variable CHARLM_CORPUS names {named}, which does not exist")
-        return _verified(_read(Path(named)), f"{named}, which the environment variable CHARLM_CORPUS names,")
+            raise UserError(f"the file in the environment variable CHARLM_CORPUS does not exist: {named}")
+        return _verified(_read(Path(named)), f"{named}, from the environment variable CHARLM_CORPUS,")
     if os.path.exists(stored):
         return _verified(_read(stored), str(stored))
     try:
@@ -213,8 +216,8 @@ def _shakespeare(data_dir, progress: bool) -> bytes:
         write_atomically(stored, data)
     except (OSError, UserError, RunError) as error:
         raise DownloadFailed(
-            f"tiny Shakespeare could not be downloaded ({error}); get {SHAKESPEARE_URL} in another way,"
-            f" and save it as {stored} or name the file in the environment variable CHARLM_CORPUS"
+            f"tiny Shakespeare could not be downloaded ({error}); get {SHAKESPEARE_URL} by other means,"
+            f" and save it as {stored} or set the environment variable CHARLM_CORPUS to the file"
         ) from None
     return data
 
@@ -227,7 +230,7 @@ def _verified(data: bytes, what: str) -> bytes:
 
 
 def _download(url: str, progress: bool) -> bytes:
-    """The body of the answer, up to the first byte too many; any failure is an OSError."""
+    """The body of the response, cut off after the first excess byte; any failure is an OSError."""
     from http.client import HTTPException
 
     from tqdm import tqdm
@@ -246,10 +249,10 @@ def _download(url: str, progress: bool) -> bytes:
 
 
 def _connect(url: str, seconds: float):
-    """An open answer from `url`, within `seconds` in all.
+    """An open response from `url` within `seconds`.
 
-    The time limit of urlopen is for each address of a host separately and does not cover looking up its name, so that
-    behind a firewall which drops packets the attempts would add up to minutes.
+    The timeout of urlopen applies to each address of a host separately and not to the DNS lookup, so behind a firewall
+    that drops packets the attempts would add up to minutes.
     """
     from queue import Empty, SimpleQueue
     from threading import Thread
@@ -280,15 +283,15 @@ def _shakespeare_or_pydoc(data_dir, progress: bool) -> Corpus:
         corpus = load_corpus("pydoc")
         _warn(
             "THIS IS NOT SHAKESPEARE.",
-            f"The corpus is {corpus.label}, Python's own manual ({len(corpus.tokens):,} characters) instead."
-            " No number that comes of it compares with the report's. Results, tables and plots name it.",
-            f"Why: {error}.",
+            f"The corpus is {corpus.label}, Python's manual ({len(corpus.tokens):,} characters), instead."
+            " No result on it is comparable with the report's. Results, tables and plots show the corpus.",
+            f"Reason: {error}.",
         )
         return corpus
 
 
 def _warn(*paragraphs: str) -> None:
-    """A box on stderr, in ASCII so that it looks the same on every terminal and in every log."""
+    """Prints a box on stderr, in ASCII so that it looks the same on every terminal and in every log."""
     lines = [""]
     for paragraph in paragraphs:
         lines += [*textwrap.wrap(paragraph, width=88, break_on_hyphens=False), ""]
@@ -300,7 +303,7 @@ def _warn(*paragraphs: str) -> None:
 
 
 def check_length(corpus: Corpus, block_size: int) -> None:
-    """A UserError unless each split holds at least one window of `block_size` characters, and a next one."""
+    """Raises UserError unless each split has at least one window of `block_size` characters and a next character."""
     for name in ("train", "validation"):
         n = len(corpus.split(name))
         if n_windows(n, block_size) < 1:
@@ -311,32 +314,32 @@ def check_length(corpus: Corpus, block_size: int) -> None:
 
 
 def n_windows(n: int, block_size: int) -> int:
-    """How many consecutive windows of T characters, each with a next one to predict, n characters hold."""
+    """The number of consecutive windows of T characters, each followed by another character, in n characters."""
     return max(n - 1, 0) // block_size
 
 
 def window_starts(split_length: int, block_size: int) -> np.ndarray:
-    """(n_windows,) the offset of every window of a split: window i at i T."""
+    """(n_windows,) offsets of the windows of a split: i T for window i."""
     return np.arange(n_windows(split_length, block_size)) * block_size
 
 
 def evenly_spaced(total: int, count: int) -> np.ndarray:
     """(count,) strictly increasing indices below `total`, spread evenly: floor(i total / count)."""
     if count > total:
-        raise ValueError(f"{count} different indices below {total} do not exist")
+        raise ValueError(f"there are no {count} different indices below {total}")
     return np.arange(count) * total // max(count, 1)
 
 
 def windows(tokens: np.ndarray, starts: np.ndarray, block_size: int) -> tuple[np.ndarray, np.ndarray]:
-    """(x, y), each (len(starts), T) int64: the T tokens from each start, and those one place further on."""
+    """(x, y), each (len(starts), T) int64: the T tokens from each start, and the same shifted by one."""
     both = tokens[np.asarray(starts)[:, None] + np.arange(block_size + 1)].astype(np.int64)
     return np.ascontiguousarray(both[:, :-1]), np.ascontiguousarray(both[:, 1:])
 
 
 def evaluation_starts(corpus: Corpus, split: str, block_size: int) -> np.ndarray:
-    """(W,) the offsets of the windows on which a split is evaluated, W being the validation split's number.
+    """(W,) offsets of the windows on which a split is evaluated.
 
-    Of the validation split these are all; of the training split as many (at most its own), spread evenly.
+    All W windows of the validation split; as many of the training split (or all of it), evenly spaced.
     """
     of_split = window_starts(len(corpus.split(split)), block_size)
     count = min(n_windows(len(corpus.validation), block_size), len(of_split))
@@ -344,12 +347,12 @@ def evaluation_starts(corpus: Corpus, split: str, block_size: int) -> np.ndarray
 
 
 def evaluation_windows(corpus: Corpus, split: str, block_size: int) -> tuple[np.ndarray, np.ndarray]:
-    """(x, y), each (W, T) int64: all the contexts and targets that an evaluation of a split uses."""
+    """(x, y), each (W, T) int64: all contexts and targets on which a split is evaluated."""
     return windows(corpus.split(split), evaluation_starts(corpus, split, block_size), block_size)
 
 
 def curve_windows(n_evaluation_windows: int, count: int) -> np.ndarray:
-    """Which of the W evaluation windows the curves use: floor(j W / count), or all where there are fewer."""
+    """Indices of the evaluation windows used for curves: floor(j W / count), or all if there are fewer."""
     return evenly_spaced(n_evaluation_windows, min(count, n_evaluation_windows))
 
 

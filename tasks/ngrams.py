@@ -1,10 +1,9 @@
-"""n-gram baselines: the loss of tables of counts, and how reproducible those are that a trial's batches give.
+"""n-gram baselines: their loss on the whole training split, and their reproducibility on the batches of a trial.
 
     python -m tasks.ngrams --max-iters 1000 --seeds 5        # orders 1 to 4; loss, relative PD and top-1 disagreement
 
-A table of counts has no initial weights and no dropout: two of them differ by the order of the data alone, that is, by
-which windows of the training split their seeds drew. They say how low a loss, and how small a disagreement, counting
-alone reaches on the same sample of text.
+An n-gram model has no initial weights and no dropout: two of them differ only in the training windows that their seeds
+drew. So they show which loss and which disagreement counting alone reaches on the same sample of text.
 """
 
 import argparse
@@ -24,12 +23,12 @@ from tasks import corpus as corpora
 ORDERS = (1, 2, 3, 4)
 
 
-# --- of the whole training split ---
+# --- on the whole training split ---
 
 
 @dataclass(frozen=True)
 class Baseline:
-    """What a table of counts predicts: a loss in nats per character and a share of right top-1 predictions."""
+    """An n-gram model's loss in nats per character and its top-1 accuracy (a fraction)."""
 
     name: str
     loss: float
@@ -39,7 +38,7 @@ class Baseline:
 def baselines(corpus, block_size: int) -> tuple[Baseline, Baseline]:
     """The unigram and the bigram baseline of a corpus.
 
-    Counted on the training split, one added to every count (Laplace), and measured like a model: on all windows of the
+    Estimated on the training split with add-one (Laplace) smoothing and evaluated, like a model, on all windows of the
     validation split. Ties go to the lower index.
     """
     size, train = corpus.vocabulary_size, corpus.train.astype(np.int64)
@@ -52,12 +51,12 @@ def baselines(corpus, block_size: int) -> tuple[Baseline, Baseline]:
     )
     codes, counts = np.unique(train[:-1] * size + train[1:], return_counts=True)  # a V x V table may be too large
     before = np.bincount(train[:-1], minlength=size)
-    place = np.searchsorted(codes, x * size + y).clip(max=len(codes) - 1)
-    found = np.where(codes[place] == x * size + y, counts[place], 0)
-    often_first = codes[np.lexsort((codes, -counts))]
-    seen, first = np.unique(often_first // size, return_index=True)
+    index = np.searchsorted(codes, x * size + y).clip(max=len(codes) - 1)
+    found = np.where(codes[index] == x * size + y, counts[index], 0)
+    most_frequent_first = codes[np.lexsort((codes, -counts))]
+    seen, first = np.unique(most_frequent_first // size, return_index=True)
     likeliest = np.zeros(size, np.int64)
-    likeliest[seen] = often_first[first] % size
+    likeliest[seen] = most_frequent_first[first] % size
     following = Baseline(
         "bigram baseline",
         float(-np.log((found + 1) / (before[x] + size)).mean()),
@@ -66,11 +65,11 @@ def baselines(corpus, block_size: int) -> tuple[Baseline, Baseline]:
     return frequencies, following
 
 
-# --- of the batches of a trial ---
+# --- on the batches of a trial ---
 
 
 def sampled_windows(corpus, seed: int, block_size: int, batch_size: int, steps: int) -> np.ndarray:
-    """(steps * batch_size, T + 1) tokens: the windows that a trial of this seed trains on, in `steps` steps."""
+    """(steps * batch_size, T + 1) tokens: the windows that a trial of this seed trains on in `steps` steps."""
     starts = [
         corpora.batch_starts(randomness.generator(seed, "data", step), len(corpus.train), block_size, batch_size)
         for step in range(1, steps + 1)
@@ -79,7 +78,7 @@ def sampled_windows(corpus, seed: int, block_size: int, batch_size: int, steps: 
 
 
 def ngram_counts(windows: np.ndarray, order: int, vocabulary_size: int) -> np.ndarray:
-    """(V^(order - 1), V) counts of each character after each context of order - 1 characters, within windows."""
+    """(V^(order - 1), V) counts of each character after each context of order - 1 characters within windows."""
     length = windows.shape[1] - order + 1
     codes = np.zeros((len(windows), length), dtype=np.int64)
     for k in range(order):
@@ -90,18 +89,18 @@ def ngram_counts(windows: np.ndarray, order: int, vocabulary_size: int) -> np.nd
 def ngram_log_probabilities(tables: Sequence[np.ndarray], x: np.ndarray) -> np.ndarray:
     """Log-probabilities of the next character, interpolated from the lowest order up (Witten & Bell 1991).
 
-    With c(h, w) the count of w after context h, and T(h) the number of different characters seen there,
+    With c(h, w) the count of w after context h, and T(h) the number of distinct characters seen after h,
 
         p(w | h) = (c(h, w) + T(h) p(w | h')) / (c(h) + T(h)),
 
-    h' being h without its first character, and the uniform distribution at the bottom.
+    where h' is h without its first character; order 0 is the uniform distribution.
 
     Parameters
     ----------
     tables : sequence of (V^(k - 1), V) arrays
         Counts of order k = 1, 2, ... (`ngram_counts`).
     x : (W, T) array of int
-        Inputs; a position with fewer than k - 1 characters before it uses the orders that it can.
+        Inputs; a position with fewer than k - 1 preceding characters uses lower orders only.
 
     Returns
     -------
@@ -129,9 +128,9 @@ def ngram_study(corpus, seeds: Sequence[int], config, orders: Sequence[int] = OR
     ----------
     corpus : Corpus
     seeds : sequence of int
-        One table of each order per seed.
+        One model of each order per seed.
     config : Config
-        block_size, batch_size, max_iters, and curve_windows of the validation windows, are used.
+        block_size, batch_size, max_iters and curve_windows are used.
     orders : sequence of int
         1: unigram, 2: bigram, ...
     """
@@ -170,9 +169,11 @@ def main(argv=None) -> int:
 
     parser = argparse.ArgumentParser(prog="python -m tasks.ngrams", description=__doc__.partition("\n")[0])
     parser.add_argument("--corpus", default="auto")
-    parser.add_argument("--max-iters", type=int, default=ConfigCPU().max_iters, help="training steps that are counted")
-    parser.add_argument("--seeds", type=int, default=5, help="how many, from 42 on")
-    parser.add_argument("--curve-windows", type=int, default=200, help="validation windows")
+    parser.add_argument(
+        "--max-iters", type=int, default=ConfigCPU().max_iters, help="training steps whose batches are counted"
+    )
+    parser.add_argument("--seeds", type=int, default=5, help="number of seeds, starting at 42")
+    parser.add_argument("--curve-windows", type=int, default=200, help="number of validation windows")
     args = parser.parse_args(argv)
     config = ConfigCPU(max_iters=args.max_iters, curve_windows=args.curve_windows)
     found = ngram_study(corpora.load_corpus(args.corpus), range(42, 42 + args.seeds), config)

@@ -1,4 +1,4 @@
-"""Tasks by name: how each is loaded, and how the data of a stored result or checkpoint are found again."""
+"""Tasks by name: loading a task, or the task of a stored result or checkpoint."""
 
 from collections.abc import Callable
 
@@ -16,19 +16,19 @@ TASKS: dict[str, Callable[[str], Task]] = {"text": _load_text}
 
 
 def load_task(name: str = "text", data: str = "auto") -> Task:
-    """The task of a name; `data` says where its data are (for text as --corpus does)."""
+    """The task called `name`; `data`: location of its data (for text as in --corpus)."""
     if name not in TASKS:
         raise unknown("task", name, TASKS)
     return TASKS[name](data)
 
 
 def load_recorded(result: dict, data: str = "auto") -> Task:
-    """The task of a result, with the very data that it was made on; a UserError if they are unavailable."""
+    """The task of a result, with verified data; raises UserError if they are unavailable."""
     if "task" not in result:
         return Text(corpora.load_recorded(result["corpus"], data))
     return load_task(result["task"]["name"], data)
 
 
 def model_sizes_of(checkpoint: dict):
-    """`Task.model_sizes`, from what a checkpoint records of its task."""
+    """`Task.model_sizes` of a checkpoint's task."""
     return len(checkpoint["vocabulary"]) if "vocabulary" in checkpoint else checkpoint["task"]["model_sizes"]

@@ -1,7 +1,7 @@
 """Text: next-character prediction on a corpus (corpus.py), the task of the 2025 report.
 
-Batches are random windows of the training split; evaluation uses fixed consecutive windows, so that every model sees the
-same contexts and evaluating draws no random number.
+Batches are random windows of the training split; evaluation uses fixed consecutive windows, so every model sees the same
+contexts and evaluation draws no random numbers.
 """
 
 import functools
@@ -60,7 +60,7 @@ class Text(SupervisedTask):
         return self._on_device(split, config.block_size, str(device))
 
     def _tensors(self, what, block_size, device):
-        """On a device: (tokens of the training split, offsets 0 to T - 1) for batches, or (x, y) of a split's windows."""
+        """Tensors on a device: (training tokens, offsets 0 to T - 1) for "batches", else (x, y) of a split's windows."""
         if what == "batches":
             tokens = torch.from_numpy(self.corpus.train.astype("int64")).to(device)
             return tokens, torch.arange(block_size, device=device)
@@ -71,7 +71,7 @@ class Text(SupervisedTask):
         return len(corpora.evaluation_starts(self.corpus, split, config.block_size))
 
     def continuations(self, model, config):
-        """The greedy continuation of each prompt, T/2 characters long."""
+        """The greedy continuation of each prompt, T/2 characters."""
         x, _ = self.examples("validation", config, device_of(model))
         prompts = x[corpora.evenly_spaced(len(x), min(N_PROMPTS, len(x)))][:, : max(config.block_size // 4, 1)]
         tokens = greedy_continuations(model, prompts, max(config.block_size // 2, 1), config)
@@ -80,7 +80,7 @@ class Text(SupervisedTask):
 
 @torch.inference_mode()
 def greedy_continuations(model, prompts, length, config) -> np.ndarray:
-    """(P, length) tokens: each of the prompts (P, T0) continued by its most probable character, again and again."""
+    """(P, length) tokens: the greedy continuation of each of the prompts (P, T0)."""
     tokens = prompts
     was_training = model.training
     model.eval()
@@ -94,7 +94,7 @@ def greedy_continuations(model, prompts, length, config) -> np.ndarray:
 
 @torch.inference_mode()
 def sample_text(model, corpus, config, prompt, length, temperature, seed, device="cpu") -> str:
-    """`prompt` and `length` characters after it, each drawn from the model's distribution at this temperature."""
+    """`prompt` followed by `length` characters sampled from the model at this temperature."""
     generator = np.random.default_rng(seed)
     tokens = torch.from_numpy(corpus.encode(prompt).astype(np.int64)).to(device)[None]
     model.eval()

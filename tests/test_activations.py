@@ -327,10 +327,10 @@ def test_a_reader_adds_an_activation_in_one_call(registry):
         ("relu", nn.ReLU, {}, "exists already"),
         ("silu", nn.SiLU, {}, "exists already"),
         ("smelu_7", nn.SiLU, {}, "exists already"),
-        ("My Act", nn.SiLU, {}, "cannot name"),
-        ("../act", nn.SiLU, {}, "cannot name"),
+        ("My Act", nn.SiLU, {}, "is not a valid"),
+        ("../act", nn.SiLU, {}, "is not a valid"),
         ("act", nn.SiLU, {"smoothness": "very"}, "unknown smoothness 'very'"),
-        ("act", nn.Linear, {}, "cannot be made"),
+        ("act", nn.Linear, {}, "cannot be created"),
         ("act", dict, {}, "must be an nn.Module class"),
     ],
 )

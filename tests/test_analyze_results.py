@@ -372,11 +372,11 @@ def test_a_result_of_another_study_is_refused_by_the_field(folder, analyze):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["nowhere"], "nowhere holds no study"),
+        (["nowhere"], "nowhere contains no study"),
         (["--margin-loss", "0"], "--margin-loss must be positive"),
         (["--margin-pairs", "nan"], "--margin-pairs must be positive"),
         (["--recompute", "--checkpoints-dir", "elsewhere"], "--recompute needs the checkpoint elsewhere/charlm_"),
-        (["--compare", "nowhere"], "nowhere holds no study"),
+        (["--compare", "nowhere"], "nowhere contains no study"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

@@ -121,10 +121,10 @@ def test_copies_infinite_losses_and_outlying_trials_are_said(tmp_path, capsys):
     [
         (["--margin", "0"], "--margin must be positive, but it is 0.0"),
         (["--margin-loss", "nan"], "--margin-loss must be positive"),
-        (["--logits"], "holds probabilities, not logits"),
+        (["--logits"], "contains probabilities, not logits"),
         (["--reference", "swish"], "unknown variant 'swish'"),
-        (["--export", "FOLDER/tables"], "tables would be one of the variants in"),
-        (["--output", "FOLDER/relu"], "relu would be one of the variants in"),
+        (["--export", "FOLDER/tables"], "tables would be read as a variant in"),
+        (["--output", "FOLDER/relu"], "relu would be read as a variant in"),
         (["--groups", "none.npy"], "none.npy (--groups) does not exist"),
     ],
 )

@@ -47,8 +47,8 @@ def test_a_result_finds_its_text_again_or_says_what_it_wants(tmp_path, tiny_corp
     path.rename(moved)
     for command in commands:
         lost = studies.run(*command, folder=tmp_path)
-        says = f"was made on mine.txt, SHA-256 {corpus['sha256'][:12]}..., and texts/mine.txt does not exist"
-        assert lost.status == 2 and says in lost.err and "say where the text is with --corpus FILE" in lost.err
+        says = f"was made on mine.txt, SHA-256 {corpus['sha256'][:12]}..., but texts/mine.txt does not exist"
+        assert lost.status == 2 and says in lost.err and "give the text with --corpus FILE" in lost.err
         done = studies.run(*command, "--corpus", "moved.txt", folder=tmp_path)
         assert done.status == 0 and "identical" in done.out, done.out + done.err
     said = studies.run("analyze_results.py", "--no-figures", folder=tmp_path)
@@ -90,10 +90,10 @@ def test_a_name_with_a_line_end_stays_on_one_line(tmp_path, tiny_corpus_file):
 @pytest.mark.parametrize(
     ("fact", "says"),
     [
-        ("LABEL = 5", "LABEL of the activation 'soft' must be a text of one line, not 5"),
-        ("LABEL = ''", "LABEL of the activation 'soft' must be a text of one line"),
-        ("LABEL = 'a\\nb'", "LABEL of the activation 'soft' must be a text of one line"),
-        ("FORMULA = ['x']", "FORMULA of the activation 'soft' must be a text of one line"),
+        ("LABEL = 5", "LABEL of the activation 'soft' must be a string of one line, not 5"),
+        ("LABEL = ''", "LABEL of the activation 'soft' must be a string of one line"),
+        ("LABEL = 'a\\nb'", "LABEL of the activation 'soft' must be a string of one line"),
+        ("FORMULA = ['x']", "FORMULA of the activation 'soft' must be a string of one line"),
         ("GATED = 'no'", "GATED of the activation 'soft' must be True or False, not 'no'"),
         ("SMOOTHNESS = ['C1']", "unknown smoothness"),
     ],

@@ -59,7 +59,7 @@ STUDY = ("run_all_experiments.py", "--corpus", "text.txt", "--trials", "2", "--w
 def test_an_installation_is_checked_in_one_command(run_script):
     done = run_script("test_cpu.py", timeout=600)  # a busy machine
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "repeats bit for bit" in done.stdout and "this installation works" in done.stdout
+    assert "bit-identical when repeated" in done.stdout and "this installation works" in done.stdout
 
 
 def test_a_broken_optimizer_is_noticed(monkeypatch):
@@ -75,15 +75,15 @@ def test_a_broken_optimizer_is_noticed(monkeypatch):
 @pytest.mark.parametrize(
     ("options", "status", "says"),
     [
-        ("--architecture-file my_model.py", 0, "my_model with relu: every check passed; it can be trained"),
-        ("--architecture-file my_model.py --activation-file soft.py", 0, "my_model with soft_step: every check passed"),
+        ("--architecture-file my_model.py", 0, "my_model with relu: all checks passed; it can be trained"),
+        ("--architecture-file my_model.py --activation-file soft.py", 0, "my_model with soft_step: all checks passed"),
         ("--architecture-file ahead.py", 1, "FAILED  position 1 sees position 2: the model looks ahead"),
-        ("--architecture-file raises.py", 1, "cannot be made: OSError: no such luck"),
+        ("--architecture-file raises.py", 1, "cannot be built: OSError: no such luck"),
         ("--activation-file sums.py", 1, "FAILED  the activation sums turns the shape (3, 5, 8) into (3, 5)"),
         ("--activation-file logs.py", 1, "FAILED  the activation logs is nan at -100"),
         ("--activation-file broken.py", 2, "does not run: SyntaxError"),
         ("--activation-file missing.py", 2, "cannot read the activation file missing.py"),
-        ("--activation-file my_model.py", 2, "cannot be made"),
+        ("--activation-file my_model.py", 2, "cannot be created"),
     ],
 )
 def test_the_checks_say_in_plain_words_what_fails(folder, options, status, says):
@@ -96,7 +96,7 @@ def test_of_several_classes_the_one_that_takes_an_activation_is_the_architecture
     helper = "class Block:\n    def __init__(self, width):\n        self.width = width\n\n\n"
     (folder / "two.py").write_text(helper + (folder / "my_model.py").read_text())
     done = studies.run("test_cpu.py", "--architecture-file", "two.py", folder=folder)
-    assert done.status == 0 and "my_model with relu: every check passed" in done.out
+    assert done.status == 0 and "my_model with relu: all checks passed" in done.out
     assert "ok      A gradient reaches every parameter." in done.out
     (folder / "two.py").write_text(helper + helper.replace("Block", "Other"))
     done = studies.run("test_cpu.py", "--architecture-file", "two.py", folder=folder)

@@ -149,8 +149,8 @@ def test_a_second_start_is_refused_while_one_runs(study):
     first = study.pid
     done = study.start()
     assert done.returncode == 1
-    assert f"a run is at work already (process {first}); stop it with: kill {first}" in done.stderr
-    assert "if you have just done so, it finishes its step first: try again in a moment" in done.stderr
+    assert f"a run is already in progress (process {first}); stop it with: kill {first}" in done.stderr
+    assert "if you have just done so, it finishes its step first; try again in a moment" in done.stderr
     assert (study.pid, len(study.logs)) == (first, 1)
     assert study.alive()
 
@@ -190,7 +190,7 @@ def test_a_start_waits_for_a_run_that_is_stopping(study):
     first = study.start_and_stop("--finishes-its-step")
     done = study.start()
     assert done.returncode == 0, done.stderr
-    assert f"the last run (process {first}) is stopping" in done.stdout
+    assert f"the last run (process {first}) is finishing" in done.stdout
     assert study.logs[0].read_text().endswith("stopped\n"), "the next run began before the last one had ended"
     assert study.pid != first
     assert study.alive()
@@ -214,13 +214,13 @@ def test_what_an_earlier_run_noted_is_forgotten(study):
     first = study.pid
     done = study.start()
     assert (done.returncode, study.pid) == (1, first)
-    assert "a run is at work already" in done.stderr, "the second run was taken for one that is stopping"
+    assert "a run is already in progress" in done.stderr, "the second run was taken for one that is stopping"
 
 
 def test_nothing_is_read_out_of_the_log(study):
     study.start("--says-it-stops")
     assert wait_until(lambda: "stopping: says a trial" in study.logs[0].read_text())
-    assert "a run is at work already" in study.start().stderr
+    assert "a run is already in progress" in study.start().stderr
 
 
 def test_a_study_is_started_through_a_symbolic_link(study, tmp_path_factory):
@@ -362,7 +362,7 @@ def done_setup(set_up_once, tmp_path):
 def test_setup_makes_a_venv_and_installs_what_is_required(set_up_once):
     setup, said = set_up_once
     assert said.returncode == 0, said.stderr
-    assert "making venv/" in said.stdout
+    assert "creating venv/" in said.stdout
     assert "source venv/bin/activate" in said.stdout
     assert setup.installed("numbers_demo") == "1"
     assert setup.installed("tests_demo") == ""
@@ -411,7 +411,7 @@ def test_a_venv_whose_python_is_gone_is_made_again(done_setup):
     python.symlink_to("/nowhere")
     done = done_setup.run(PYTHON=sys.executable)
     assert done.returncode == 0, done.stderr
-    assert "making venv/" in done.stdout
+    assert "creating venv/" in done.stdout
     assert done_setup.installed("numbers_demo") == "1"
 
 
@@ -432,7 +432,7 @@ def test_setups_at_the_same_moment_wait_for_each_other(setup):
     ]
     outputs = [process.communicate(timeout=120)[0] for process in setups]
     assert [process.returncode for process in setups] == [0, 0]
-    assert sum("making venv/" in output for output in outputs) == 1
+    assert sum("creating venv/" in output for output in outputs) == 1
     assert sum("installing" in output for output in outputs) == 1
     assert setup.installed("numbers_demo") == "1"
 
@@ -454,7 +454,7 @@ def test_without_a_python_one_sentence_says_so(setup, tmp_path):
 def test_setup_knows_its_options(setup):
     done = setup.run("--devel")
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-    assert "unknown option '--devel'; there are: --dev" in done.stderr
+    assert "unknown option '--devel'; options: --dev" in done.stderr
     done = setup.run("--help")
     assert done.returncode == 0
     assert "./setup.sh --dev" in done.stdout

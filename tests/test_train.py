@@ -361,7 +361,7 @@ def test_a_times_difference_is_no_difference(folder, tmp_path):
         ("--sample checkpoints/charlm_relu/trial_1.pt --seed -1", 2, "--seed"),
         ("--corpus tiny.txt --activation gelo", 2, "unknown activation 'gelo'; did you mean 'gelu'? known: smelu_05,"),
         ("--corpus tiny.txt --architecture charml", 2, "unknown architecture 'charml'; did you mean 'charlm'? known:"),
-        ("--corpus tinny", 2, "corpus file tinny does not exist; by name there are: auto, shakespeare, pydoc"),
+        ("--corpus tinny", 2, "corpus file tinny does not exist; built-in corpora: auto, shakespeare, pydoc"),
         ("--corpus tinny.txt", 2, "corpus file tinny.txt does not exist"),
         ("--corpus short.txt", 2, "short.txt is too short: its validation split has 3 characters"),
         ("--corpus latin.txt", 2, "latin.txt is not UTF-8: byte 0xe9 at offset 3"),

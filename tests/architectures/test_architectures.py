@@ -50,7 +50,7 @@ def test_only_a_gated_activation_in_the_plain_recurrence_is_left_out_of_the_grid
     left_out = {(one, other) for one in TEXT for other in ACTIVATIONS} - set(GRID)
     assert left_out == {("rnn", name) for name, kind in ACTIVATIONS.items() if kind.gated}
     assert len({name for _, name in left_out}) == 3
-    with pytest.raises(UserError, match="rnn cannot take the activation swiglu: swiglu is gated, so it halves"):
+    with pytest.raises(UserError, match="rnn cannot use the activation swiglu: swiglu is gated, so it halves"):
         build_model("rnn", "swiglu", ConfigCPU(), V)
 
 
@@ -315,23 +315,23 @@ def registered():
     ("model", "problem"),
     [
         (LooksAhead, r"position 1 sees position 2: the model looks ahead"),
-        (LooksAheadAsItTrains, r"position \d+ sees position \d+ as it trains"),
+        (LooksAheadAsItTrains, r"position \d+ sees position \d+ in training"),
         (IsBlind, r"the character at position 8 changes no output"),
-        (IgnoresItsActivation, r"the activation gelu at activation is made but never used"),
+        (IgnoresItsActivation, r"the activation gelu at activation is created but never used"),
         (CallsItsActivationInVain, r"relu in place of gelu gives the same outputs"),
         (HasAnUnusedParameter, r"no gradient reaches the parameter spare.weight"),
         (CutsAGradient, r"no gradient reaches the parameter embedding.weight"),
-        (IsSureFromTheStart, r"the loss at initialisation is [\d.]+, and not within 10 % of ln V = 2.398"),
-        (CannotLearnByHeart, r"one batch cannot be learned by heart: after 250 steps its loss is still 2"),
-        (KeepsSomethingApart, r"a checkpoint does not give the same model back"),
-        (DrawsItsOwnDropout, r"draws from PyTorch's global generator as it runs"),
-        (DrawsFromElsewhere, r"the same seeds do not train to the same weights"),
+        (IsSureFromTheStart, r"the loss at initialization is [\d.]+, not within 10% of ln V = 2.398"),
+        (CannotLearnByHeart, r"the model cannot overfit one batch: after 250 steps its loss is still 2"),
+        (KeepsSomethingApart, r"a checkpoint does not restore the model"),
+        (DrawsItsOwnDropout, r"draws from PyTorch's global generator, so"),
+        (DrawsFromElsewhere, r"the same seeds do not give the same weights"),
         (HasTheWrongShape, r"for 2 sequences of 20 characters .* the shape \(2, 11\), not \(2, 20, 11\)"),
         (TakesFullLengthOnly, r"for 1 sequences of 1 characters .* the shape \(1, 20, 11\), not \(1, 1, 11\)"),
         (GivesNaN, r"the logits of 2 sequences of 20 characters are not all finite"),
         (GivesATuple, r"the model returns a tuple instead of a tensor"),
-        (CannotBeMade, r"cannot be made: KeyError: 'width'"),
-        (HasNoActivation, r"should use the activation gelu at least once, but its graph holds: none"),
+        (CannotBeMade, r"cannot be built: KeyError: 'width'"),
+        (HasNoActivation, r"should use the activation gelu at least once, but it contains: none"),
         (DrawsInsideARecurrence, r"has a dropout inside recurrence \(LSTM\)"),
     ],
 )

@@ -389,7 +389,7 @@ def test_a_study_with_some_of_the_activations_leaves_claims_about_the_others_unt
 def test_a_missing_timing_file_and_a_folder_without_a_study_are_mistakes(tmp_path):
     with pytest.raises(UserError, match="is no file"):
         evidence_module.gather([], tmp_path / "none.json")
-    with pytest.raises(UserError, match="holds no study"):
+    with pytest.raises(UserError, match="contains no study"):
         evidence_module.gather([tmp_path])
 
 
@@ -427,7 +427,7 @@ def test_the_document_says_nothing_of_studies_that_were_not_given():
 def test_docs_audit_is_what_the_command_generates_from_the_shipped_studies():
     studies, timing_file = evidence_module.shipped()
     if not studies:
-        pytest.skip("results/reference holds no study of the report's text")
+        pytest.skip("results/reference contains no study of the report's text")
     found = evidence_module.gather(studies, timing_file)
     answers = [evidence_module.answer(claim, found) for claim in CLAIMS]
     text = markdown(found, CLAIMS, answers, TABLES)

@@ -54,7 +54,7 @@ def test_parquet_is_read_where_pyarrow_is_installed_and_else_named(tmp_path):
         import pyarrow
         from pyarrow import parquet
     except ImportError:
-        with pytest.raises(UserError, match=r"1\.parquet takes the package pyarrow"):
+        with pytest.raises(UserError, match=r"1\.parquet needs the package pyarrow"):
             load(place(tmp_path, {"relu/1.parquet": b"PAR1", "relu/2.npy": P}))
         return
     (tmp_path / "relu").mkdir()
@@ -145,37 +145,37 @@ GOOD = {"relu/1.npy": P, "relu/2.npy": P, "gelu/1.npy": P}
         ({"gelu/2.npy": P[:3]}, None, r"gelu/2.npy has shape \(3, 3\), but .*gelu/1.npy has \(4, 3\)"),
         ({"gelu/2.npy": P[:, :2]}, None, r"shape \(4, 2\), but .*\(4, 3\); all trials must have the same"),
         ({"gelu/2.npy": Y}, None, r"gelu/2.npy has shape \(4,\), but .*gelu/1.npy has \(4, 3\)"),
-        ({"gelu/2.npy": P + 0.1}, None, r"gelu/2.npy holds no probabilities .* add --logits .* row, counted from 0, is 0: 0.8"),
-        ({"gelu/2.npy": P - [0, 0, 0.3]}, None, r"gelu/2.npy holds no probabilities"),
-        ({"gelu/2.npy": np.log(P + 0.1)}, None, r"gelu/2.npy holds no probabilities .* logits or log-probabilities"),
-        ({"gelu/2.npy": NAN}, None, r"gelu/2.npy holds NaN; .* is 1: 0.1, 0.1, nan"),
-        ({"gelu/2.npy": OBJECTS.getvalue()}, None, r"gelu/2.npy holds Python objects, stored as a pickle"),
-        ({"gelu/2.npy": pickle.dumps(P)}, None, r"gelu/2.npy holds Python objects, stored as a pickle"),
+        ({"gelu/2.npy": P + 0.1}, None, r"gelu/2.npy does not contain probabilities .* add --logits .* row \(counting from 0\) is 0: 0.8"),
+        ({"gelu/2.npy": P - [0, 0, 0.3]}, None, r"gelu/2.npy does not contain probabilities"),
+        ({"gelu/2.npy": np.log(P + 0.1)}, None, r"gelu/2.npy does not contain probabilities .* logits or log-probabilities"),
+        ({"gelu/2.npy": NAN}, None, r"gelu/2.npy contains NaN; .* is 1: 0.1, 0.1, nan"),
+        ({"gelu/2.npy": OBJECTS.getvalue()}, None, r"gelu/2.npy contains Python objects, stored as a pickle"),
+        ({"gelu/2.npy": pickle.dumps(P)}, None, r"gelu/2.npy contains Python objects, stored as a pickle"),
         ({"gelu/2.pkl": pickle.dumps(P)}, None, r"gelu/2.pkl is a pickle, which can run code"),
         ({"gelu/2.pt": b"x"}, None, r"gelu/2.pt is a pickle"),
         ({"gelu/2.npy": b"\x93NUMPY\x01"}, None, r"gelu/2.npy is damaged"),
-        ({"gelu/2.npz": b"PK\x03\x04"}, None, r"gelu/2.npz is damaged, or no file of numpy.savez"),
-        ({"gelu/2.npz": {"a": P, "b": P}}, None, r"gelu/2.npz holds 2 arrays \(a, b\); call the one to read 'predictions'"),
+        ({"gelu/2.npz": b"PK\x03\x04"}, None, r"gelu/2.npz is damaged or not a file of numpy.savez"),
+        ({"gelu/2.npz": {"a": P, "b": P}}, None, r"gelu/2.npz contains 2 arrays \(a, b\); name the one to read 'predictions'"),
         ({"gelu/2.npy": np.zeros((0, 3))}, None, r"gelu/2.npy is "),
-        ({"gelu/2.npy": P.astype(complex)}, None, r"gelu/2.npy holds complex128 values"),
+        ({"gelu/2.npy": P.astype(complex)}, None, r"gelu/2.npy contains complex128 values"),
         ({"gelu/2.npy": P, "gelu/2.csv": csv_of(P)}, None, r"gelu/2.csv and 2.npy are both trial '2'"),
-        ({"gelu/2.npy": P, "gelu/notes.txt": "x"}, None, r"gelu/notes.txt holds no predictions"),
-        ({}, None, r"gelu holds 1 trial; how far models agree takes at least two"),
-        ({"gelu/2.npy": P}, Y[:3], r"labels.npy holds labels of shape \(3,\), but the predictions of .* need \(4,\)"),
-        ({"gelu/2.npy": P}, Y + 1, r"labels.npy holds the label 3, but there are 3 classes: 0 to 2"),
-        ({"gelu/2.npy": P}, Y - 1, r"labels.npy holds the label -1"),
-        ({"gelu/2.npy": P}, Y + 0.5, r"labels.npy holds 1-dimensional values that are no whole numbers"),
-        ({"gelu/2.npy": P}, np.where(Y == 2, np.nan, Y), r"labels.npy holds NaN, first at 1"),
-        ({"gelu/2.npy": P}, np.array(list("abca")), r"holds the label 'a', but the classes are numbered"),
-        ({"gelu/2.npz": {"predictions": P, "labels": Y[::-1]}}, Y, r"gelu/2.npz holds other labels than .*labels.npy"),
-        ({"gelu/2.npy": P, "labels.csv": "0\n2\n0\n0\n"}, Y, r"labels.csv and labels.npy both hold labels"),
+        ({"gelu/2.npy": P, "gelu/notes.txt": "x"}, None, r"gelu/notes.txt is not a file of predictions"),
+        ({}, None, r"gelu contains 1 trial; comparing models takes at least two"),
+        ({"gelu/2.npy": P}, Y[:3], r"labels.npy contains labels of shape \(3,\), but the predictions of .* need \(4,\)"),
+        ({"gelu/2.npy": P}, Y + 1, r"labels.npy contains the label 3, but there are 3 classes: 0 to 2"),
+        ({"gelu/2.npy": P}, Y - 1, r"labels.npy contains the label -1"),
+        ({"gelu/2.npy": P}, Y + 0.5, r"labels.npy contains 1-dimensional values that are not integers"),
+        ({"gelu/2.npy": P}, np.where(Y == 2, np.nan, Y), r"labels.npy contains NaN, first at 1"),
+        ({"gelu/2.npy": P}, np.array(list("abca")), r"contains the label 'a', but the classes are numbered"),
+        ({"gelu/2.npz": {"predictions": P, "labels": Y[::-1]}}, Y, r"gelu/2.npz and .*labels.npy contain different labels"),
+        ({"gelu/2.npy": P, "labels.csv": "0\n2\n0\n0\n"}, Y, r"labels.csv and labels.npy both contain labels"),
         (
             {"gelu/2.csv": csv_of(P, "cat,dog,fox"), "gelu/3.csv": csv_of(P, "dog,cat,fox")}, None,
             r"gelu/3.csv has the classes dog, cat, fox, but .*2.csv has cat, dog, fox",
         ),
-        ({"gelu/2.csv": csv_of(P).replace(",", ";")}, None, r"gelu/2.csv separates its columns by semicolons; use commas"),
-        ({"gelu/2.csv": csv_of(P, ",a,b")}, None, r"gelu/2.csv begins with a column without a name, an index"),
-        ({"gelu/2.csv": csv_of(P).replace("0.8", "high")}, None, r"gelu/2.csv is no table of numbers .* 'high'"),
+        ({"gelu/2.csv": csv_of(P).replace(",", ";")}, None, r"gelu/2.csv separates columns by semicolons; use commas"),
+        ({"gelu/2.csv": csv_of(P, ",a,b")}, None, r"gelu/2.csv starts with an unnamed column, an index"),
+        ({"gelu/2.csv": csv_of(P).replace("0.8", "high")}, None, r"gelu/2.csv is not a table of comma-separated numbers.* 'high'"),
         ({"gelu/2.csv": ""}, None, r"gelu/2.csv is empty"),
     ],
 )  # fmt: skip
@@ -186,29 +186,29 @@ def test_what_will_not_do_is_named_in_one_sentence(tmp_path, files, labels, says
 
 
 def test_one_column_is_no_probabilities_and_fractions_are_no_labels(tmp_path):
-    with pytest.raises(UserError, match=r"values of shape \(4, 1\); predictions are"):
+    with pytest.raises(UserError, match=r"values of shape \(4, 1\); expected are predictions"):
         load(place(tmp_path / "a", {"relu/1.npy": P[:, :1], "relu/2.npy": P[:, :1]}))
     with pytest.raises(
-        UserError, match=r"no whole numbers; .* probabilities have a column per class, also where there are two"
+        UserError, match=r"not integers; .* probabilities have one column per class, even for two classes"
     ):
         load(place(tmp_path / "b", {"relu/1.npy": P[:, 0], "relu/2.npy": P[:, 0]}))
 
 
 def test_logits_where_probabilities_are_and_the_reverse_are_refused(tmp_path):
     place(tmp_path, {"relu/1.npy": 3 * P, "relu/2.npy": P})
-    with pytest.raises(UserError, match=r"2.npy holds probabilities, not logits: .* leave out --logits"):
+    with pytest.raises(UserError, match=r"2.npy contains probabilities, not logits: .* leave out --logits"):
         load(tmp_path, logits=True)
-    with pytest.raises(UserError, match=r"1.npy holds no probabilities"):
+    with pytest.raises(UserError, match=r"1.npy does not contain probabilities"):
         load(tmp_path)
     np.save(tmp_path / "relu/2.npy", np.where(P == 0.8, np.inf, P))
-    with pytest.raises(UserError, match=r"2.npy holds an infinite logit"):
+    with pytest.raises(UserError, match=r"2.npy contains an infinite logit"):
         load(tmp_path, logits=True)
     with pytest.raises(UserError, match=r"holds labels \(N,\), not logits"):
         load(place(tmp_path / "labels", {"relu/1.npy": Y, "relu/2.npy": Y}), logits=True)
 
 
 def test_labels_that_are_numbers_here_and_texts_there_are_refused(tmp_path):
-    with pytest.raises(UserError, match=r"2.npy holds labels that are texts, but those of .*1.npy are numbers"):
+    with pytest.raises(UserError, match=r"the labels in .*2.npy are strings, but those in .*1.npy are numbers"):
         load(place(tmp_path, {"relu/1.npy": Y, "relu/2.npy": np.array(list("abca"))}))
 
 
@@ -217,7 +217,7 @@ def test_labels_that_are_numbers_here_and_texts_there_are_refused(tmp_path):
     [
         (None, r"groups.npy \(--groups\) does not exist"),
         (Y[:3], r"has shape \(3,\), but there are 4 examples"),
-        (np.zeros(4), r"holds one group only"),
+        (np.zeros(4), r"has only one group"),
     ],
 )
 def test_groups_that_will_not_do_are_named(tmp_path, groups, says):
@@ -229,10 +229,10 @@ def test_groups_that_will_not_do_are_named(tmp_path, groups, says):
 
 
 def test_a_folder_without_variants_is_named(tmp_path):
-    with pytest.raises(UserError, match="is no folder"):
+    with pytest.raises(UserError, match="is not a folder"):
         load(tmp_path / "missing")
     np.save(tmp_path / "1.npy", P)
-    with pytest.raises(UserError, match=r"holds no folder; predictions are read from .*/<variant>/<trial>\.npz"):
+    with pytest.raises(UserError, match=r"contains no folder; predictions are read from .*/<variant>/<trial>\.npz"):
         load(tmp_path)
 
 

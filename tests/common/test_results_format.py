@@ -12,7 +12,7 @@ import studies
 import metrics
 from common import json_files, results_format, storage
 from common.errors import RunError
-from common.results_format import HistoryPoint, Pair, Result, StudyFile, SummaryFile, mismatches, type_in_words
+from common.results_format import HistoryPoint, Pair, Result, StudyFile, SummaryFile, mismatches, type_name
 from config import Config
 from config_cpu import ConfigCPU
 
@@ -50,7 +50,7 @@ def test_the_document_describes_every_field_as_the_code_has_it(name):
     assert list(table) == list(fields)
     for field, (type_text, when_missing) in table.items():
         optional = field in kind.__optional_keys__
-        assert type_text == type_in_words(fields[field]) + (", optional" if optional else "")
+        assert type_text == type_name(fields[field]) + (", optional" if optional else "")
         may_be_missing = optional or NoneType in get_args(fields[field])
         assert bool(when_missing) == may_be_missing, f"{name}.{field}: when is it null or absent?"
 
@@ -164,5 +164,5 @@ def test_a_newer_version_is_refused_by_name_and_an_unknown_field_is_not(tmp_path
     json_files.write_json(path, {"schema_version": json_files.SCHEMA_VERSION, "identity": {}, "of_the_future": 1})
     assert json_files.read_json(path)["of_the_future"] == 1
     json_files.write_json(path, {"schema_version": json_files.SCHEMA_VERSION + 1, "identity": {}})
-    with pytest.raises(RunError, match=r"study\.json has schema_version 3, but this program knows up to 2"):
+    with pytest.raises(RunError, match=r"study\.json has schema_version 3, but this program supports up to 2"):
         json_files.read_json(path)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from common.errors import in_words
+from common.errors import describe
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -64,7 +64,7 @@ def test_a_full_disk_under_the_output_stops_nothing_and_is_said_once(tmp_path, u
     assert (tmp_path / "work").read_text() == "done"
     assert done.returncode == 1
     assert done.stderr.replace("β = 1\n", "") == (
-        "error: not all output could be written: No space left on device; make room, or choose another folder\n"
+        "error: not all output could be written: No space left on device; free some space, or choose another folder\n"
     )
     assert in_shell(tmp_path, "2>/dev/full").returncode == 0
 
@@ -79,6 +79,6 @@ def test_an_encoding_without_a_character_gets_a_question_mark(tmp_path):
 @pytest.mark.parametrize("file", [None, "/some/file"])
 def test_what_the_system_complains_of_is_a_sentence_that_names_the_file_if_there_is_one(name, file):
     number = getattr(errno, name)
-    text = in_words(OSError(number, os.strerror(number), file))
+    text = describe(OSError(number, os.strerror(number), file))
     assert os.strerror(number) in text and "Errno" not in text
     assert text.startswith(f"{file}: ") or file is None

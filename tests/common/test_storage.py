@@ -369,7 +369,7 @@ def test_a_file_of_arrays_is_read_by_anyone_who_knows_the_safetensors_format(tmp
 def test_json_that_is_none_of_ours_is_refused(tmp_path, text):
     path = tmp_path / "result.json"
     path.write_text(text)
-    with pytest.raises(RunError, match=f"^{path} is damaged or was edited .* left as it is"):
+    with pytest.raises(RunError, match=f"^{path} is damaged or was edited .* left unchanged"):
         json_files.read_json(path)
 
 
@@ -524,10 +524,10 @@ def test_a_checkpoint_of_another_kind_is_refused_by_name(tmp_path):
     path = tmp_path / "trial_1.pt"
     checkpoint_files.save_state(path, {"seed": 1}, {}, {"step": 3}, None)
     assert checkpoint_files.read_checkpoint(path, checkpoint_files.RUNNING_TRIAL)["step"] == 3
-    with pytest.raises(RunError, match=f"{path} holds the state of an unfinished trial, not a trained model"):
+    with pytest.raises(RunError, match=f"{path} is the state of an unfinished trial, not a trained model"):
         checkpoint_files.read_checkpoint(path, checkpoint_files.TRAINED_MODEL)
     checkpoint_files.write_checkpoint(path, checkpoint_content())
-    with pytest.raises(RunError, match=f"{path} holds a trained model, not the state of an unfinished trial"):
+    with pytest.raises(RunError, match=f"{path} is a trained model, not the state of an unfinished trial"):
         checkpoint_files.read_checkpoint(path, checkpoint_files.RUNNING_TRIAL)
 
 
@@ -641,7 +641,7 @@ def test_the_first_difference_is_named(expected, found, says):
 
 
 def test_a_folder_without_a_study_is_the_users_mistake(tmp_path):
-    with pytest.raises(UserError, match=r"holds no study \(study\.json is missing\)"):
+    with pytest.raises(UserError, match=r"contains no study \(study\.json is missing\)"):
         storage.read_study(tmp_path)
 
 
@@ -683,10 +683,7 @@ def test_a_lock_that_cannot_be_written_is_named(tmp_path):
     )
     command = [sys.executable, "-c", program, str(tmp_path)]
     found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert (
-        found.stdout
-        == f"cannot write in {tmp_path}: File too large; raise the limit on the size of a file (ulimit -f)\n"
-    )
+    assert found.stdout == f"cannot write in {tmp_path}: File too large; raise the file size limit (ulimit -f)\n"
     assert not found.stderr
 
 
@@ -743,7 +740,7 @@ def test_swapped_results_and_copies_are_named_and_not_counted(shipped):
     _, results = storage.read_study(shipped, said.append)
     assert [storage.name_of(result) for result in results] == ["charlm_smelu_05", "charlm_smelu_1", "charlm_swish"]
     named = ("charlm_gelu.json", "charlm_relu.json", "charlm_swish (copy).json", "notes.json", "study_old.json")
-    assert len(said) == 5 and all(f"{name} " in text and "left out" in text for name, text in zip(named, said))
+    assert len(said) == 5 and all(f"{name} " in text and "is ignored" in text for name, text in zip(named, said))
 
 
 def test_a_summary_in_the_place_of_a_study_is_refused_by_name(shipped):
@@ -784,5 +781,5 @@ def test_a_result_without_its_fields_is_refused_by_name(shipped, change, says):
 def test_a_result_names_files_in_its_own_folder_only(shipped, place):
     path = shipped / "charlm_relu.json"
     spoil(lambda result: result.update(values=[{"file": place, "sha256": "0" * 64}]))(path)
-    with pytest.raises(RunError, match="names a file that cannot be its own"):
+    with pytest.raises(RunError, match="lists a file outside its own folder"):
         storage.read_values(storage.read_result(path))

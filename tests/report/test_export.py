@@ -80,4 +80,4 @@ def test_names_of_users_are_text_in_latex(tmp_path):
 def test_export_with_an_audit_or_a_sweep_is_a_mistake(capsys):
     with pytest.raises(SystemExit) as stop:
         scripts.run(analyze_results.main, ["--export", "x", "--audit", str(REFERENCE / "matched")])
-    assert stop.value.code == 2 and "--export writes one study" in capsys.readouterr().err
+    assert stop.value.code == 2 and "--export applies to one study" in capsys.readouterr().err

@@ -319,7 +319,7 @@ def test_a_worker_whose_study_is_killed_ends_without_a_word(study, undisturbed, 
 def test_a_full_disk_under_the_log_does_not_stop_a_study(study, undisturbed, tmp_path):
     done = studies.run(*study, folder=tmp_path, prelude="import sys\nsys.stdout = open('/dev/full', 'w')")
     assert done.err == (
-        "error: not all output could be written: No space left on device; make room, or choose another folder\n"
+        "error: not all output could be written: No space left on device; free some space, or choose another folder\n"
     )
     assert done.status == 1
     assert studies.difference(undisturbed, tmp_path) is None
@@ -350,7 +350,7 @@ def test_a_study_that_can_start_no_process_says_what_helps(study, undisturbed, t
     done = studies.run(*study, folder=tmp_path, prelude=FEW_PROCESSES.format(most=0))
     assert (done.status, done.err) == (
         1,
-        "error: no worker process can be started: Resource temporarily unavailable; raise the limit on processes"
+        "error: no worker process can be started: Resource temporarily unavailable; raise the process limit"
         " (ulimit -u), or use fewer --workers\n",
     )
     assert studies.run(*study, folder=tmp_path).status == 0

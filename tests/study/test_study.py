@@ -319,7 +319,7 @@ def test_a_damaged_or_hostile_state_of_a_running_trial_is_set_aside(command, und
     partial.parent.mkdir(parents=True)
     make_hostile(partial)
     done = studies.run(*command["matched"], folder=tmp_path)
-    assert "set aside as trial_1.partial.pt.aside-1, and the trial starts from its beginning" in done.out
+    assert "set aside as trial_1.partial.pt.aside-1; the trial starts over" in done.out
     partial.with_name("trial_1.partial.pt.aside-1").unlink()
     assert studies.difference(undisturbed["matched"], tmp_path) is None
     assert not (tmp_path / "executed").exists()
@@ -516,8 +516,8 @@ SMALL_FILES = "import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, (30_00
 @pytest.mark.parametrize(
     ("prelude", "says"),
     [
-        (FULL_DISK, "No space left on device; make room, or choose another folder"),
-        (SMALL_FILES, "File too large; raise the limit on the size of a file (ulimit -f)"),
+        (FULL_DISK, "No space left on device; free some space, or choose another folder"),
+        (SMALL_FILES, "File too large; raise the file size limit (ulimit -f)"),
     ],
     ids=["full", "limit"],
 )
