@@ -93,9 +93,10 @@ class _Smelu(torch.autograd.Function):
         return _Smelu.apply(x, beta), in_dims[0]
 
 
-def _smelu(x, beta):
-    """SmeLU; in plain operations for torch.compile, which fuses them and may ignore the vmap rule above."""
-    if torch.compiler.is_compiling():
+def _smelu(x, beta, written_out=False):
+    """SmeLU; in plain operations for torch.compile, which fuses them and may ignore the vmap rule above, or if
+    `written_out`, since the function above has no second derivative."""
+    if written_out or torch.compiler.is_compiling():
         return torch.maximum(beta * (0.5 + x / (2 * beta)).clamp(0, 1).square(), x)
     return _Smelu.apply(x, beta)
 
@@ -103,12 +104,14 @@ def _smelu(x, beta):
 class SmeLU(nn.Module):
     """Smooth ReLU (Shamir, Lin, Coviello 2020, arXiv 2010.09931): ReLU with a parabola between -beta and beta."""
 
+    written_out = False  # True: in plain operations, which can be differentiated twice
+
     def __init__(self, beta=1.0):
         super().__init__()
         self.beta = beta
 
     def forward(self, x):
-        return _smelu(x, self.beta)
+        return _smelu(x, self.beta, self.written_out)
 
     def extra_repr(self):
         return f"beta={self.beta}"
@@ -118,7 +121,7 @@ class CentredSmeLU(SmeLU):
     """SmeLU minus its value at 0, beta / 4, so that it is 0 at 0 like ReLU, GELU and Swish."""
 
     def forward(self, x):
-        return _smelu(x, self.beta) - self.beta / 4
+        return _smelu(x, self.beta, self.written_out) - self.beta / 4
 
 
 class GeneralizedSmeLU(nn.Module):
@@ -129,6 +132,8 @@ class GeneralizedSmeLU(nn.Module):
     SmeLU. In general it is a shifted and scaled SmeLU plus a straight line.
     """
 
+    written_out = False
+
     def __init__(self, alpha=1.0, beta=1.0, left_slope=0.0, right_slope=1.0, offset=None):
         super().__init__()
         self.alpha, self.beta, self.left_slope, self.right_slope = alpha, beta, left_slope, right_slope
@@ -136,7 +141,7 @@ class GeneralizedSmeLU(nn.Module):
 
     def forward(self, x):
         half_width, shift = (self.alpha + self.beta) / 2, (self.alpha - self.beta) / 2
-        bend = (self.right_slope - self.left_slope) * _smelu(x + shift, half_width)
+        bend = (self.right_slope - self.left_slope) * _smelu(x + shift, half_width, self.written_out)
         return bend + self.left_slope * (x + self.alpha) + self.offset
 
     def extra_repr(self):

@@ -14,6 +14,7 @@ from common.results_format import Result, mismatches
 
 STUDY_FILE = "study.json"
 SUMMARY_FILE = "all_experiments_summary.json"
+DIAGNOSTICS_FILE = "diagnostics.json"
 MOST_TRIALS = 10**5
 
 
@@ -51,7 +52,7 @@ def read_study(folder: Path, say: Callable[[str], object] = lambda text: None) -
     study = read_json(folder / STUDY_FILE, STUDY)
     results = []
     for path in sorted(folder.glob("*.json")):
-        if path.name in (STUDY_FILE, SUMMARY_FILE):
+        if path.name in (STUDY_FILE, SUMMARY_FILE, DIAGNOSTICS_FILE):
             continue
         try:
             results.append(read_result(path))

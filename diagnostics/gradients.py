@@ -71,9 +71,14 @@ def gradient_statistics(model, batches: Sequence[tuple], config) -> GradientStat
     return GradientStatistics(mean, mean_square, tuple(moments))
 
 
+def trainable(model) -> list[torch.Tensor]:
+    """The parameters that training changes."""
+    return [p for p in model.parameters() if p.requires_grad]
+
+
 def flat_gradient(model, x, y, config) -> torch.Tensor:
     """(P,) float64: the gradient of the mean loss of a batch."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
+    parameters = trainable(model)
     with autocast(config, x.device):
         logits = model(x)
     found = torch.autograd.grad(cross_entropy(logits, y), parameters, allow_unused=True)
@@ -110,8 +115,8 @@ def adamw_direction(seen: GradientStatistics, parameters: torch.Tensor, weight_d
 
 
 def loss_along(model, direction: torch.Tensor, batches: Sequence[tuple], config) -> Callable[[float], float]:
-    """A function: rate -> mean loss of the batches at weights - rate * direction. It restores the model after each call."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
+    """rate -> the mean loss of the batches at weights - rate * direction; the model is left as it was after each call."""
+    parameters = trainable(model)
     steps = [part.view_as(p) for part, p in zip(direction.split([p.numel() for p in parameters]), parameters)]
 
     @torch.no_grad()

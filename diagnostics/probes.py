@@ -14,6 +14,9 @@ import torch
 
 import randomness
 from common.errors import UserError, unknown
+from diagnostics import curvature as curvatures
+from diagnostics import gradients, units
+from diagnostics.alignment import observed_inputs
 from tasks.base import Task, autocast, cross_entropy, device_of
 
 
@@ -48,7 +51,39 @@ def gradient_norm(model, batch, generator: np.random.Generator, config) -> dict[
     return {"all": sum(squares.values()) ** 0.5, **{layer: square**0.5 for layer, square in squares.items()}}
 
 
-PROBES: dict[str, Callable] = {"gradient_norm": gradient_norm}
+def noise_scale(model, batch, generator: np.random.Generator, config) -> dict[str, float]:
+    """The simple gradient noise scale in sequences (`gradients.noise_scale`); no number where it cannot be told from 0."""
+    x, y = batch
+    half = len(x) // 2
+    seen = gradients.gradient_statistics(model, [(x[:half], y[:half]), (x[half:], y[half:])], config)
+    found = gradients.noise_scale(seen.moments)
+    return {} if found is None else {"noise_scale": found}
+
+
+def pre_activations(model, batch, generator: np.random.Generator, config) -> dict[str, float]:
+    """Mean, SD and share within [-1, 1] of the activations' inputs, and the effective rank of their last layer's."""
+    inputs, _ = observed_inputs(model, batch[0], config)
+    return units.pre_activations(model, batch[0], config) | {"effective_rank": units.effective_rank(inputs[-1].numpy())}
+
+
+def curvature(model, batch, generator: np.random.Generator, config) -> dict[str, float]:
+    """Largest eigenvalue and trace (with its standard error) of the Hessian and of the Gauss-Newton matrix, in float64."""
+    found: dict[str, float] = {}
+    twin = curvatures.twice_differentiable(model)
+    for kind in curvatures.KINDS:
+        operator = curvatures.curvature(twin, *batch, kind)
+        found[f"{kind}_largest"] = float(curvatures.largest_eigenvalues(operator, 1, generator)[0])
+        found[f"{kind}_trace"], found[f"{kind}_trace_error"] = curvatures.trace(operator, TRACE_SAMPLES, generator)
+    return found
+
+
+TRACE_SAMPLES = 10
+PROBES: dict[str, Callable] = {
+    "gradient_norm": gradient_norm,
+    "noise_scale": noise_scale,
+    "pre_activations": pre_activations,
+    "curvature": curvature,
+}
 
 
 def check_probes(names: Iterable[str], task: Task) -> None:
@@ -62,18 +97,23 @@ def check_probes(names: Iterable[str], task: Task) -> None:
             )
 
 
-def measure_probes(names: Iterable[str], model, task, trial, step: int) -> dict[str, dict[str, float]]:
-    """Probe -> its values for a trial's model at a step, on a fixed batch of the training split."""
-    config, device = trial.config, device_of(model)
+def fixed_batch(task, config, device) -> tuple:
+    """(x, y): batch_size examples of the training split, evenly spaced; the same for every model."""
     x, y = task.examples("train", config, device)
-    chosen = np.arange(min(config.batch_size, len(x))) * len(x) // min(config.batch_size, len(x))
+    count = min(config.batch_size, len(x))
+    chosen = np.arange(count) * len(x) // count
+    return x[chosen], y[chosen]
+
+
+def measure_probes(names: Iterable[str], model, task, trial, step: int) -> dict[str, dict[str, float]]:
+    """Name of each probe -> its numbers, for a trial's model at a step, on a fixed batch of the training split."""
+    config = trial.config
+    batch = fixed_batch(task, config, device_of(model))
     was_training = model.training
     model.eval()
     with torch.inference_mode(False), torch.enable_grad():
         found = {
-            name: PROBES[name](
-                model, (x[chosen], y[chosen]), randomness.generator(trial.seed, "probe", step, name), config
-            )
+            name: PROBES[name](model, batch, randomness.generator(trial.seed, "probe", step, name), config)
             for name in names
         }
     model.train(was_training)

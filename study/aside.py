@@ -30,7 +30,7 @@ def own_files(results_dir: Path, checkpoints_dir: Path, plots_dir: Path) -> Iter
     trained = sorted({path.parent for path in checkpoints_dir.glob("*_*/trial_[0-9]*")})
     names = {path.stem for path in results_in(results_dir)} | {path.name for path in trained}
     yield from trained
-    for name in (storage.STUDY_FILE, storage.SUMMARY_FILE, "REPORT.md", "report.html"):
+    for name in (storage.STUDY_FILE, storage.SUMMARY_FILE, storage.DIAGNOSTICS_FILE, "REPORT.md", "report.html"):
         yield from results_dir.glob(name)
     yield from checkpoints_dir.glob(storage.STUDY_FILE)
     for name in sorted(names):

@@ -136,6 +136,20 @@ def compare_published(context, report, should_stop, checkpoints):
     return published_trials.compare_checkpoints(checkpoints, context.task)
 
 
+def diagnose(context, report, should_stop, name, members, activations, seed):
+    """A probe of one trained model or a comparison of two: (numbers by name, or the reason why there are none; seconds).
+
+    members: (checkpoint, SHA-256 of its weights) of each model. activations: their names. seed: of the generator.
+    """
+    from diagnostics.measure import measure
+
+    models, config = [], None
+    for checkpoint, digest in members:
+        model, config = _model(checkpoint, digest)
+        models.append(model)
+    return measure(name, models, context.task, config, activations, seed)
+
+
 FUNCTIONS = {
     "trial": train_trial,
     "pack": train_pack,
@@ -143,4 +157,5 @@ FUNCTIONS = {
     "evaluate": evaluate,
     "compare": compare,
     "published_pairs": compare_published,
+    "diagnose": diagnose,
 }
