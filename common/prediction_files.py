@@ -5,12 +5,8 @@ converted one in a temporary folder), from which `rows` reads a few examples at 
 number of trials. Nothing is ever unpickled.
 """
 
-import csv
 import hashlib
 import re
-import shutil
-import zipfile
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,13 +15,12 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from common.errors import UserError
+from common.prediction_tables import FORMATS, read_table, saved
 
-FORMATS = (".npz", ".npy", ".csv", ".parquet")
 PICKLES = (".pkl", ".pickle", ".joblib", ".pt", ".pth", ".ckpt")
 SUM_TOLERANCE = 1e-3  # allowed deviation of an example's probabilities from sum 1, such as by rounding to 4 decimals
 MOST_BLOCKS = 1000
 MOST_CLASSES = 50_000  # of labels
-HEADINGS = ("label", "labels", "prediction", "predictions", "class", "target", "truth", "y", "group", "groups")
 
 
 @dataclass(frozen=True)
@@ -77,7 +72,7 @@ def load(folder: Path | str, logits: bool = False, groups: Path | str | None = N
     """
     folder, scratch = Path(folder), TemporaryDirectory(prefix="predictions-")
     files = find_trials(folder)
-    tables = {path: _table(path, Path(scratch.name)) for trials in files.values() for path in trials.values()}
+    tables = {path: read_table(path, Path(scratch.name)) for trials in files.values() for path in trials.values()}
     first, shape = next(iter(tables)), next(iter(tables.values())).shape
     for path, table in tables.items():
         _check_shape(path, table, first, shape)
@@ -165,161 +160,6 @@ def _sha256(path):
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-# --- one file -------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Table:
-    """An array in a .npy file, with the names of its columns and the true labels if the original file has them."""
-
-    file: Path
-    shape: tuple[int, ...]
-    dtype: np.dtype
-    classes: tuple[str, ...] | None
-    labels: np.ndarray | None
-
-    @property
-    def array(self) -> np.ndarray:
-        """Newly memory-mapped, so that pages read before do not stay in memory."""
-        return np.load(self.file, mmap_mode="r", allow_pickle=False)
-
-
-def _table(path: Path, scratch: Path) -> _Table:
-    """Reads a file of any format; raises UserError if it is damaged or contains neither numbers nor labels."""
-    kind = path.suffix.lower()
-    classes = labels = None
-    if kind == ".npy":
-        file = path
-    elif kind == ".npz":
-        file, classes, labels = _from_npz(path, scratch)
-    elif kind == ".parquet":
-        values, classes = _from_parquet(path)
-        file = _saved(values, scratch)
-    elif kind in (".csv", ".txt"):
-        values, classes = _from_csv(path)
-        file = _saved(values, scratch)
-    else:
-        raise UserError(f"{path} has an unknown format; supported: {', '.join(FORMATS)}")
-    array = _opened(path, file)
-    if array.dtype.kind not in "fiubUS":
-        raise UserError(
-            f"{path} contains {array.dtype} values; predictions must be numbers, and labels integers or strings"
-        )
-    if array.size == 0:
-        raise UserError(f"{path} is empty: its shape is {array.shape}")
-    if not array.flags.c_contiguous:
-        file = _saved(np.ascontiguousarray(array), scratch)
-        array = _opened(path, file)
-    return _Table(file, array.shape, array.dtype, classes, labels)
-
-
-def _new(scratch):
-    return scratch / f"{len(list(scratch.iterdir()))}.npy"
-
-
-def _saved(array, scratch):
-    np.save(file := _new(scratch), array)
-    return file
-
-
-def _opened(path, file):
-    """The memory-mapped array of an .npy file; path: the user's file, for messages."""
-    try:
-        return np.load(file, mmap_mode="r", allow_pickle=False)
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
-    except (ValueError, EOFError) as error:
-        if re.search("pickle|object", str(error), re.IGNORECASE):
-            raise UserError(
-                f"{path} contains Python objects, stored as a pickle, which can run code when read; save one array of"
-                " numbers (do all rows have the same length?)"
-            ) from error
-        raise UserError(f"{path} is damaged or not a NumPy file: {error}") from error
-
-
-def _from_npz(path, scratch):
-    """(predictions as an .npy file, class names or None, labels or None); the array 'predictions', or the only other one."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = [name.removesuffix(".npy") for name in archive.namelist()]
-            rest = [name for name in names if name not in ("labels", "classes")]
-            chosen = "predictions" if "predictions" in rest else rest[0] if len(rest) == 1 else None
-            if not chosen:
-                raise UserError(
-                    f"{path} contains {len(rest)} arrays ({', '.join(rest)}); name the one to read 'predictions' (next to"
-                    " optional 'labels' and 'classes')"
-                )
-            files = {}
-            for name in {chosen, *names} & {chosen, "labels", "classes"}:
-                files[name] = _new(scratch)
-                with archive.open(f"{name}.npy") as source, open(files[name], "wb") as target:
-                    shutil.copyfileobj(source, target, 2**20)
-    except (zipfile.BadZipFile, zlib.error, EOFError, KeyError) as error:
-        raise UserError(f"{path} is damaged or not a file of numpy.savez: {error}") from error
-    classes = tuple(map(str, _opened(path, files["classes"]).ravel())) if "classes" in files else None
-    labels = np.array(_opened(path, files["labels"])) if "labels" in files else None
-    return files[chosen], classes, labels
-
-
-def _from_parquet(path):
-    try:
-        from pyarrow import ArrowException, parquet
-    except ImportError as error:
-        raise UserError(f"reading {path} needs the package pyarrow; install it, or save .npy or .csv") from error
-    try:
-        table = parquet.read_table(path)
-    except (ArrowException, OSError) as error:
-        raise UserError(f"{path} is damaged or not a Parquet file: {error}") from error
-    columns = [column.to_numpy() for column in table.columns]
-    columns = [column.astype(str) if column.dtype == object else column for column in columns]
-    if len(columns) == 1:
-        return columns[0], None
-    return np.stack(columns, axis=1), tuple(table.column_names)
-
-
-def _from_csv(path):
-    """(array, class names or None): one column per class, with or without a header; a single column: labels."""
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            lines = csv.reader(file)
-            first, second = next(lines, []), next(lines, [])
-        names = _heading(path, first, second)
-        if len(first) == 1 and not _is_number((second or first)[0]):
-            with open(path, newline="", encoding="utf-8-sig") as file:
-                cells = [line[0] for line in csv.reader(file) if line]
-            return np.array(cells[1 if names else 0 :]), None
-        array = np.loadtxt(
-            path, delimiter=",", skiprows=1 if names else 0, ndmin=2, comments=None, encoding="utf-8-sig"
-        )
-    except (ValueError, csv.Error) as error:  # a UnicodeDecodeError is a ValueError
-        if isinstance(error, UserError):
-            raise
-        raise UserError(f"{path} is not a table of comma-separated numbers: {error}") from error
-    return (array[:, 0], None) if array.shape[1] == 1 else (array, tuple(names) if names else None)
-
-
-def _heading(path, first, second):
-    """The first line if it is a header, else None. pandas writes 0, 1, 2 for unnamed columns."""
-    if not first:
-        raise UserError(f"{path} is empty")
-    if len(first) == 1 and re.search("[;\t]", first[0]):
-        raise UserError(f"{path} separates columns by {'tabs' if chr(9) in first[0] else 'semicolons'}; use commas")
-    if len(first) > 1 and first[0] == "":
-        raise UserError(f"{path} starts with an unnamed column, an index; save it without (pandas: index=False)")
-    if len(first) == 1 and not _is_number(first[0]):
-        return first if (second and _is_number(second[0])) or first[0].strip().lower() in HEADINGS else None
-    counting = first == [str(k) for k in range(len(first))] and any("." in cell or "e" in cell for cell in second)
-    return [name.strip() for name in first] if counting or not all(map(_is_number, first)) else None
-
-
-def _is_number(text):
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
-
-
 # --- checks ---------------------------------------------------------------------------------------------------------
 
 
@@ -399,7 +239,7 @@ def _true_labels(folder, tables, shape, scratch):
     files = sorted(path for path in folder.glob("labels.*") if path.is_file())
     if len(files) > 1:
         raise UserError(f"{files[0]} and {files[1].name} both contain labels; keep one of them")
-    found = [(path, _as_labels(path, _table(path, scratch).array)) for path in files]
+    found = [(path, _as_labels(path, read_table(path, scratch).array)) for path in files]
     found += [(path, _as_labels(path, table.labels)) for path, table in tables.items() if table.labels is not None]
     if not found:
         return None
@@ -435,7 +275,7 @@ def _coded(tables, known, scratch):
         )
     stored = {}
     for path, table in tables.items():
-        stored[path] = _saved(np.searchsorted(classes, _as_labels(path, table.array)).astype(np.int32), scratch)
+        stored[path] = saved(np.searchsorted(classes, _as_labels(path, table.array)).astype(np.int32), scratch)
     return stored, tuple(map(str, classes))
 
 
@@ -462,7 +302,7 @@ def _grouped(path, units, scratch):
     """(units,) block of each example or window: its group, or one of MOST_BLOCKS unions of groups."""
     if not path.is_file():
         raise UserError(f"{path} (--groups) does not exist")
-    groups = _table(path, scratch).array
+    groups = read_table(path, scratch).array
     if groups.shape != (units,):
         raise UserError(
             f"{path} (--groups) has shape {groups.shape}, but there are {units} examples: it must be ({units},)"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from analysis.pooled import explained, rows
+from analysis.pooled import Row, explained, rows
 from analysis.results import Study
 from common.errors import UserError
 
@@ -22,15 +22,19 @@ def publish_pooled(studies: Sequence[Study], plots: Path | None) -> int:
         )
     n_pairs = sum(len(row.cell.pairs) for row in table)
     print(f"{len(table)} cells (architecture x activation x study), {n_pairs} pairs. Exploratory.\n")
-    shares = [[name, *map(_share, found)] for name, found in explained(table).items()]
-    headers = ["Factor", "R² alone", "R² lost without it"]
-    print(tabulate(shares, headers, "pipe", disable_numparse=True))
+    print(factor_table(table))
     print("\nLeast squares on log relative PD, one row per cell; 95% intervals by bootstrap over cells.")
     if plots is not None:
         from figures.pooled import pd_of_all_pairs
 
         print(f"\nFigure: {pd_of_all_pairs([row.cell.result for row in table], plots, table)}")
     return 0
+
+
+def factor_table(table: Sequence[Row]) -> str:
+    """How much of the variance of log relative PD each factor explains, in Markdown."""
+    shares = [[name, *map(_share, found)] for name, found in explained(table).items()]
+    return tabulate(shares, ["Factor", "R² alone", "R² lost without it"], "pipe", disable_numparse=True)
 
 
 def _share(values):

@@ -10,8 +10,10 @@ import analyze_results
 from analysis.contrasts import Contrast, contrasts
 from analysis.curves import CommonLoss
 from analysis.equal_loss import LOG_MARGIN
+from analysis.pooled import rows
 from analysis.results import MEASURES, Margins
 from report import contrasts as report
+from report import pooled
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "results" / "reference" / "answer"
@@ -81,7 +83,15 @@ def blocks() -> dict[str, str]:
         if len(joined) == 1 + len(others):
             ends = report.endpoints(joined, named, Margins(), COMMON)
             made[block] = report.text(report.cells_used(joined, ends), ends, Margins())
+    made["pooled"] = pooled.factor_table(rows(pooled_studies()))
     return made
+
+
+def pooled_studies():
+    """Every shipped study of CharLM and its rivals that varies everything, tuning included."""
+    folders = [FOLDER.parent / name for name in ("matched", "longer", "architectures")]
+    folders += [FOLDER / "primary", FOLDER / "secondary", *sorted(FOLDER.glob("rate_*"))]
+    return [analyze_results.read_study(path) for path in (*folders, *sorted((FOLDER / "tuning").iterdir()))]
 
 
 def table(header, rows) -> str:
