@@ -7,6 +7,7 @@ log-probabilities.
 To add a task, subclass `SupervisedTask` in this package and add it to tasks/registry.py.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 
 import numpy as np
@@ -16,7 +17,7 @@ from torch.nn import functional as F
 EXAMPLES_AT_ONCE = 32  # fixed, since rounding can depend on the number of rows computed together
 
 
-class Task:
+class Task(ABC):
     """The interface.
 
     A task holds data and no state of a trial: it is shared by all trials of a study and sent to every worker once.
@@ -38,16 +39,16 @@ class Task:
     n_classes: int
     model_sizes: object
 
+    @abstractmethod
     def facts(self) -> dict:
         """What results record of the task: name, label, sha256, sizes, constants; JSON-compatible."""
-        raise NotImplementedError
 
-    def check(self, config) -> None:
+    def check(self, config) -> None:  # noqa: B027 - most tasks have nothing to check
         """Raises UserError if there are too few data for a configuration."""
 
     def training_loss(self, model, generator: np.random.Generator, config):
         """The mean loss (scalar tensor, nats) of one batch drawn with the generator, used by `training_step`."""
-        raise NotImplementedError
+        raise NotImplementedError("a task has a training_loss, or a training_step of its own")
 
     def training_step(self, learner, generator: np.random.Generator, config):
         """One training step; returns its loss, detached.
@@ -70,6 +71,7 @@ class Task:
         """The initial `learner.task_state`: numbers and tensors by name."""
         return {}
 
+    @abstractmethod
     def log_probabilities(self, model, split: str, config, chosen=None) -> Iterator:
         """Yields (n, T, C) float32 tensors of log-probabilities of successive examples of a split.
 
@@ -79,11 +81,10 @@ class Task:
         chosen : (K,) integers, optional
             Indices of examples; default: all W.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def targets(self, split: str, config) -> np.ndarray:
         """(W, T) integers: the true classes of a split's examples."""
-        raise NotImplementedError
 
     def n_examples(self, split: str, config) -> int:
         """W, the number of examples of a split that are evaluated."""
@@ -117,13 +118,13 @@ class Task:
 class SupervisedTask(Task):
     """A task with inputs and targets: cross-entropy on batches from `draw_batch`, evaluated on `examples`."""
 
+    @abstractmethod
     def draw_batch(self, generator: np.random.Generator, config, device):
         """(x, y): a batch of inputs (B, ...) and targets (B, T), on a device."""
-        raise NotImplementedError
 
+    @abstractmethod
     def examples(self, split: str, config, device):
         """(x, y): all fixed inputs (W, ...) and targets (W, T) of a split, on a device."""
-        raise NotImplementedError
 
     def training_loss(self, model, generator, config):
         device = device_of(model)
