@@ -1,32 +1,30 @@
-"""How fast: every speed in docs/performance.md, measured in one run, as ratios on the machine at hand.
+"""Measures every speed in docs/performance.md, where possible as ratios on the same machine.
 
     python benchmark.py                     # step, bfloat16, workers, dtype, start: about twenty minutes
     python benchmark.py study               # the report's study against the report's protocol: about forty minutes
     python benchmark.py peers --nanogpt ~/nanoGPT
     python benchmark.py step --json step.json
-    python benchmark.py study --quick       # a tiny model, once: does it run at all? measures nothing
+    python benchmark.py study --quick       # smoke test: one repeat of a tiny model
 
-step      a training step and an evaluation, as a share of the machine's own best float32 matrix product, measured in
-          turn with it, in as many processes at once as there are cores
-bfloat16  the same in bfloat16, as a share of the best bfloat16 product: for a processor that computes it natively
+step      a training step and an evaluation, as a share of the machine's best float32 matrix product, measured
+          alternately with it, in one process per core
+bfloat16  the same in bfloat16, as a share of the best bfloat16 product; for CPUs that support it natively
 workers   trials per hour with all workers against one
 dtype     a training step in float32 against bfloat16
-start     seconds to --help of the slowest script, seconds of a study of 50 trials that is finished already, and the
-          memory of a worker
+start     time to --help of the slowest script, time of a finished study of 50 trials, and memory of a worker
 study     5 activations x 2 trials by the report's protocol, as its script ran it (one process, all cores, one context
-          at a time), against run_all_experiments.py with --dtype float32 and, where bfloat16 is native, --dtype auto:
-          whole processes, all cold
-scaling   studies of 10, 30 and 100 trials of a tiny model: processor seconds per trial and per pair, and beyond training
-          and comparing; bytes written and peak memory
-peers     a training step compared with that of nanoGPT's model of the same size, in float32 and bfloat16, as one process on all
-          cores and as one process per core, compiled and not; each dtype against nanoGPT's best arrangement in it
-cuda      a step of the full-size model on a GPU, in bfloat16 and float32, its tokens per second and its share of the
-          measured peak, evaluation, memory; and trials per hour by the size of a pack, compiled and not, and by the
-          number of processes that share the GPU
+          at a time), against run_all_experiments.py with --dtype float32 and, if bfloat16 is native, --dtype auto; whole
+          cold processes
+scaling   studies of 10, 30 and 100 trials of a tiny model: CPU time per trial, per pair and for everything else; bytes
+          written and peak memory
+peers     a training step compared with nanoGPT's at the same size, in float32 and bfloat16, as one process on all cores
+          and as one process per core, compiled and not; against nanoGPT's best arrangement in each dtype
+cuda      a step of the full-size model on a GPU in bfloat16 and float32: tokens per second, share of the measured peak,
+          evaluation, memory; and trials per hour by pack size, compiled and not, and by processes sharing the GPU
 
 Floating-point operations of a step: three times the forward pass, with full T x T attention and the head, without
-embeddings. Medians over repeats; the spread is the range from the lower to the upper quartile. A goal holds for a kind of
-machine (benchmarks/goals.py); on another it is not applicable.
+embeddings. Values are medians over repeats with the quartiles. A goal applies to one kind of machine
+(benchmarks/goals.py).
 """
 
 if __name__ == "__main__":
@@ -68,11 +66,11 @@ SMALL = {
     "n_embd": 8,
     "batch_size": 1,
     "max_iters": 2,
-}  # of the study that is finished already
+}  # of the finished study
 
 
 def measure_steps(config, repeats, gate) -> dict:
-    """Peak, training step and evaluation in turn, `repeats` times, in this process."""
+    """Times peak, training step and evaluation alternately, `repeats` times, in this process."""
     import torch
 
     from common.memory import keep_freed_memory
@@ -101,14 +99,14 @@ def measure_steps(config, repeats, gate) -> dict:
 
 
 def benchmark_bfloat16(repeats, size) -> dict:
-    """`benchmark_step` in bfloat16, if the CPU computes it natively."""
+    """`benchmark_step` in bfloat16, if the CPU supports it natively."""
     if native_bfloat16("cpu") is None:
-        return {"step_share_of_peak": "not applicable here: this CPU does not compute bfloat16 natively"}
+        return {"step_share_of_peak": "not applicable here: this CPU does not support bfloat16 natively"}
     return benchmark_step(repeats, size, "bfloat16")
 
 
 def benchmark_step(repeats, size, dtype="float32") -> dict:
-    """A training step and an evaluation in one process per core, all at once, as shares of the best product."""
+    """A training step and an evaluation in concurrent processes, one per core, as shares of the best product."""
     config = ConfigCPU(**size, dtype=dtype)
     flops = forward_flops(config, 65)
     found = together(max(1, usable_cpus() // config.threads_per_trial), measure_steps, config, repeats)
@@ -143,7 +141,7 @@ def benchmark_dtype(repeats, size) -> dict:
 
 
 def run_study(folder, size, *options) -> float:
-    """Seconds of one cold run of run_all_experiments.py, with the CPU configuration but for `size`."""
+    """Seconds of one cold run of run_all_experiments.py with the CPU configuration, changed by `size`."""
     options += ("--config", "cpu", *(f"--{name.replace('_', '-')}={value}" for name, value in size.items()))
     folders = [f"--{kind}-dir={folder}/{kind}" for kind in ("results", "checkpoints", "plots")]
     command = [sys.executable, str(ROOT / "run_all_experiments.py"), *options, *folders]
@@ -151,9 +149,9 @@ def run_study(folder, size, *options) -> float:
 
 
 def benchmark_workers(repeats, size) -> dict:
-    """Trials per hour once the workers run: the slope between a short and a long study, start-up left out.
+    """Trials per hour without start-up: the slope between a short and a long study of trials of 30 steps.
 
-    Trials of 30 steps; the same ones, and so the same pairs to compare, whatever the number of workers.
+    The trials and pairs are the same for any number of workers.
     """
     all_workers = max(1, usable_cpus())
     sizes = (all_workers, 3 * all_workers)
@@ -173,7 +171,7 @@ def benchmark_workers(repeats, size) -> dict:
 
 
 def benchmark_start(repeats, size) -> dict:
-    """Seconds of --help, of a study that is finished already, and the most memory that a worker of a real trial used."""
+    """Time of --help, time of a finished study, and peak memory of a worker that trains a trial."""
     slowest = {"median": 0.0}
     for script in sorted(path for path in ROOT.glob("*.py") if '__name__ == "__main__"' in path.read_text()):
         command = [sys.executable, str(script), "--help"]
@@ -224,10 +222,9 @@ for activation in sys.argv[2].split(","):
 
 
 def benchmark_study(repeats, size) -> dict:
-    """The report's study by the report's protocol, and by this program in each dtype; all of them whole and cold."""
+    """The report's study by the report's protocol, and by this program in each dtype; whole cold processes."""
     from activations import REPORT
 
-    # the spread of a ratio is that of its repeats, in each of which all were measured in turn
     options = {"float32": "float32"} | ({"bfloat16": "auto"} if native_bfloat16("cpu") else {})
     old, new = [], {dtype: [] for dtype in options}
     fields = {"threads_per_trial": usable_cpus()} | ({"eval_iters": 1} | size if size else {})
@@ -243,12 +240,12 @@ def benchmark_study(repeats, size) -> dict:
     for dtype, taken in new.items():
         rows |= {f"{dtype}_s": quartiles(taken), f"{dtype}_speedup": quartiles(np.array(old) / np.array(taken))}
     if "bfloat16" not in new:
-        rows["bfloat16_speedup"] = "not applicable here: this CPU does not compute bfloat16 natively"
+        rows["bfloat16_speedup"] = "not applicable here: this CPU does not support bfloat16 natively"
     return rows
 
 
 def measure(part, repeats, size, nanogpt):
-    """Yields what a part measures, {name: value}, as it comes."""
+    """Yields the measurements of a part, {name: value}."""
     if part == "cuda":
         from benchmarks.gpu import benchmark_cuda
 
@@ -286,15 +283,15 @@ def show(results, kinds) -> str:
 
 
 def main(argv=None) -> int:
-    p = Parser(prog="benchmark.py", description="Measure every speed in docs/performance.md, on this machine.")
+    p = Parser(prog="benchmark.py", description="Measure every speed in docs/performance.md on this machine.")
     choices = (*PARTS, "study", "scaling", "peers", "cuda")
     p.add_argument(
         "parts", nargs="*", metavar="PART", help=f"any of {', '.join(choices)} (default: {', '.join(PARTS)})"
     )
     p.add_argument("--repeats", type=int, help="repeats of each measurement (default: 20 for steps, 3 for runs)")
     p.add_argument("--nanogpt", type=Path, metavar="PATH", help="a checkout of karpathy/nanoGPT, for peers")
-    p.add_argument("--quick", action="store_true", help="one repeat of a tiny model: does it run? measures nothing")
-    p.add_argument("--json", type=Path, help="also write the results to this file")
+    p.add_argument("--quick", action="store_true", help="smoke test: one repeat of a tiny model")
+    p.add_argument("--json", type=Path, metavar="FILE", help="also write the results as JSON")
     args = p.parse_args(argv)
     from common.errors import UserError, unknown
     from common.files import write_atomically
@@ -305,7 +302,7 @@ def main(argv=None) -> int:
     if args.repeats is not None and args.repeats < 1:
         raise UserError(f"--repeats must be at least 1, but it is {args.repeats}")
     if args.nanogpt and "peers" not in args.parts:
-        raise UserError("--nanogpt is for peers; name that part, or leave the checkout out")
+        raise UserError("--nanogpt is for the part peers; add that part, or leave out --nanogpt")
     for part in ("scaling", "cuda"):
         if args.quick and part in args.parts:
             raise UserError(f"--quick has no effect on {part}; leave one of them out")
@@ -318,7 +315,7 @@ def main(argv=None) -> int:
         results["parts"][part] = {}
         for rows in measure(part, repeats, size, args.nanogpt):
             results["parts"][part] |= rows
-            if args.json:  # after each, so that a run that is cut off has what it measured
+            if args.json:  # after each, so that an interrupted run keeps its measurements
                 write_atomically(args.json, (json.dumps(results, indent=1) + "\n").encode())
     print(show(results, set() if args.quick else machine_kinds()))
     return 0

@@ -3,11 +3,11 @@
     python quick_sensitivity.py --architecture charlm --max-iters 600 --learning-rate 2e-3
     python quick_sensitivity.py --architecture-file my_model.py --minutes 10 --json answer.json
     python quick_sensitivity.py --cost --architectures 5 --activations 4 --trials 3 --hours-per-trial 1.5 --hourly-rate 2.5
-    python quick_sensitivity.py --ground-truth        # trains the cases that the test is validated on (hours; resumes)
+    python quick_sensitivity.py --ground-truth        # trains the cases on which the test is validated (hours; resumable)
     python quick_sensitivity.py --guide               # writes docs/guide.md from them
 
-The options describe the full training; the quick trials have a sixth of its steps. The same command again resumes where it
-stopped. Exit status: 0 done, 1 a trial failed or the machine gave trouble, 2 a mistake in the command, 130 or 143 interrupted.
+The options describe the full training; the quick trials have a sixth of its steps. Rerun the same command to resume.
+Exit status: 0 done, 1 a trial failed or a system error occurred, 2 invalid command, 130 or 143 interrupted.
 """
 
 if __name__ == "__main__":
@@ -27,7 +27,7 @@ from config import Config
 from training.options import add_config_options, add_file_options, check_user_files, choose_config, load_user_files
 
 TRUTH_FOLDER = Path("results/sensitivity")
-OVERRUN = 1.1  # of the budget, after which running trials save themselves
+OVERRUN = 1.1  # fraction of the budget after which running trials are stopped and save their state
 
 
 def parser():
@@ -36,7 +36,7 @@ def parser():
         description="A few minutes of short trials: will the activation matter for this model?",
         epilog="Lists take spaces or commas. The configuration fields describe the full training.",
     )
-    p.add_argument("--architecture", metavar="NAME", help="default: that of --architecture-file, or charlm")
+    p.add_argument("--architecture", metavar="NAME", help="default: from --architecture-file, or charlm")
     add_file_options(p)
     p.add_argument("--task", default="text", metavar="NAME", help="what the model is trained on (default: text)")
     p.add_argument("--corpus", default="auto", help="auto, shakespeare, pydoc or a text file (default: auto)")
@@ -44,27 +44,27 @@ def parser():
         "--activations",
         nargs="+",
         metavar="NAME",
-        help="two or more (default: relu gelu swish smelu_1_centred); with --cost, how many",
+        help="two or more (default: relu gelu swish smelu_1_centred); with --cost: their number",
     )
     p.add_argument("--minutes", type=float, default=5.0, help="budget of the quick test (default: %(default)g)")
-    p.add_argument("--workers", type=int, help="trials at a time (default: the cores this process may use, 1 on a GPU)")
+    p.add_argument("--workers", type=int, help="trials at a time (default: the available cores, 1 on a GPU)")
     p.add_argument("--hourly-rate", type=float, default=0.0, help="price of an hour of this machine, in any currency")
     p.add_argument("--json", type=Path, metavar="FILE", help="also write the answer as JSON")
     p.add_argument(
-        "--results-dir", type=Path, help=f"default: results/quick_<architecture>; of the ground truth {TRUTH_FOLDER}"
+        "--results-dir", type=Path, help=f"default: results/quick_<architecture>; with --ground-truth: {TRUTH_FOLDER}"
     )
     other = p.add_argument_group("instead of a test")
     other.add_argument(
-        "--ground-truth", action="store_true", help="train the cases that the test is validated on; resumes"
+        "--ground-truth", action="store_true", help="train the cases on which the test is validated; resumable"
     )
     other.add_argument(
-        "--dry-run", action="store_true", help="with --ground-truth: list its studies and what is left of each"
+        "--dry-run", action="store_true", help="with --ground-truth: list its studies and the remaining work"
     )
     other.add_argument("--guide", action="store_true", help="write docs/guide.md and its figure from the ground truth")
     other.add_argument(
-        "--cost", action="store_true", help="say what full comparisons cost and the quick test would save"
+        "--cost", action="store_true", help="estimate the cost of full comparisons and the savings of the quick test"
     )
-    other.add_argument("--architectures", type=int, help="with --cost: how many")
+    other.add_argument("--architectures", type=int, help="with --cost: their number")
     other.add_argument("--trials", type=int, help="trials per activation of a full comparison (default: 3)")
     other.add_argument("--hours-per-trial", type=float, help="with --cost: of full training")
     add_config_options(p)
@@ -81,13 +81,13 @@ def main(argv=None) -> int:
 
         say(f"written: {', '.join(map(str, write()))}")
         return 0
-    return say_cost(args) if args.cost else quick_test(args)
+    return print_cost(args) if args.cost else quick_test(args)
 
 
 def check_options(args) -> None:
-    """A UserError for options that contradict one another, or would have no effect."""
+    """Raises UserError for options that contradict each other or would have no effect."""
     if args.ground_truth + args.guide + args.cost > 1:
-        raise UserError("--ground-truth, --guide and --cost are different things; give one of them")
+        raise UserError("--ground-truth, --guide and --cost cannot be combined; give one of them")
     for name in ("architectures", "hours_per_trial"):
         if args.cost == (getattr(args, name) is None):
             raise UserError(
@@ -110,17 +110,17 @@ def check_options(args) -> None:
 
 
 def quick_test(args) -> int:
-    """Trains the quick trials within the budget, and says what they answer."""
+    """Trains the quick trials within the budget and prints the answers."""
     from run_all_experiments import model_facts
     from study.cost import estimate, measure
     from study.signals import Signals
 
     started = time.monotonic()
     with Signals() as signals:
-        args, plan, full, task, user_files, own = prepared(args)
+        args, plan, full, task, user_files, defined = prepared(args)
         from sensitivity import quick, truth
 
-        check_user_files(own, plan.experiments, plan.config)
+        check_user_files(defined, plan.experiments, plan.config)
         task.check(plan.config)
         facts = model_facts(plan, task)
         architecture, activations = plan.experiments[0][0], [name for _, name in plan.experiments]
@@ -132,7 +132,7 @@ def quick_test(args) -> int:
     if status:
         return status
     found = truth.quick_part(plan.results_dir, architecture, task, activations)
-    family = "other" if "architecture" in own else truth.cases.family_of(architecture)
+    family = "other" if "architecture" in defined else truth.cases.family_of(architecture)
     model = quick.Model(family, n_parameters, full.max_iters, task.name, tuple(activations))
     known = truth.load()
     answers = [quick.answer(outcome, found, model, known) for outcome in truth.cases.OUTCOMES]
@@ -148,9 +148,9 @@ def quick_test(args) -> int:
 
 
 def train_within(args, plan, facts, task, user_files, signals, started, seconds) -> int:
-    """Trains two seeds, then as many more as the budget allows at the speed that these had; 0 also where it ends meanwhile.
+    """Trains two seeds, then as many more as the budget allows at their speed; returns 0, also when the budget runs out.
 
-    seconds: of a trial, of a training step, as measured alone; and the number of workers.
+    seconds: per trial and per training step, each measured alone, and the number of workers.
     """
     from run_all_experiments import run_plan
     from sensitivity import quick
@@ -181,7 +181,7 @@ def train_within(args, plan, facts, task, user_files, signals, started, seconds)
 
 
 def finished_trials(plan) -> int:
-    """How many of the quick trials an earlier run has trained."""
+    """The number of quick trials that an earlier run has trained."""
     from common import storage
 
     if not (plan.results_dir / storage.STUDY_FILE).exists():
@@ -191,17 +191,17 @@ def finished_trials(plan) -> int:
 
 
 def prepared(args):
-    """(args for the engine, Plan of the quick trials, full Config, task, what workers need, what files define)."""
+    """(args for the engine, Plan of the quick trials, full Config, task, user files, what they define)."""
     from common.provenance import usable_cpus
     from run_all_experiments import parser as study_parser
     from sensitivity import cases, quick
     from study.choices import default_architecture, make_plan, split_list
     from tasks.registry import load_task
 
-    user_files, own = load_user_files(args)
-    architecture = args.architecture or own.get("architecture") or default_architecture(args.task)
+    user_files, defined = load_user_files(args)
+    architecture = args.architecture or defined.get("architecture") or default_architecture(args.task)
     activations = split_list(args.activations or cases.ACTIVATIONS)
-    activations += [own["activation"]] if own.get("activation") not in (None, *activations) else []
+    activations += [defined["activation"]] if defined.get("activation") not in (None, *activations) else []
     config, device = choose_config(args)
     folder = args.results_dir or Path("results") / f"quick_{architecture}"
     options = [
@@ -219,14 +219,14 @@ def prepared(args):
     study_args = study_parser().parse_args(options)
     plan, _ = make_plan(study_args)
     if len(plan.experiments) < 2:
-        raise UserError("one activation cannot be compared with itself; name two or more with --activations")
+        raise UserError("one activation cannot be compared with itself; give two or more with --activations")
     task = load_task(args.task, args.corpus)
     if not hasattr(task, "examples"):
         raise UserError(f"the task {args.task} has no fixed batch, which the quick test's features need")
     study_args.workers = args.workers or (1 if device == "cuda" else max(1, usable_cpus() // config.threads_per_trial))
     for name in ("minutes", "trials", "hourly_rate", "json", "task", "corpus", "architecture_file", "activation_file"):
         setattr(study_args, name, getattr(args, name))
-    return study_args, plan, config, task, user_files, own
+    return study_args, plan, config, task, user_files, defined
 
 
 def config_options(config) -> list[str]:
@@ -236,7 +236,7 @@ def config_options(config) -> list[str]:
 
 
 def full_command(args, config, architecture, activations) -> str:
-    """What a user types for the full comparison."""
+    """The command that runs the full comparison."""
     from config_cpu import ConfigCPU
 
     words = ["python run_all_experiments.py", "--architectures", architecture, "--activations", *activations]
@@ -252,15 +252,15 @@ def full_command(args, config, architecture, activations) -> str:
 
 
 def report(args, answers, found, architecture, full_h, used_s, command) -> None:
-    """Prints the answers, what was measured, what the full comparison would take, and how to make it."""
+    """Prints the answers, the measurements, the time of a full comparison, and its command."""
     from sensitivity import quick
 
     seeds = len(next(iter(found["losses"].values())))
     say(f"\n{architecture}: does the choice of activation matter?")
     for one in answers:
-        say("\n".join(quick.in_words(one, used_s / 60 / seeds)))
+        say("\n".join(quick.answer_lines(one, used_s / 60 / seeds)))
     say("final validation loss of the quick trials, nats:")
-    say("\n".join(quick.losses_in_words(found)))
+    say("\n".join(quick.loss_lines(found)))
     known = [f"{name} {value:.3g}" for name, value in found["features"].items() if value is not None]
     say(f"features: {', '.join(known) or 'none: fewer than two complete seeds'}")
     say(
@@ -281,22 +281,22 @@ def write_json(path, content) -> None:
 # --- instead of a test ------------------------------------------------------------------------------------------------
 
 
-def say_cost(args) -> int:
-    """The cost calculator."""
+def print_cost(args) -> int:
+    """Prints the costs of full comparisons and of the quick test (--cost)."""
     from sensitivity import cases, quick, truth
 
     try:
         n_activations = int(*(args.activations or [str(len(cases.ACTIVATIONS))]))
     except (TypeError, ValueError):
-        raise UserError(f"with --cost, --activations is how many: a number, not {' '.join(args.activations)}") from None
+        raise UserError(f"with --cost, --activations takes a number, not {' '.join(args.activations)}") from None
     full_h = args.architectures * n_activations * args.trials * args.hours_per_trial
     share = cases.TRIALS["quick"] / cases.QUICK_SHARE / args.trials
-    say("\n".join(quick.cost_in_words(full_h, args.hourly_rate, truth.load(), share)))
+    say("\n".join(quick.cost_lines(full_h, args.hourly_rate, truth.load(), share)))
     return 0
 
 
 def make_ground_truth(args) -> int:
-    """Trains what is missing of the ground truth, study by study; the same command resumes."""
+    """Trains what is missing of the ground truth, study by study."""
     from run_all_experiments import main as run_study
     from sensitivity import cases, truth
     from tasks.registry import load_task

@@ -1,4 +1,4 @@
-"""The goals of speed, each with the kind of machine that it was set for: no other kind meets or misses it."""
+"""Performance goals, each with the kind of machine to which it applies."""
 
 import os
 from dataclasses import dataclass
@@ -30,11 +30,11 @@ GOALS = {
 
 
 def machine_kinds() -> set[str]:
-    """The kinds of machine that this one is.
+    """The kinds of machine that this one belongs to.
 
-    AMX multiplies large matrices several times as fast as AVX512-BF16, and the narrow ones of a small model no faster
-    than memory delivers them, so a share of its peak says nothing about the rest. ONEDNN_MAX_CPU_ISA=AVX512_CORE_BF16
-    makes a machine with AMX one without.
+    AMX multiplies large matrices several times as fast as AVX512-BF16, but the narrow matrices of a small model only as
+    fast as memory delivers them, so a share of its peak is not informative. ONEDNN_MAX_CPU_ISA=AVX512_CORE_BF16 disables
+    AMX.
     """
     import torch
 
@@ -53,16 +53,16 @@ def machine_kinds() -> set[str]:
 
 
 def judgement(part, name, value, kinds) -> str:
-    """A goal and whether it is met, in words; '' where there is none.
+    """A goal and whether it is met, as text; '' if there is no goal.
 
     Parameters
     ----------
     part, name : str
-        What was measured, as in GOALS.
+        Key of GOALS.
     value : float
-        Its median.
+        Median of the measurements.
     kinds : set of str
-        From `machine_kinds`; empty for a run that measures nothing (--quick).
+        From `machine_kinds`; empty for a --quick run.
     """
     goal = GOALS.get((part, name))
     if goal is None:

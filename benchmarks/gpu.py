@@ -1,8 +1,4 @@
-"""How fast on a GPU: the part of benchmark.py that needs one (`python benchmark.py cuda`).
-
-A module of its own because processes that share a GPU, and packs, are measured otherwise than a CPU's cores: together,
-until they no longer fit.
-"""
+"""Speed on a GPU (`python benchmark.py cuda`): single trials, processes that share the GPU, and packs."""
 
 import contextlib
 import multiprocessing
@@ -12,12 +8,12 @@ import numpy as np
 
 from training.workload import Workload, forward_flops, quartiles
 
-PROCESSES = (1, 2, 4, 8, 16)  # that share one GPU
+PROCESSES = (1, 2, 4, 8, 16)  # sharing one GPU
 PACKS = (2, 4, 8, 16)
 
 
 def steps_together(config, device, processes, steps, **how) -> list[float] | None:
-    """Seconds that each of several processes on one device took for its steps, all at once; None: they do not fit.
+    """Seconds that each of several concurrent processes on one device took for its steps; None: out of memory.
 
     `how`: pack, compiled.
     """
@@ -29,19 +25,19 @@ def steps_together(config, device, processes, steps, **how) -> list[float] | Non
         process.start()
         theirs.close()
         running.append((process, ours))
-    ready = [_heard(channel) for _, channel in running]
+    ready = [_received(channel) for _, channel in running]
     fits = all(ready)
     for _, channel in running:
-        with contextlib.suppress(OSError):  # it has died, and was heard as None
+        with contextlib.suppress(OSError):  # the process has died
             channel.send(fits)
-    found = [_heard(channel) for _, channel in running] if fits else [None]
+    found = [_received(channel) for _, channel in running] if fits else [None]
     for process, _ in running:
         process.join()
     return None if None in found else found
 
 
-def _heard(channel):
-    """What a process said; None of one that has died, as one that finds no memory may."""
+def _received(channel):
+    """A process's message; None if it has died, as it may when out of memory."""
     try:
         return channel.recv()
     except EOFError:
@@ -49,7 +45,7 @@ def _heard(channel):
 
 
 def _steps_in_process(channel, config, device, steps, how):
-    """Says whether it is ready, hears whether all others are, says how many seconds it took; None: out of memory."""
+    """Sends whether it is ready, receives whether all are, sends the seconds its steps took; None: out of memory."""
     from common.memory import is_out_of_memory
     from training.step import synchronize
 
@@ -83,7 +79,7 @@ def benchmark_cuda(repeats):
     from training.trial import prepare_torch
 
     if not torch.cuda.is_available():
-        raise UserError("benchmark.py cuda needs CUDA, and PyTorch finds none here")
+        raise UserError("benchmark.py cuda needs CUDA, but PyTorch finds none here")
     prepare_torch(Config())
     matrix = torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16)
 
@@ -122,10 +118,10 @@ def benchmark_cuda(repeats):
 
 
 def attention_times(device, config, repeats, timed) -> dict:
-    """Milliseconds of one layer's attention, forward and backward with dropout: written out, and PyTorch's own.
+    """Milliseconds of one layer's attention, forward and backward with dropout: plain, and PyTorch's fused kernel.
 
-    What it costs that dropout belongs to an address. PyTorch's own draws its dropout itself; the mask of the one that is
-    written out is drawn beforehand, and counted apart.
+    This is the cost of addressed dropout: the fused kernel draws its own dropout, while the mask of the plain version is
+    drawn beforehand and timed separately.
     """
     import torch
     from torch.nn import functional as F
@@ -163,7 +159,7 @@ def attention_times(device, config, repeats, timed) -> dict:
 
 
 def trials_per_hour(device, config, counts, steps=100):
-    """Yields whole trials per hour, training steps alone, by the number of processes; ends where they do not fit."""
+    """Yields whole trials per hour (training steps only) by the number of processes, until out of memory."""
     for count in counts:
         found = steps_together(config, device, count, steps)
         rate = "out of memory" if found is None else 3600 * count * steps / max(found) / config.max_iters
@@ -173,9 +169,9 @@ def trials_per_hour(device, config, counts, steps=100):
 
 
 def trials_per_hour_packed(device, config, packs, compiled, steps=50):
-    """Yields whole trials per hour, training steps alone, by the size of a pack in one process; None is a trial alone.
+    """Yields whole trials per hour (training steps only) by pack size in one process, until out of memory.
 
-    Ends where a pack does not fit. Compiling happens in the first steps, which are not counted.
+    A pack of None is a single trial. Compilation happens in the first steps, which are not counted.
     """
     for pack in packs:
         found = steps_together(config, device, 1, steps, pack=pack, compiled=compiled)

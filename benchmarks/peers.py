@@ -1,9 +1,8 @@
 """Our training step compared with nanoGPT's: the same model size, data and batch, on the same cores, in one run.
 
-nanoGPT (https://github.com/karpathy/nanoGPT) is a checkout that the user names; only its model.py is used, unchanged. Its
-step is that of its train.py on a CPU, with two things left out that ours does not do either and that would cost it time:
-clipping of gradients and a learning rate schedule. In bfloat16 it computes under autocast, which its train.py turns on
-for GPUs alone.
+nanoGPT (https://github.com/karpathy/nanoGPT) is a checkout given by the user; only its model.py is used, unchanged. The
+step is that of its train.py on a CPU without gradient clipping and learning rate schedule, which ours does not have
+either. In bfloat16 it runs under autocast, which its train.py enables on GPUs only.
 """
 
 import contextlib
@@ -22,16 +21,16 @@ from common.provenance import native_bfloat16, usable_cpus
 from config_cpu import ConfigCPU
 from training.workload import Workload, quartiles, random_text
 
-WARM_UP, STEPS = 5, 20  # compiling happens in the first of them
+WARM_UP, STEPS = 5, 20  # compilation happens during the warm-up
 
 
 def check_checkout(path) -> Path:
-    """The model.py of a checkout of nanoGPT; a UserError where there is none."""
+    """The model.py of a checkout of nanoGPT; raises UserError if there is none."""
     if path is None:
         raise UserError("benchmark.py peers needs --nanogpt PATH, a checkout of https://github.com/karpathy/nanoGPT")
     model_file = Path(path).resolve() / "model.py"
     if not model_file.is_file():
-        raise UserError(f"--nanogpt {path} is no checkout of nanoGPT: it has no model.py")
+        raise UserError(f"--nanogpt {path} is not a checkout of nanoGPT: it has no model.py")
     return model_file
 
 
@@ -41,9 +40,9 @@ def benchmark_peers(repeats, size, nanogpt):
     Parameters
     ----------
     repeats : int
-        Rounds; in each one, every arrangement is started again and measured once.
+        Rounds; in each one, every arrangement is started and measured once.
     size : dict
-        Fields of ConfigCPU other than its defaults.
+        Fields of ConfigCPU that differ from its defaults.
     nanogpt : Path or None
         A checkout of nanoGPT.
     """
@@ -51,7 +50,7 @@ def benchmark_peers(repeats, size, nanogpt):
     compiler = any(map(shutil.which, ("g++", "clang++")))
     for dtype in ("float32", "bfloat16"):
         if dtype == "bfloat16" and native_bfloat16("cpu") is None:
-            yield {"bfloat16": "not applicable here: this CPU does not compute it natively"}
+            yield {"bfloat16": "not applicable here: this CPU does not support it natively"}
             continue
         step_s = {name: [] for name in arrangements(usable_cpus(), compiler)}
         for _ in range(repeats):
@@ -62,7 +61,7 @@ def benchmark_peers(repeats, size, nanogpt):
                 step_s[name].append(max(found) / processes)
         yield compared(dtype, step_s, ConfigCPU(**size))
     if not compiler:
-        yield {"compiled": "left out: there is no C++ compiler here"}
+        yield {"compiled": "skipped: there is no C++ compiler here"}
 
 
 def arrangements(cores, compiler) -> dict[str, tuple[str, int, bool]]:
@@ -119,7 +118,7 @@ def nanogpt_steps(config, model_file, compiled, gate) -> float:
 
 
 def nanogpt_step(config, model_file, compiled):
-    """A function that does one training step of nanoGPT's model on random text."""
+    """A function that runs one training step of nanoGPT's model on random text."""
     import torch
 
     spec = importlib.util.spec_from_file_location("nanogpt_model", model_file)
@@ -129,7 +128,7 @@ def nanogpt_step(config, model_file, compiled):
     tokens = torch.from_numpy(task.corpus.train.astype(np.int64))
     length = config.block_size
     sizes = {name: getattr(config, name) for name in ("block_size", "n_layer", "n_head", "n_embd", "dropout")}
-    with contextlib.redirect_stdout(io.StringIO()):  # it prints its numbers of parameters
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints its parameter counts
         model = module.GPT(module.GPTConfig(vocab_size=task.n_classes, bias=False, **sizes)).train()
         optimizer = model.configure_optimizers(config.weight_decay, config.learning_rate, (0.9, 0.999), "cpu")
     forward = torch.compile(model) if compiled else model
@@ -149,7 +148,7 @@ def nanogpt_step(config, model_file, compiled):
 
 
 def median_seconds(step, gate) -> float:
-    """The median time of a step, after a warm-up, measured while all processes measure."""
+    """The median time of a step after a warm-up, measured while all processes are measuring."""
     for _ in range(WARM_UP):
         step()
     gate.wait()

@@ -1,6 +1,6 @@
-"""What a study costs as it grows: one activation, a tiny model, n trials and n (n - 1) / 2 pairs, in one process.
+"""The cost of a study as it grows: one activation, a tiny model, n trials and n (n - 1) / 2 pairs, in one process.
 
-Seconds are of the processor, so that whatever else the machine does counts little; the wait for the disk is not in them.
+Times are CPU time, which is little affected by other load and excludes waiting for the disk.
 """
 
 import json
@@ -19,7 +19,7 @@ LENGTH = {"max_iters": 20, "eval_interval": 10, "curve_windows": 10}
 
 
 class Engine:
-    """Runs jobs in this process, one after the other; `seconds` adds up what each kind of job took."""
+    """Runs jobs in this process, one after the other; `seconds` holds the total time of each kind of job."""
 
     def __init__(self, context):
         self.context, self.waiting, self.seconds = context, deque(), Counter()
@@ -84,7 +84,7 @@ def bytes_written() -> int:
 
 
 def benchmark_scaling():
-    """Yields, for each number of trials, {name: value}; each in a process of its own, for the peak of its memory."""
+    """Yields {name: value} for each number of trials, each measured in a new process because of peak memory."""
     for n in TRIALS:
         command = [sys.executable, "-c", f"from benchmarks.scaling import main; main({n})"]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -96,6 +96,6 @@ def benchmark_scaling():
 
 
 def main(n_trials: int) -> None:
-    """Prints what `measure_study` gives, as JSON, in the last line."""
+    """Prints the result of `measure_study` as JSON."""
     with tempfile.TemporaryDirectory() as folder:
         print(json.dumps(measure_study(n_trials, Path(folder))))

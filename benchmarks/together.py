@@ -1,4 +1,4 @@
-"""One function in several processes at the same time: a core alone is faster than a core among busy ones."""
+"""Runs a function in several processes at the same time, since a single busy core is faster than all at once."""
 
 import multiprocessing
 
@@ -7,28 +7,34 @@ from common.memory import huge_pages_in_new_processes
 
 
 def together(count, function, *arguments) -> list:
-    """What `function(*arguments, gate)` returns in each of `count` new processes.
+    """The results of `function(*arguments, gate)` in each of `count` new processes.
 
     Parameters
     ----------
     count : int
-    function : a function of a module
-        Calls gate.wait() between its warm-up and what it measures: all processes measure at the same time.
-    arguments : what can be pickled
+    function : callable
+        A module-level function that calls gate.wait() between warm-up and measurement, so that all processes measure at
+        the same time.
+    *arguments
+        Can be pickled.
+
+    Returns
+    -------
+    list
 
     Raises
     ------
     RunError
-        A process ended without a result; its own message stands above.
+        A process ended without a result; its traceback has been printed.
     """
-    huge_pages_in_new_processes()  # as a study's workers have them
+    huge_pages_in_new_processes()  # as in a study's workers
     spawn = multiprocessing.get_context("spawn")
     gate, running = spawn.Barrier(count), []
     for _ in range(count):
         ours, theirs = spawn.Pipe()
         process = spawn.Process(target=_call, args=(theirs, gate, function, arguments))
         process.start()
-        theirs.close()  # so that the end of the process is noticed
+        theirs.close()  # so that the end of the process closes the pipe
         running.append((process, ours))
     try:
         return [channel.recv() for _, channel in running]
@@ -43,5 +49,5 @@ def _call(channel, gate, function, arguments):
     try:
         channel.send(function(*arguments, gate))
     except BaseException:
-        gate.abort()  # the others wait for nobody
+        gate.abort()  # releases the others
         raise

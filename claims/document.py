@@ -1,8 +1,4 @@
-"""The audit's answers written up: docs/audit.md, its figures, and a table for the terminal.
-
-Everything here is made from
-the claims and their answers; the text says nothing that the studies at hand do not show.
-"""
+"""The audit's output: docs/audit.md, its figures, and a table for the terminal, from the claims and their answers."""
 
 import textwrap
 from collections import Counter
@@ -34,7 +30,7 @@ PUBLIC_CODE = Path(__file__).with_name("public_code.md")  # facts that no study 
 
 
 def summary_rows(evidence: Evidence, tables: dict) -> list[dict]:
-    """Per activation: the report's PD, our repeat, the same two models matched, and the matched study's mean."""
+    """Per activation: the report's PD, the repeat here, the same two models matched, and the matched study's mean."""
     rows = []
     for name, figure in tables["relative_pd"].items():
         row = {"activation": name, "reported": figure, "n": None}
@@ -49,7 +45,7 @@ def summary_rows(evidence: Evidence, tables: dict) -> list[dict]:
 
 
 def table_lines(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of a Markdown table whose columns but the first are aligned to the right."""
+    """Lines of a Markdown table; all columns except the first are right-aligned."""
     return [markdown_table(headers, rows, ["left", *["right"] * (len(headers) - 1)]), ""]
 
 
@@ -130,7 +126,7 @@ def verdict_counts(answers: Sequence[Answer]) -> str:
 
 
 def terminal_text(evidence: Evidence, claims: Sequence[dict], answers: Sequence[Answer], tables: dict) -> str:
-    """Every claim with its answer as a table, the three steps, how many of each verdict, and what was not used."""
+    """Every claim with its answer as a table, the three steps, counts of verdicts, and notes on unused studies."""
     from tabulate import tabulate
 
     rows = [
@@ -166,10 +162,10 @@ def markdown(evidence: Evidence, claims: Sequence[dict], answers: Sequence[Answe
         f"The report's {len(claims)} checkable claims: {verdict_counts(answers)}.",
         "",
         *_sources(evidence),
-        *_if_there(lambda: _at_a_glance(evidence, tables)),
+        *_if_tested(lambda: _at_a_glance(evidence, tables)),
         *_what_is_right(evidence, claims, answers),
-        *_if_there(lambda: _steps(evidence, tables)),
-        *_if_there(lambda: _loss_and_pd(evidence)),
+        *_if_tested(lambda: _steps(evidence, tables)),
+        *_if_tested(lambda: _loss_and_pd(evidence)),
         *_all_claims(claims, answers),
         PUBLIC_CODE.read_text(encoding="utf-8"),
         *_how(),
@@ -177,8 +173,8 @@ def markdown(evidence: Evidence, claims: Sequence[dict], answers: Sequence[Answe
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _if_there(section):
-    """The section's lines; none where the evidence that it shows was not given."""
+def _if_tested(section):
+    """The section's lines; [] if its evidence was not given."""
     try:
         return section()
     except Untested:
@@ -190,7 +186,7 @@ def _paragraph(text):
 
 
 def _sources(evidence):
-    """What the answers come from."""
+    """The studies that the answers come from."""
     names = {
         "published": "The report's protocol, repeated",
         "matched": "The matched protocol, same contexts for both models",
@@ -226,7 +222,7 @@ def _at_a_glance(evidence, tables):
 
 
 def _what_is_right(evidence, claims, answers):
-    """First what holds: the figures that repeat, then the claims that do."""
+    """The values that repeat, then the claims that hold."""
     lines = ["## What the report got right", ""]
     found = [(claim, answer) for claim, answer in zip(claims, answers) if answer.agreement]
     if found:
@@ -297,7 +293,7 @@ def _with_training(evidence):
 
 
 def _movement(evidence):
-    """In how many activations PD and loss part from ReLU in opposite directions."""
+    """For which activations PD and loss differ from ReLU's in opposite directions."""
     opposite, together, open_ = [], [], []
     for name in REPORT:
         if name == "relu":

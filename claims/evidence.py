@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-import claims.facts  # noqa: F401 - its tests become known by being imported
+import claims.facts  # noqa: F401 - importing it registers its tests
 from analysis.results import Cell
 from claims.comparisons import TESTS, Answer, Evidence, Untested
 from claims.timing import KIND
@@ -19,7 +19,7 @@ CLAIMS = Path(__file__).with_name("claims.json")
 REFERENCE = ROOT / "results" / "reference"
 DOCUMENT = ROOT / "docs" / "audit.md"
 SEED_BASE = 42  # the report's
-# Fields that do not change what a trial of this role is, or what is measured of it.
+# Fields that may differ from the report's configuration in each role.
 FREE_FIELDS = {
     "published": {"curve_windows", "threads_per_trial"},
     "matched": {"curve_windows", "threads_per_trial", "eval_iters", "eval_interval"},
@@ -28,7 +28,7 @@ FREE_FIELDS = {
 
 
 def read_claims() -> tuple[list[dict], dict[str, dict]]:
-    """(the claims of claims/claims.json, with the tables that they name filled in; those tables of the report)."""
+    """(the claims of claims/claims.json, with references to tables resolved; the report's tables)."""
     content = json.loads(CLAIMS.read_text(encoding="utf-8"))
 
     def filled(value):
@@ -40,7 +40,7 @@ def read_claims() -> tuple[list[dict], dict[str, dict]]:
 
 
 def gather(studies: Sequence[Path], timing: Path | None = None) -> Evidence:
-    """Reads studies and a timing file (which may stand among the studies), and finds out what each is."""
+    """Reads studies and a timing file (possibly among the studies), and determines the role of each."""
     files = [Path(path) for path in (*studies, timing) if path is not None and Path(path).is_file()]
     if timing is not None and not Path(timing).is_file():
         raise UserError(f"{timing} is no file; audit_timing.py writes one")
@@ -65,7 +65,7 @@ def _n_trials(members):
 
 
 def _check_corpus(folder, study, results):
-    """Refuses another text than the report's."""
+    """Raises UserError unless the text is the report's."""
     found = {study["identity"]["corpus_sha256"], *(result["corpus"]["sha256"] for result in results)}
     if found != {SHAKESPEARE_SHA256}:
         label = results[0]["corpus"]["label"] if results else "another corpus"
@@ -77,7 +77,7 @@ def _check_corpus(folder, study, results):
 
 
 def roles_of(identity: dict, results: list[dict]) -> tuple[dict[str, dict[str, Cell]], str | None]:
-    """(role -> activation -> Cell of what a study can stand for, or {} and the reason)."""
+    """(role -> activation -> Cell for the roles that a study can fill, None), or ({}, reason)."""
     members = {}
     for result in results:
         members.setdefault(result["architecture"], {})[result["activation"]] = Cell(result)
@@ -101,7 +101,7 @@ def roles_of(identity: dict, results: list[dict]) -> tuple[dict[str, dict[str, C
 
 
 def _differs(identity, role):
-    """The first field in which a study is not of the configuration that a role needs; None where there is none."""
+    """The first field in which a study's configuration differs from what a role requires; None if there is none."""
     expected = (Config() if role == "full size" else ConfigCPU()).as_dict()
     kept = [
         {n: v for n, v in c.items() if n not in FREE_FIELDS[role]}
@@ -111,7 +111,7 @@ def _differs(identity, role):
 
 
 def _read_timing(path):
-    """(the content, no notes), or (None, why it is not used)."""
+    """(content, []), or (None, [why it is not used])."""
     content = json_files.read_json(path)
     if content.get("kind") != KIND:
         raise UserError(f"{path} is neither a study's folder nor a file of audit_timing.py")
@@ -121,7 +121,7 @@ def _read_timing(path):
 
 
 def shipped() -> tuple[list[Path], Path | None]:
-    """(those of the project's own studies of the report's text that the audit can use, its timing file)."""
+    """(the shipped studies of the report's text that the audit can use, the shipped timing file)."""
     usable = []
     for folder in (path.parent for path in sorted(REFERENCE.glob(f"*/{storage.STUDY_FILE}"))):
         study, results = storage.read_study(folder)
@@ -133,7 +133,7 @@ def shipped() -> tuple[list[Path], Path | None]:
 
 
 def answer(claim: dict, evidence: Evidence) -> Answer:
-    """What the evidence says of one claim."""
+    """The answer to one claim from the evidence."""
     try:
         return TESTS[claim["test"]](evidence, claim["figures"], **claim["with"])
     except Untested as reason:

@@ -1,4 +1,4 @@
-"""Timing of a training step with each activation, which the audit's speed claims need."""
+"""Times a training step with each activation, for the audit's speed claims."""
 
 import os
 
@@ -14,9 +14,9 @@ KINDS = ("published_step_s", "published_evaluation_s", "fast_step_s")
 
 
 def workloads(activation, config, tokens) -> dict:
-    """Kind -> a function that does one step, or one evaluation batch; each trains a model of its own.
+    """Kind -> a function that runs one step or one evaluation batch, each on its own model.
 
-    tokens: (N,) int64 tensor. The fast step is that of benchmark.py.
+    tokens: (N,) int64 tensor. The fast step is the one in benchmark.py.
     """
     return _published_workloads(activation, config, tokens) | {"fast_step_s": Workload(config, "cpu", activation).step}
 
@@ -33,9 +33,9 @@ def _published_workloads(activation, config, tokens):
 
     def loss(training):
         starts = torch.randint(len(tokens) - config.block_size, (config.batch_size,))
-        places = starts[:, None] + torch.arange(config.block_size)
-        logits = published_forward(model, tokens[places], training)
-        return F.cross_entropy(logits.flatten(0, 1), tokens[places + 1].flatten())
+        positions = starts[:, None] + torch.arange(config.block_size)
+        logits = published_forward(model, tokens[positions], training)
+        return F.cross_entropy(logits.flatten(0, 1), tokens[positions + 1].flatten())
 
     def step():
         value = loss(True)
@@ -56,10 +56,10 @@ def median_seconds(function, count: int) -> float:
 
 
 def interleaved(names, config, tokens, repeats: int, steps: int, say) -> dict:
-    """Activation -> kind -> the median seconds of each turn; every turn begins with another activation."""
+    """Activation -> kind -> median seconds in each cycle; every cycle starts with another activation."""
     work = {name: workloads(name, config, tokens) for name in names}
     found = {name: {kind: [] for kind in KINDS} for name in names}
-    for kinds in work.values():  # the first calls allocate, and are slower
+    for kinds in work.values():  # warm-up
         for function in kinds.values():
             median_seconds(function, 2)
     for turn in range(repeats):
@@ -116,20 +116,20 @@ def measure(small: Config, full: Config, repeats: int, steps: int, full_steps: i
 
 
 def evaluation_batches(config: dict) -> int:
-    """How many batches the report's protocol evaluates within its training time."""
+    """The number of batches that the report's protocol evaluates within its training time."""
     estimates = len({*range(0, config["max_iters"], config["eval_interval"]), config["max_iters"] - 1})
     return estimates * 2 * config["eval_iters"]
 
 
 def trial_seconds(timing: dict, activation: str) -> np.ndarray:
-    """(repeats,) what one trial's training takes by the report's protocol, its loss estimates included."""
+    """(repeats,) seconds of training one trial by the report's protocol, including its loss estimates."""
     config, kinds = timing["config"], timing["activations"][activation]
     steps, evaluations = (np.array(kinds[kind]) for kind in ("published_step_s", "published_evaluation_s"))
     return config["max_iters"] * steps + evaluation_batches(config) * evaluations
 
 
 def first_full_step_seconds(timing: dict) -> float:
-    """A step of the full-size model and the loss estimate that precedes the first one."""
+    """Seconds of the full-size model's first step, including the loss estimate before it."""
     large = timing["full_size"]
     estimate = 2 * timing["full_config"]["eval_iters"] * np.median(large["published_evaluation_s"])
     return float(np.median(large["published_step_s"]) + estimate)

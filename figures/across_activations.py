@@ -24,18 +24,18 @@ from figures.style import (
     draw_interval,
     figure,
     interval_note,
-    legend_beside,
+    legend_at_right,
     over_steps,
     panel_height,
     panels,
     point_style,
     rows_named,
-    write_beside,
+    write_at_right,
 )
 
 __all__ = ["all_validation_curves", "forest", "gradient_norms", "pareto", "pd_at_equal_loss"]
 
-VERDICTS = {  # how the row of a verdict looks
+VERDICTS = {  # style of each verdict
     "different": {"marker": "o", "markerfacecolor": INK, "color": INK},
     "equivalent": {"marker": "s", "markerfacecolor": "#56B4E9", "color": "#0072B2"},
     "inconclusive": {"marker": "D", "markerfacecolor": "white", "color": "#8A8A8A"},
@@ -89,7 +89,7 @@ def all_validation_curves(results):
     draw_curves(axes[0, 0], {name: (at, mean_curve(values, "val_loss")) for name, (at, values) in losses.items()})
     axes[0, 0].set_ylabel(f"loss ({NATS})")
     axes[0, 0].set_title("Mean of the trials" + interval_note(axes[0, 0]))
-    legend_beside(axes[0, 0])
+    legend_at_right(axes[0, 0])
     if rows == 2:
         axes[1, 0].axhline(0, color=QUIET, linewidth=0.8)
         others = {r["activation"]: _paired_difference(r, reference) for r in results if r is not reference}
@@ -97,7 +97,7 @@ def all_validation_curves(results):
         axes[1, 0].set_ylabel(f"difference ({NATS})")
         minus = f"Minus {activation_label(reference['activation'])}, trial by trial with the same seed: mean"
         axes[1, 0].set_title(minus + interval_note(axes[1, 0]))
-        legend_beside(axes[1, 0])
+        legend_at_right(axes[1, 0])
     over_steps(axes[-1, 0])
     return drawn
 
@@ -117,7 +117,7 @@ def _paired_difference(result, reference):
 def pd_at_equal_loss(results):
     """Relative PD and top-1 disagreement against the step (left) and against the mean validation loss there (right).
 
-    The untrained model, step 0, is left out: its top-1 disagreement of nearly 1 would flatten all others.
+    The untrained model (step 0) is not shown: its top-1 disagreement of nearly 1 would compress the scale.
     """
     if not any(pair["history"] for result in results for pair in result["pairs"]):
         raise NothingToDraw("There are no curves of pairs.")
@@ -133,7 +133,7 @@ def pd_at_equal_loss(results):
         draw_curves(row[0], by_step)
         draw_curves(row[1], by_loss, name)
         row[0].set_ylabel(metrics.METRICS[name].label)
-        legend_beside(row[1])
+        legend_at_right(row[1])
     axes[0, 1].invert_xaxis()  # of both, for they share it
     axes[0, 0].set_title(f"Against the step{interval_note(axes[0, 0])}")
     axes[0, 1].set_title(f"Against the validation loss{interval_note(axes[0, 1])}")
@@ -142,12 +142,12 @@ def pd_at_equal_loss(results):
     return drawn
 
 
-MOST_LAYERS = 12  # in a panel; with more, those with the largest norm at the end
+MOST_LAYERS = 12  # shown; those with the largest final norm
 
 
 @figure("Gradient norm along training")
 def gradient_norms(results):
-    """The gradient's norm along training: in all for every activation (left), and per layer for the first (right)."""
+    """The gradient's norm along training: in total for every activation (left), per layer for the first one (right)."""
     curves = {r["activation"]: found for r in results if (found := _probe_curves(r, "gradient_norm"))}
     if not curves:
         raise NothingToDraw("No complete trial has the probe gradient_norm (--probes gradient_norm).")
@@ -156,7 +156,7 @@ def gradient_norms(results):
     left.set_title(f"Whole gradient: mean over trials{interval_note(left)}")
     over_steps(left)
     left.set(yscale="log", ylabel=f"norm ({NATS} per unit of the weights)")
-    legend_beside(left)
+    legend_at_right(left)
     first = next(iter(curves))
     steps, values = curves[first]
     means = {layer: line.mean(axis=0) for layer, line in values.items() if layer != "all"}
@@ -170,7 +170,7 @@ def gradient_norms(results):
 
 
 def _probe_curves(result, probe):
-    """(steps, name -> (trials, steps) values) of a probe over the complete trials that have it; None without any."""
+    """(steps, name -> (trials, steps) values) of a probe over the complete trials that have it; None if there are none."""
     histories = [
         [point for point in trial["history"] if probe in point.get("probes", {})] for trial in complete(result)
     ]
@@ -188,10 +188,9 @@ def _probe_curves(result, probe):
 
 @figure("Pareto frontier of loss and disagreement")
 def pareto(results, shares: dict[str, float] | None = None):
-    """Validation loss against relative PD with 95% intervals, their frontier, and how stable it is.
+    """Validation loss against relative PD with 95% intervals, the Pareto frontier, and its bootstrap stability.
 
-    shares: activation -> share of bootstrap resamples of the trials, 0 .. 1, in which it is on the frontier; the right
-    panel names the activations, with these shares if there are any.
+    shares: activation -> fraction of bootstrap resamples of the trials in which it is on the frontier, for the right panel.
     """
     cells = {result["activation"]: Cell(result) for result in results}
     found = {
@@ -227,7 +226,7 @@ def _draw_shares(ax, shares, best):
         ax.plot([0, x], [row, row], color=FAINT, linewidth=3, zorder=1, solid_capstyle="butt")
         ax.plot([x], [row], **point_style(name) | {"markersize": 6}, clip_on=False)
         text = "" if shares[name] is None else f"{x:.0f}%"
-        write_beside(ax, row, f"  {text}", size=7.5, weight="bold" if name in best else "normal")
+        write_at_right(ax, row, f"  {text}", size=7.5, weight="bold" if name in best else "normal")
     rows_named(ax, [short_label(name) for name in order])
     ax.set(xlim=(0, 100), xlabel="% of resamples of the trials")
     ax.tick_params(axis="y", pad=7)  # room for a marker at 0%

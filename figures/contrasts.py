@@ -1,4 +1,4 @@
-"""The figure of a study's contrasts: relative PD against validation loss, and next to it the contrasts themselves."""
+"""The figure of a study's contrasts: relative PD against validation loss, next to the contrasts."""
 
 from collections.abc import Mapping, Sequence
 
@@ -19,16 +19,16 @@ from figures.style import (
     draw_interval,
     draw_mean,
     figure,
-    legend_beside,
+    legend_at_right,
     panels,
-    write_beside,
+    write_at_right,
 )
 
 __all__ = ["pd_against_loss"]
 
 LINES = ("-", (0, (5, 1.5)), (0, (2, 1)), (0, (6, 1, 1, 1)))  # of an activation's learning rates
 ALPHA = 0.05  # of the family
-FIRST_LOSS = 0.5  # nats above the common loss: where the curves begin
+FIRST_LOSS = 0.5  # nats above the common loss at which curves start
 
 
 @figure("Relative PD against validation loss, and the contrasts between activations", "contrasts")
@@ -44,7 +44,7 @@ def pd_against_loss(
     endpoints : mapping
         Title of an endpoint -> its contrasts.
     margin : float
-        Share: the band of equivalence.
+        As a fraction; drawn as a band.
     common : CommonLoss or None
         Drawn as a vertical line; the cooldown after its last step is dotted.
     """
@@ -61,7 +61,7 @@ def pd_against_loss(
     left.set_xlabel(f"validation loss ({NATS}), training progresses →")
     left.set_ylabel("relative PD")
     left.set_title("Means over pairs of trials, 95% CI over trials")
-    legend_beside(left)
+    legend_at_right(left)
     _draw_contrasts(right, endpoints, margin)
     return drawn
 
@@ -92,7 +92,7 @@ def _draw_course(ax, cells, label, line, common):
 
 
 def _draw_contrasts(ax, endpoints, margin):
-    """One row per contrast, the endpoints one below another; the band is the margin."""
+    """One row per contrast, grouped by endpoint; the band is the margin."""
     ax.axvspan(100 * (1 / (1 + margin) - 1), 100 * margin, color=FAINT, alpha=0.6, linewidth=0)
     ax.axvline(0, color=INK, linewidth=0.8)
     place, ticks = 0.0, []
@@ -108,7 +108,7 @@ def _draw_contrasts(ax, endpoints, margin):
                 ax.plot(corrected, [place, place], color=look["color"], linewidth=0.8, solid_capstyle="butt")
                 draw_interval(ax, mean, place, x_range=(low, high), **look)
             text = comparison.verdict_text.replace(" seeds needed", "")
-            write_beside(ax, place, text)
+            write_at_right(ax, place, text)
             ticks.append((place, " / ".join(contrast.names).replace(", centred", " centred")))
         place += 1.4
     ax.set_yticks(*zip(*ticks))

@@ -1,4 +1,4 @@
-"""Draws many figures, by a few processes where that is worth it and possible; one that fails costs no other."""
+"""Draws many figures, in several processes if possible and worthwhile; a figure that fails does not affect others."""
 
 import contextlib
 import multiprocessing
@@ -13,16 +13,16 @@ import matplotlib
 from common.processes import end_with_parent, signals_blocked
 from common.provenance import usable_cpus
 
-PROCESSES = 2  # at the most: drawing is what takes the time, and starting a process takes as long as two figures
-FEWEST = 8  # figures for which processes are worth it
+PROCESSES = 2  # at most; starting a process takes as long as drawing two figures
+FEWEST = 8  # figures for which processes are worthwhile
 
-# What a machine lacks where processes cannot work together: room in /dev/shm or for temporary files, semaphores, a path
-# short enough for a socket. One that was killed breaks the others off.
+# Raised if processes cannot be used (no space in /dev/shm or for temporary files, no semaphores, a socket path that is
+# too long), or if one was killed.
 NO_PROCESSES = (OSError, ImportError, NotImplementedError, BrokenProcessPool)
 
 
 def begin() -> None:
-    """Starts the server that the drawing processes are forked from: it imports what they need while the analysis runs."""
+    """Starts the server from which drawing processes are forked; it imports their modules while the analysis runs."""
     if _processes() > 1:
         multiprocessing.set_forkserver_preload(["plot_utils", "activations"])
         with contextlib.suppress(*NO_PROCESSES), signals_blocked():
@@ -34,12 +34,12 @@ def _processes():
 
 
 def draw_all(calls: Sequence[tuple[Callable[..., Path], tuple]]) -> list[Path | Exception]:
-    """The outcome of each call of a drawing function, in order: the file's path, or the error that it raised.
+    """The outcome of each call of a drawing function, in order: the path of the file, or the exception raised.
 
     Parameters
     ----------
     calls : sequence of (function, arguments)
-        Functions of modules, and arguments that can be pickled.
+        Module-level functions, and arguments that can be pickled.
     """
     outcomes: dict[int, Path | Exception] = {}
     if _processes() > 1 and len(calls) >= FEWEST:
@@ -52,7 +52,7 @@ def draw_all(calls: Sequence[tuple[Callable[..., Path], tuple]]) -> list[Path | 
 
 
 def _draw_in_processes(calls, outcomes):
-    """Adds the outcomes to a dictionary, as far as it comes."""
+    """Adds outcomes to a dictionary until an error occurs."""
     kind = matplotlib.rcParams["savefig.format"]
     pool = ProcessPoolExecutor(_processes(), multiprocessing.get_context("forkserver"), end_with_parent)
     try:
@@ -64,7 +64,7 @@ def _draw_in_processes(calls, outcomes):
 
 
 def _outcome_elsewhere(kind, function, arguments):
-    """In a process of its own, which knows nothing of the options."""
+    """`_outcome` in another process, where the option savefig.format must be set again."""
     with matplotlib.rc_context({"savefig.format": kind}):
         return _outcome(function, arguments)
 

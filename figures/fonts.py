@@ -1,7 +1,7 @@
-"""Any name or text in a figure: characters that DejaVu lacks come from installed fonts, and `$` begins no formula.
+"""Fonts for arbitrary text in figures: characters that DejaVu lacks are taken from other installed fonts.
 
-make_drawable(figure)      # before its layout
-undrawable("日本語")        # the characters that no installed font has; they are drawn as a box
+make_drawable(figure)      # before layout
+undrawable("日本語")        # the characters that no installed font has; drawn as a box
 """
 
 import functools
@@ -11,18 +11,18 @@ from matplotlib import font_manager
 from matplotlib.text import Text
 from matplotlib.ticker import LogFormatter, LogFormatterMathtext
 
-warnings.filterwarnings("ignore", message=r"Glyph \d+ .* missing from font")  # a box, of which the report tells once
+warnings.filterwarnings("ignore", message=r"Glyph \d+ .* missing from font")  # the report mentions it once
 
 
 def make_drawable(figure) -> None:
-    """Gives each text of a figure the fonts that its characters need."""
+    """Sets the fonts that the characters of each text of a figure need."""
     for text in figure.findobj(Text):
         known = frozenset("\n").union(*map(_characters, text.get_fontfamily()))
         if missing := frozenset(text.get_text()) - known:
             text.set_fontfamily([*text.get_fontfamily(), *_fonts_for(missing)])
     for axes in figure.axes:
         for axis in (axes.xaxis, axes.yaxis):
-            if isinstance(axis.get_major_formatter(), LogFormatterMathtext):  # it writes formulas
+            if isinstance(axis.get_major_formatter(), LogFormatterMathtext):  # writes formulas
                 axis.set_major_formatter(LogFormatter())
                 axis.set_minor_formatter(LogFormatter())
 
@@ -35,7 +35,7 @@ def undrawable(text: str) -> list[str]:
 
 @functools.cache
 def _fonts_for(missing: frozenset[str]) -> tuple[str, ...]:
-    """Names of installed fonts that together have as many of these characters as can be had, the most useful first."""
+    """Names of installed fonts that together cover as many of these characters as possible, greedily chosen."""
     names = sorted({entry.name for entry in font_manager.fontManager.ttflist})
     chosen: list[str] = []
     while missing and (best := max(names, key=lambda name: len(missing & _characters(name)), default="")):

@@ -8,7 +8,7 @@ from matplotlib import colormaps
 from analysis.estimates import pair_interval
 from analysis.labels import short_label
 from analysis.series import truncated
-from figures.style import INK, figure, legend_beside, panels
+from figures.style import INK, figure, legend_at_right, panels
 
 __all__ = ["disagreement_by_frequency"]
 
@@ -38,7 +38,7 @@ def disagreement_by_frequency(results, courses: Sequence):
                     ax.fill_between(steps, low, high, color=colour, alpha=0.12, linewidth=0)
             ax.set(xscale="log", ylabel=label)
             ax.set_title(f"{short_label(course.cell.activation)}; band: 95% CI over trials, all")
-        legend_beside(row[-1])
+        legend_at_right(row[-1])
     for ax in axes[-1]:
         ax.set_ylim(bottom=0)
         ax.set_xlabel("training steps (log scale; step 0 at the left end)")

@@ -1,4 +1,4 @@
-"""Figures of the activations themselves: every one with its derivative, and the formula of SmeLU that was printed."""
+"""Figures of the activations: all with their derivatives, and the formula of SmeLU printed in the report."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ __all__ = ["activation_shapes", "smelu_printed_formula"]
 
 @matplotlib.rc_context(STYLE)
 def activation_shapes(path) -> Path:
-    """Every built-in activation and its derivative; of a gated unit the gate, its second half being 1."""
+    """Every built-in activation and its derivative; for gated units the gate (second half set to 1)."""
     import activations
 
     names, columns = activations.BUILT_IN, 4
@@ -45,7 +45,7 @@ def activation_shapes(path) -> Path:
 
 
 def value_and_slope(name, gated, x):
-    """(values, derivatives) of an activation at the points x, (N,) float64; of a gated unit those of its gate."""
+    """(values, derivatives) of an activation at the points x, (N,) float64; for gated units those of the gate."""
     import torch
 
     import activations
@@ -60,7 +60,7 @@ def value_and_slope(name, gated, x):
 
 @matplotlib.rc_context(STYLE)
 def smelu_printed_formula(path) -> Path:
-    """The formula that section 2.3 of the 2025 report prints, next to the SmeLU that was run."""
+    """The formula printed in section 2.3 of the 2025 report, next to the SmeLU that was used."""
     drawn, axes = panels(2.9, 1, 2, sharey=True)
     for ax, (name, beta) in zip(axes[0], (("smelu_05", 0.5), ("smelu_1", 1.0))):
         x = np.linspace(-3, 3, 1201)

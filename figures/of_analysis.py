@@ -24,7 +24,7 @@ from figures.style import (
     panels,
     point_style,
     rows_named,
-    write_beside,
+    write_at_right,
     write_in_cell,
 )
 
@@ -33,9 +33,9 @@ __all__ = ["architecture_heatmap", "published_against_matched", "sensitivity_aga
 
 @figure("Sources of randomness")
 def sources(results, labels: list[str]):
-    """Relative PD when only one source of randomness varies, next to that of all of them.
+    """Relative PD when only one source of randomness varies, and when all do.
 
-    labels: the source of each result; that of the first one is drawn as a line to compare the others with.
+    labels: the source of each result; the first one is also drawn as a dashed line.
     """
     rows = [
         (label, r["activation"], results_module.estimate(Cell(r), "relative_pd")) for label, r in zip(labels, results)
@@ -53,7 +53,7 @@ def sources(results, labels: list[str]):
                 ax.axvline(estimate.mean, color=style["color"], linewidth=0.8, linestyle=(0, (4, 2)), alpha=0.7)
             draw_interval(ax, estimate.mean, place, x_range=(estimate.low, estimate.high), **style)
             text = f"{with_interval(estimate, decimals_for(estimate, 4))}, n = {estimate.n}"
-        write_beside(ax, place, text)
+        write_at_right(ax, place, text)
     for kind in kinds:
         ax.plot([], [], **point_style(kind), label=short_label(kind))
     ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=5, borderpad=0, borderaxespad=0.3)
@@ -67,7 +67,7 @@ def sources(results, labels: list[str]):
 def sensitivity_against_size(results, rows: list[dict], claims: dict[str, str]):
     """The SD between activations' means against the number of parameters, one panel per measure.
 
-    rows: of each size: {n_parameters, measure: Estimate}. claims: measure -> what its panel shows, in words.
+    rows: for each size {n_parameters, measure: Estimate}. claims: measure -> title of its panel.
     """
     measures = [name for name in claims if any(row[name].mean is not None for row in rows)]
     if not measures:
@@ -93,9 +93,9 @@ def sensitivity_against_size(results, rows: list[dict], claims: dict[str, str]):
 
 @figure("Every architecture and activation")
 def architecture_heatmap(results, measure: str, margins=Margins()):  # noqa: B008 - it is frozen
-    """Architecture x activation: the mean as a number, its distance from the reference's as a shade.
+    """Architecture x activation: the mean as a number, its difference from the reference as a shade.
 
-    The scale of the shades reaches at least to the margin of interest, so that what is within it looks pale.
+    The colour scale extends at least to the margin of interest, so that differences within it look pale.
     """
     cells = [Cell(result) for result in results]
     activations, architectures = (
@@ -133,7 +133,7 @@ def architecture_heatmap(results, measure: str, margins=Margins()):  # noqa: B00
 
 # --- the published protocol -----------------------------------------------------------------------------------------
 
-LOOKS = {  # what published_against_matched draws, in the order of its protocol: name and n, offset, look
+LOOKS = {  # series of published_against_matched: label, vertical offset, style
     "reported": ("as reported, n = 2", 0, {"marker": "D", "color": "#D55E00", "markerfacecolor": "white"}),
     "published": ("its protocol, repeated here, n = 2", 0.2, {"marker": "x", "color": "#D55E00"}),
     "same_models": (
@@ -149,8 +149,8 @@ LOOKS = {  # what published_against_matched draws, in the order of its protocol:
 def published_against_matched(results, rows: list[dict]):
     """Relative PD as reported, of the same two models evaluated on the same contexts, and of more trials.
 
-    rows: {activation, reported, published (our repeat of the report's protocol, or None), same_models, mean, low,
-    high, n}. One axis with a gap in the middle; both of its parts have the same scale.
+    rows: {activation, reported, published (the report's protocol repeated here, or None), same_models, mean, low, high,
+    n}. The axis is broken; both parts have the same scale.
     """
     small = _range([row.get(key) for row in rows for key in ("same_models", "mean", "low", "high")])
     large = _range([row.get(key) for row in rows for key in ("reported", "published")])
@@ -186,7 +186,7 @@ def published_against_matched(results, rows: list[dict]):
 
 
 def _range(values):
-    """Limits with room around the values; None where there are none."""
+    """Axis limits with a margin around the values; None if there are none."""
     values = [value for value in values if value is not None]
     if not values:
         return None
@@ -199,7 +199,7 @@ def _draw_published_row(ax, place, row):
         if row.get(key) is not None:
             interval = (row.get("low"), row.get("high")) if key == "mean" else (None, None)
             draw_interval(ax, row[key], place + offset, x_range=interval, **look)
-            if key != "published":  # that is the reported number again
+            if key != "published":  # coincides with the reported value
                 spot = {"xytext": (0, 4), "textcoords": "offset points", "ha": "center", "va": "bottom", "size": 6.5}
                 ax.annotate(f"{row[key]:.4f}", (row[key], place + offset), color=look["color"], **spot)
 

@@ -1,4 +1,4 @@
-"""The figures of one activation: training curves, the matrix of its pairs, a summary, a passage of the text."""
+"""Figures of one activation: training curves, the matrix of pairs, a summary, a passage of the text."""
 
 import numpy as np
 
@@ -20,19 +20,19 @@ from figures.style import (
     draw_mean,
     figure,
     from_zero,
-    legend_beside,
+    legend_at_right,
     over_steps,
     panels,
     rows_named,
-    say_instead,
+    show_message,
     within_range,
-    write_beside,
+    write_at_right,
     write_in_cell,
 )
 
 __all__ = ["disagreement_passage", "reproducibility", "summary", "training_curves"]
 
-LEAST_SHADED = 0.15  # shades reach at least this share of a value above and below it
+LEAST_SHADED = 0.15  # the colour scale covers at least this fraction above and below the middle value
 
 
 def _why_no_pair(result):
@@ -44,7 +44,7 @@ def _why_no_pair(result):
 
 @figure("Training curves")
 def training_curves(result):
-    """Loss along training: every trial thin, their mean bold; at its right each trial's distance from that mean."""
+    """Loss along training: each trial thin, their mean bold; at the right each trial minus the mean."""
     trials, style = complete(result), activation_style(result["activation"])
     steps, validation = trial_curves(trials, "val_loss")
     if not len(steps):
@@ -66,7 +66,7 @@ def training_curves(result):
 
 
 def _draw_lost(ax, result):
-    """Diverged trials as far as they came, dotted; the limits of the axes stay those of the complete ones."""
+    """Diverged trials, dotted; the axis limits are those of the complete trials."""
     lost = [trial for trial in result["trials"] if trial["status"] == "diverged" and trial["history"]]
     for index, trial in enumerate(lost):
         steps, values = trial_curves([trial], "val_loss")
@@ -77,7 +77,7 @@ def _draw_lost(ax, result):
 def _draw_deviations(ax, trials, steps, values):
     """Each trial's validation loss minus the mean of all, in thousandths."""
     if len(trials) < 2:
-        return say_instead(ax, "One trial: nothing to compare it with.")
+        return show_message(ax, "One trial: nothing to compare it with.")
     away = 1000 * (values - np.array([estimate.mean for estimate in mean_curve(values)], dtype=float))
     ax.axhline(0, color=QUIET, linewidth=0.7)
     for index, (trial, line) in enumerate(zip(trials, away)):
@@ -87,7 +87,7 @@ def _draw_deviations(ax, trials, steps, values):
     over_steps(ax)
     ax.set_title("Validation loss of each trial minus their mean")
     if len(trials) <= 12:
-        legend_beside(ax)
+        legend_at_right(ax)
 
 
 # --- pairs ----------------------------------------------------------------------------------------------------------
@@ -110,7 +110,7 @@ def reproducibility(result):
 
 
 def _draw_matrix(ax, result, name):
-    """A labelled triangle, trial by trial; its title gives the mean and the interval."""
+    """The lower triangle of pairs; the title gives the mean and its interval."""
     values = {(p["trial_a"], p["trial_b"]): p.get(name) for p in result["pairs"]}
     numbers = sorted({number for pair in values for number in pair})
     n = len(numbers)
@@ -121,13 +121,13 @@ def _draw_matrix(ax, result, name):
     label, estimate = MEASURES[name].label, results_module.estimate(Cell(result), name)
     shown = grid[~np.isnan(grid)]
     if not len(shown):
-        return say_instead(ax, f"{label} was not measured.")
+        return show_message(ax, f"{label} was not measured.")
     note = " (95% CI)" if estimate.low is not None else ""
     ax.set_title(f"{label} of each pair\nmean {with_interval(estimate, MEASURES[name].decimals)}{note}")
     middle, half = (shown.min() + shown.max()) / 2, np.ptp(shown) / 2
-    half = max(half, LEAST_SHADED * middle)  # or shades would make much of pairs that hardly differ
+    half = max(half, LEAST_SHADED * middle)  # else tiny differences would span the whole scale
     low, high = (middle - half, middle + half) if middle else (0, 1)
-    # of the aspect "equal" the layout knows nothing, and would let labels overlap
+    # the layout ignores aspect="equal" and would let labels overlap
     image = ax.imshow(grid, cmap=SHADES, vmin=low, vmax=high, aspect="auto")
     every = -(-n // 12)
     ax.set_xticks(range(0, n - 1, every), numbers[:-1:every])
@@ -168,7 +168,7 @@ def _draw_pair_curves(ax, result, name):
 
 
 def _panel(metric):
-    """Heading of the panel in which a summary shows a metric: bounded ones on one axis, those in nats on another."""
+    """Heading of a metric's panel in the summary; metrics in nats have their own panel."""
     return f"{metric.better.capitalize()} is more reproducible{' (nats)' if metric.unit else ''}"
 
 
@@ -180,7 +180,7 @@ SUMMARY_METRICS = {
 
 @figure("Summary")
 def summary(result):
-    """All of an activation's numbers: loss and accuracy of each trial, every pair measure with its interval."""
+    """All values of an activation: loss and accuracy of each trial, every pair metric with its interval."""
     ratios = [len(group) + 1.2 for group in SUMMARY_METRICS.values()]
     drawn, axes = panels(4.6, 3, 2, height_ratios=ratios)
     halves = axes[0, 0].get_gridspec()[:, 0].subgridspec(2, 1)
@@ -192,37 +192,37 @@ def summary(result):
         if result["pairs"]:
             _draw_metrics(ax, result, group, heading)
         else:
-            say_instead(ax, _why_no_pair(result) if ax is axes[1, 1] else "")
+            show_message(ax, _why_no_pair(result) if ax is axes[1, 1] else "")
     return drawn
 
 
 def _draw_trials(ax, result, name, label, scale):
-    """Training (hollow) and validation (filled) of each trial, and at their right the means with 95% intervals."""
+    """Training (hollow) and validation (filled) of each trial, and at the right the means with 95% intervals."""
     trials, style = complete(result), activation_style(result["activation"])
     if not trials:
-        return say_instead(ax, "No trial is complete.")
+        return show_message(ax, "No trial is complete.")
     n, cell = len(trials), Cell(result)
-    beside = 1.08 * n + 0.2  # where the means stand
+    x_mean = 1.08 * n + 0.2  # position of the means
     looks = (("train", "training", QUIET, "white", -0.03), ("val", "validation", style["color"], style["color"], 0.03))
-    for split, legend, colour, fill, aside in looks:
+    for split, legend, colour, fill, offset in looks:
         look = {"color": colour, "marker": style["marker"], "markerfacecolor": fill, "linestyle": "none"}
         values = [np.nan if t[f"{split}_{name}"] is None else scale * t[f"{split}_{name}"] for t in trials]
         ax.plot(np.arange(n), values, **look, label=legend)
         mean = results_module.scaled(results_module.estimate(cell, f"{split}_{name}"), scale)
         if mean.mean is not None and n > 1:
-            draw_interval(ax, beside + aside * n, mean.mean, y_range=(mean.low, mean.high), **look, markersize=6)
+            draw_interval(ax, x_mean + offset * n, mean.mean, y_range=(mean.low, mean.high), **look, markersize=6)
     every = -(-n // 9)
     ticks = {place: str(trial["trial"]) for place, trial in list(enumerate(trials))[::every]}
     if n > 1:
-        ticks[beside] = "mean"
+        ticks[x_mean] = "mean"
         ax.axvline(n - 0.4, color=FAINT, linewidth=0.7)
     ax.set_xticks(list(ticks), ticks.values())
-    ax.set(xlabel="trial", ylabel=label, xlim=(-0.6, beside + 0.08 * n + 0.3 if n > 1 else 0.6))
+    ax.set(xlabel="trial", ylabel=label, xlim=(-0.6, x_mean + 0.08 * n + 0.3 if n > 1 else 0.6))
     ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderpad=0, borderaxespad=0.3, handletextpad=0)
 
 
 def _draw_metrics(ax, result, names, heading):
-    """Pairs as faint ticks, mean and 95% interval on them, and as numbers at the right."""
+    """Pairs as faint ticks, with mean and 95% interval, also as numbers at the right."""
     style, cell = activation_style(result["activation"]), Cell(result)
     for row, name in enumerate(names):
         values = [pair[name] for pair in result["pairs"] if pair.get(name) is not None]
@@ -232,11 +232,11 @@ def _draw_metrics(ax, result, names, heading):
             ends, look = (estimate.low, estimate.high), {"color": style["color"], "marker": style["marker"]}
             draw_interval(ax, estimate.mean, row, x_range=ends, **look)
             text = with_interval(estimate, MEASURES[name].decimals)
-        write_beside(ax, row, text, size=6.5)
+        write_at_right(ax, row, text, size=6.5)
     rows_named(ax, [metrics.METRICS[name].label for name in names])
     from_zero(ax)
     ax.tick_params(labelsize=6.5)
-    ax.locator_params(axis="x", nbins=5)  # or labels with many decimals would collide
+    ax.locator_params(axis="x", nbins=5)  # else labels with many decimals would overlap
     ax.set_title(heading, size=7.5)
     ax.grid(axis="x", color=FAINT, linewidth=0.5)
     ax.set_axisbelow(True)
@@ -250,10 +250,10 @@ SIGNS = {"\n": "↵", " ": "·", "\t": "→"}
 
 @figure("Where models disagree", "passage")
 def disagreement_passage(result, text: str, share, n_models: int):
-    """A real passage, each character shaded by the share of pairs of models that disagree about it.
+    """A passage of text, each character shaded by the fraction of pairs of models that disagree on it.
 
-    share: (len(text),), 0 .. 1: of the pairs of models, those whose most likely characters at this position differ,
-    given all before it; None or NaN where nothing was predicted.
+    share: (len(text),) fraction of pairs of models whose most likely characters at this position differ, given the true
+    prefix; None or NaN: not predicted.
     """
     lines = _wrapped(text)
     shares = np.array([np.nan if value is None else value for value in share], dtype=float)
@@ -278,7 +278,7 @@ def disagreement_passage(result, text: str, share, n_models: int):
 
 
 def _wrapped(text):
-    """The indices of the text's characters line by line: a line ends after a newline, or where it is full."""
+    """The indices of the text's characters by line; a line ends after a newline, or when it is full."""
     lines = [[]]
     for index, character in enumerate(text):
         if len(lines[-1]) == MOST_COLUMNS:
@@ -290,7 +290,7 @@ def _wrapped(text):
 
 
 def _draw_character(ax, image, character, row, column):
-    """One character in its cell; spaces and line ends get a quiet sign, what cannot be printed a box."""
+    """One character in its cell; spaces and line ends as faint symbols, unprintable characters as a box."""
     sign = SIGNS.get(character) or (character if character.isprintable() else "□")
     look = {"size": 9, "family": "DejaVu Sans Mono", "alpha": 0.55 if character in SIGNS else 1}
     write_in_cell(ax, image, column, row, sign, **look)

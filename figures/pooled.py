@@ -1,4 +1,4 @@
-"""The figure of several studies pooled: relative PD against validation loss, every pair a dot."""
+"""The figure of pooled studies: relative PD against validation loss, one dot per pair."""
 
 from collections.abc import Sequence
 
@@ -20,7 +20,7 @@ PANELS = {
 
 @figure("Relative PD against validation loss, every pair of models of several studies", "pooled")
 def pd_of_all_pairs(results, table: Sequence[Row]):
-    """Every pair's final relative PD against the mean final loss of its two models, three times in other colours."""
+    """Every pair's final relative PD against the mean final loss of its two models, coloured in three ways."""
     drawn, axes = panels(4.0, 1, len(PANELS), width=11.0, sharey=True)
     for ax, (title, name_of) in zip(axes[0], PANELS.items()):
         names = sorted({name_of(row) for row in table})

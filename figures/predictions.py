@@ -1,4 +1,4 @@
-"""Variants of somebody's own predictions: every primary measure, and its difference from the reference."""
+"""The forest plot of compare_predictions.py: primary measures of each variant, and differences from the reference."""
 
 import textwrap
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import matplotlib
 
 from figures.across_activations import VERDICTS
-from figures.style import FAINT, INK, STYLE, add_title, draw_interval, rows_named, save, write_beside
+from figures.style import FAINT, INK, STYLE, add_title, draw_interval, rows_named, save, write_at_right
 from figures.style import panels as new_panels
 
 
@@ -26,7 +26,7 @@ def forest(panels: list[dict], folder, title: str, info: str) -> Path:
             _draw(left, row["value"], place, {"marker": "o", "color": INK})
             if row["difference"] is not None:
                 _draw(right, row["difference"], place, VERDICTS[row["verdict"]])
-            write_beside(right, place, row["text"])
+            write_at_right(right, place, row["text"])
         if panel["margin"]:
             right.axvspan(-panel["margin"], panel["margin"], color=FAINT, alpha=0.6, linewidth=0)
         right.axvline(0, color=INK, linewidth=0.8)

@@ -1,7 +1,7 @@
-"""What figures share: one look per activation, title and file, means with bands, points with intervals, legends.
+"""Shared by all figures: style per activation, titles and files, means with bands, points with intervals, legends.
 
-A figure is a function that draws panels, decorated with `figure`, which adds the title and writes the file. Nothing
-here touches pyplot's global state: figures are `matplotlib.figure.Figure` objects.
+A figure is a function that draws panels, decorated with `figure`, which adds the title and writes the file. Figures are
+`matplotlib.figure.Figure` objects; pyplot's global state is not used.
 """
 
 import functools
@@ -24,11 +24,11 @@ from figures.fonts import make_drawable
 WIDTH, DPI = 7.2, 150  # inches: two columns of a paper
 FORMATS = ("png", "pdf", "svg")
 INK, QUIET, FAINT = "#222222", "#666666", "#D9D9D9"
-SHADES = "Blues"  # sequential, and still in order when printed in grey
-DIVERGING = "PuOr_r"  # below and above a reference, for colour-blind readers too
+SHADES = "Blues"  # sequential, also in greyscale
+DIVERGING = "PuOr_r"  # below and above a reference; safe for colour-blind readers
 NATS = "nats per character"
-MOST_BANDS = 8  # with more activations than this in a panel, bands would hide each other
-# matplotlib's own style, whatever a user's matplotlibrc says, and then ours. savefig.format is an option of the scripts.
+MOST_BANDS = 8  # with more activations in a panel, bands would hide each other
+# matplotlib's default style, regardless of the user's matplotlibrc, then ours. savefig.format is an option of the scripts.
 STYLE = {
     name: value
     for name, value in matplotlib.rcParamsDefault.items()
@@ -58,21 +58,21 @@ STYLE = {
     "legend.fontsize": 7.5,
     "figure.facecolor": "white",
     "axes.facecolor": "white",
-    "text.parse_math": False,  # a "$" in a name would begin a formula
-    "svg.hashsalt": "",  # the same file each time
+    "text.parse_math": False,  # a "$" in a name would start a formula
+    "svg.hashsalt": "",  # reproducible files
 }
 
-# Okabe & Ito's colours without their yellow, which is lost on white. The order of activations.BUILT_IN makes
-# the two SmeLUs blue and ReLU, with which all others are compared, black.
+# Okabe & Ito's colours without yellow, which is invisible on white. By the order of activations.BUILT_IN the two SmeLUs
+# are blue and ReLU, the reference, is black.
 COLOURS = ("#56B4E9", "#0072B2", "#000000", "#D55E00", "#009E73", "#E69F00", "#CC79A7")
 MARKERS = ("v", "^", "o", "s", "D", "P", "X", "<", ">", "*", "h", "p", "d")
 LOOKS = {"smelu_1_centred": 19}  # orange
 OTHER_COLOURS = ("#6A3D9A", "#8C510A", "#B2182B", "#4D4D4D")  # of user-defined activations and SmeLUs of any beta
-LINES = ((0, (5, 1.2)), (0, (1.5, 0.8)), "-")  # with seven colours: 21 looks
+LINES = ((0, (5, 1.2)), (0, (1.5, 0.8)), "-")  # times seven colours: 21 styles
 
 
 def activation_style(name: str) -> dict:
-    """color, marker and linestyle: the same for this activation in every figure."""
+    """color, marker and linestyle of an activation, the same in every figure."""
     import activations
 
     index = activations.BUILT_IN.index(name) if name in activations.BUILT_IN else LOOKS.get(name)
@@ -88,7 +88,7 @@ def activation_style(name: str) -> dict:
 
 
 def point_style(name: str) -> dict:
-    """color and marker, for points that no line joins."""
+    """color and marker of an activation, for points without lines."""
     return activation_style(name) | {"linestyle": "none"}
 
 
@@ -96,21 +96,21 @@ def point_style(name: str) -> dict:
 
 
 class NothingToDraw(Exception):
-    """Raised by a drawing function that has nothing to show; its text is drawn instead."""
+    """Raised by a drawing function without data; its message is drawn instead."""
 
 
 def figure(title: str, name: str | None = None) -> Callable:
-    """Decorates a function that draws panels from results: adds the title, and writes the file.
+    """Decorates a function that draws panels from results: adds the title and writes the file.
 
-    The decorated function is called with a result, or with a list of results, and a folder before what else the drawing
-    function takes. It writes <folder>/<architecture>[_<activation>]_<device>_<name>.png and returns this path.
+    The decorated function takes a result or a list of results, a folder, and the other arguments of the drawing function.
+    It writes <folder>/<architecture>[_<activation>]_<device>_<name>.png and returns this path.
 
     Parameters
     ----------
     title : str
-        What is shown; the architecture, of a single result the activation too, and `study_line` are added.
+        The architecture, the activation of a single result, and `study_line` are added.
     name : str, optional
-        Of the file; the function's by default. The label of the matplotlib figure, if it has one, goes before.
+        Of the file; default: the label of the matplotlib figure if it has one, else the function's name.
     """
 
     def decorate(draw):
@@ -128,7 +128,7 @@ def figure(title: str, name: str | None = None) -> Callable:
                     drawn = draw(results, *data, **options)
                 except NothingToDraw as reason:
                     drawn, axes = panels(1.2)
-                    say_instead(axes[0, 0], str(reason))
+                    show_message(axes[0, 0], str(reason))
                 add_title(drawn, what, study_line(several))
                 parts += [several[0]["identity"]["device"], drawn.get_label() or name or draw.__name__]
                 return save(drawn, Path(folder) / f"{'_'.join(parts)}.png")
@@ -139,14 +139,14 @@ def figure(title: str, name: str | None = None) -> Callable:
 
 
 def panels(height, rows=1, columns=1, width=WIDTH, **options):
-    """(a figure, its (rows, columns) axes). height: of all panels, inches. options: of Figure.subplots."""
+    """(figure, (rows, columns) axes). height: of all panels, inches. options: of Figure.subplots."""
     drawn = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
-    FigureCanvasAgg(drawn)  # one renderer for layout and drawing: sizes of texts are remembered by renderer
+    FigureCanvasAgg(drawn)  # one renderer for layout and drawing, since text sizes are cached per renderer
     return drawn, drawn.subplots(rows, columns, squeeze=False, **options)
 
 
 def add_title(drawn, title, line):
-    """Puts a title and a quiet second line above the panels; the figure grows by them."""
+    """Adds a title and a grey second line above the panels, enlarging the figure."""
     width, height = drawn.get_size_inches()
     title, line = textwrap.fill(title, int(width * 11.5)), textwrap.fill(line, int(width * 16.5))
     title_height = 0.19 + 0.17 * title.count("\n")
@@ -158,22 +158,22 @@ def add_title(drawn, title, line):
 
 
 def save(drawn, path) -> Path:
-    """Writes a figure to `path`, complete or not at all, and also as rcParams["savefig.format"], if that is another."""
+    """Writes a figure atomically to `path`, and also as rcParams["savefig.format"] if that differs."""
     path, metadata = Path(path), {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
     make_drawable(drawn)
-    wanted = {matplotlib.rcParams["savefig.format"]} & metadata.keys()  # a matplotlibrc may name any other
+    wanted = {matplotlib.rcParams["savefig.format"]} & metadata.keys()  # ignores other formats in a matplotlibrc
     for kind in dict.fromkeys((path.suffix[1:], *wanted)):
         buffer = io.BytesIO()
         if kind == "png":
-            drawn.canvas.print_png(buffer)  # savefig would draw twice
+            drawn.canvas.print_png(buffer)  # savefig would render twice
         else:
             drawn.savefig(buffer, format=kind, metadata=metadata[kind])
         write_atomically(path.with_suffix(f".{kind}"), buffer.getvalue())
     return path
 
 
-def say_instead(ax, text):
-    """Puts a sentence where a panel would be empty."""
+def show_message(ax, text):
+    """Shows a message in place of an empty panel."""
     ax.clear()
     ax.set_axis_off()
     ax.text(0.5, 0.5, textwrap.fill(text, 46), ha="center", va="center", color=QUIET, transform=ax.transAxes)
@@ -183,34 +183,31 @@ def say_instead(ax, text):
 
 
 def panel_height(count):
-    """Inches for a panel with a legend of `count` lines next to it."""
+    """Height in inches of a panel with a legend of `count` lines next to it."""
     return max(2.3, 0.14 * count + 0.5)
 
 
 def interval_note(ax):
-    """What the title adds where bands were drawn."""
+    """Suffix of a title if bands were drawn."""
     return ", 95% CI over trials" if ax.collections else ""
 
 
 def draw_mean(ax, x, estimates, style, band=True):
-    """A bold line of means with a marker where each was measured, and a band for the 95% intervals.
-
-    estimates: an Estimate for each x; its numbers are None without a value.
-    """
+    """A line of means with markers, and a band for the 95% intervals; estimates: an Estimate for each x."""
     mean, low, high = np.array([(e.mean, e.low, e.high) for e in estimates], dtype=float).reshape(-1, 3).T
     every = max(1, len(x) // 8)
     ax.plot(x, mean, **style, markevery=every, markeredgecolor="white", markeredgewidth=0.4, zorder=3)
     if band and not np.isnan(low).all():
         ax.fill_between(x, low, high, color=style["color"], alpha=0.10, linewidth=0)
-        edge = {"color": style["color"], "alpha": 0.6, "linewidth": 0.5}  # or bands on bands cannot be told apart
+        edge = {"color": style["color"], "alpha": 0.6, "linewidth": 0.5}  # separates overlapping bands
         ax.plot(x, low, **edge)
         ax.plot(x, high, **edge)
 
 
 def draw_curves(ax, curves: dict, measure: str | None = None) -> None:
-    """Mean and band of each activation's curve: activation -> (x, Estimates).
+    """Mean and band of each activation's curve; curves: activation -> (x, Estimates).
 
-    measure: its name, where the axis must end with the measure's range.
+    measure: limits the axis to this measure's range.
     """
     for name, (x, estimates) in curves.items():
         if len(x):
@@ -221,8 +218,8 @@ def draw_curves(ax, curves: dict, measure: str | None = None) -> None:
         within_range(ax, measure)
 
 
-def legend_beside(ax):
-    """Names an axes' lines on its right, in the order of their last values, so that names stand near the lines' ends."""
+def legend_at_right(ax):
+    """A legend at the right of the axes, ordered by the lines' last values."""
     handles, labels = ax.get_legend_handles_labels()
     last = [values[~np.isnan(values)][-1:] for values in (np.asarray(h.get_ydata(), dtype=float) for h in handles)]
     order = sorted(range(len(handles)), key=lambda i: -(last[i][0] if len(last[i]) else -np.inf))
@@ -232,10 +229,7 @@ def legend_beside(ax):
 
 
 def write_in_cell(ax, image, column, row, text, **look):
-    """A text in a cell of an image, dark on light and light on dark.
-
-    The layout need not measure it, since it lies inside the axes.
-    """
+    """A text in a cell of an image, dark on light or light on dark; ignored by the layout, since it is inside the axes."""
     value = float(np.ma.filled(image.get_array()[row, column], np.nan))
     red, green, blue, opacity = image.cmap(image.norm(value))
     dark = opacity and 0.299 * red + 0.587 * green + 0.114 * blue < 0.5  # ITU-R BT.601; NaN is transparent
@@ -244,7 +238,7 @@ def write_in_cell(ax, image, column, row, text, **look):
 
 
 def draw_interval(ax, x, y, x_range=(None, None), y_range=(None, None), faint=False, **style):
-    """A point with its 95% intervals, as far as there are any."""
+    """A point with its 95% intervals, if it has any."""
     weight = {"linewidth": 0.7, "alpha": 0.5} if faint else {"linewidth": 1.3, "alpha": 0.75}
     bar = {"color": style["color"], "zorder": 2, "solid_capstyle": "butt", **weight}
     if x_range[0] is not None:
@@ -254,26 +248,26 @@ def draw_interval(ax, x, y, x_range=(None, None), y_range=(None, None), faint=Fa
     ax.plot([x], [y], **{"linestyle": "none", "markeredgewidth": 1, "zorder": 4, **style})
 
 
-def write_beside(ax, row, text, **look):
-    """A text at the right of an axes, at the height of a row."""
+def write_at_right(ax, row, text, **look):
+    """A text at the right of the axes, at the height of a row."""
     ax.text(1.02, row, text, transform=ax.get_yaxis_transform(), va="center", **{"size": 7, **look})
 
 
 def rows_named(ax, names):
-    """Names the rows of an axes, the first one on top."""
+    """Labels the rows of the axes, the first one on top."""
     ax.set_yticks(range(len(names)), names)
     ax.set_ylim(len(names) - 0.4, -0.6)
     ax.tick_params(axis="y", length=0)
 
 
 def over_steps(ax):
-    """The x axis counts training steps."""
+    """Labels the x axis as training steps."""
     ax.set_xlabel("training steps")
     ax.xaxis.get_major_locator().set_params(integer=True)
 
 
 def within_range(ax, name):
-    """Ends the y axis a little beyond the measure's range."""
+    """Limits the y axis to slightly more than the measure's range."""
     metric = metrics.METRICS[name]
     low, high = ax.get_ylim()
     room = 0.05 * (min(high, metric.high) - max(low, metric.low))
@@ -281,7 +275,7 @@ def within_range(ax, name):
 
 
 def from_zero(ax):
-    """Lets the x axis begin at zero, unless there is something left of it, with room on the right."""
+    """Starts the x axis at zero, or below if there are negative values, with a margin at the right."""
     low, high = ax.get_xlim()
     low = min(0, low)
     ax.set_xlim(low, high + 0.04 * (high - low))

@@ -1,7 +1,7 @@
-"""Attention and dropout in bfloat16 on a CPU: few passes over memory, and no mask in floating point.
+"""Attention and dropout in bfloat16 on a CPU, with few passes over memory and no floating-point mask.
 
-Dropout levels are int16 and a bfloat16 number has 16 bits, so one pass of 16-bit integers compares the levels and keeps
-or clears the numbers' bits. Products and softmax accumulate in float32 and round once; the factors 1/sqrt(D) and
+Dropout levels are int16 and bfloat16 numbers have 16 bits, so one pass over 16-bit integers compares the levels and
+keeps or clears the numbers' bits. Products and softmax accumulate in float32 and round once; the factors 1/sqrt(D) and
 1/keep are applied to a product's float32 sums. The tests compare values and gradients with float64.
 """
 
@@ -9,7 +9,7 @@ import math
 
 import torch
 
-NUMBERS_AT_ONCE = 2**21  # attention weights computed together: 4 MB; fewer cost more in calls than they save in memory
+NUMBERS_AT_ONCE = 2**21  # attention weights computed together (4 MB); fewer cost more in calls than they save in cache
 LOWEST = torch.iinfo(torch.int16).min
 
 
@@ -19,13 +19,17 @@ def dropped(x, levels, threshold, out=None):
     Parameters
     ----------
     x : bfloat16 tensor
-    levels : int16 tensor of x's shape
-    threshold : int, from -2**15 (keeps all) to 2**15 - 1
-    out : None, or where to write; may be x
+    levels : int16 tensor
+        Of x's shape.
+    threshold : int
+        From -2**15 (keeps all) to 2**15 - 1.
+    out : bfloat16 tensor, optional
+        Output; may be x.
 
     Returns
     -------
-    `out`, or a new bfloat16 tensor of x's shape; the kept numbers are not scaled.
+    bfloat16 tensor
+        `out` or a new tensor; the kept numbers are not scaled.
     """
     out = torch.empty_like(x) if out is None else out
     if threshold == LOWEST:
@@ -53,10 +57,10 @@ class Dropout(torch.autograd.Function):
 
 
 class Attention(torch.autograd.Function):
-    """Causal self-attention; .apply(qkv, n_head, levels, threshold, keep) has the arguments of attention.attention.
+    """Causal self-attention; .apply(qkv, n_head, levels, threshold, keep) has the parameters of attention.attention.
 
     N = B H pairs of a sequence and a head; queries, keys and values are (N, T, D), weights (N, T, T). Later keys are
-    computed and masked: to skip them costs more in calls and copies than it saves.
+    computed and masked: skipping them costs more in calls and copies than it saves.
     """
 
     @staticmethod
@@ -71,7 +75,7 @@ class Attention(torch.autograd.Function):
         future = torch.full((length, length), -math.inf, dtype=qkv.dtype).triu_(1)
         for some in _groups(pairs, length):
             query, key, value = packed[:, some]
-            # masked where it is computed: no pass of its own
+            # the mask is added within the product, without another pass
             scores = torch.baddbmm(future, query, key.transpose(1, 2), alpha=1 / math.sqrt(size), out=used[some])
             torch.softmax(scores, -1, out=weights[some])
             if levels is not None:
@@ -108,7 +112,7 @@ class Attention(torch.autograd.Function):
 
 
 def _product(a, b, factor, out):
-    """out = factor a b, batched, rounded once."""
+    """out = factor * a @ b, batched, rounded once."""
     return torch.baddbmm(out, a, b, beta=0, alpha=factor, out=out)
 
 

@@ -1,4 +1,4 @@
-"""The answer: three to five sentences, the forest plot and one table; then every comparison with its tests."""
+"""The report's answer (a few sentences, the forest plot, one table), and the section of all comparisons."""
 
 import math
 
@@ -18,7 +18,7 @@ MEANS = ("val_loss", "relative_pd", "top1_disagreement")
 
 
 def answer(view: View) -> Section:
-    """What was found about relative PD and validation loss, how sure that is, and what limits it."""
+    """Findings on relative PD and validation loss, their uncertainty and limitations."""
     sentences = _too_few(max(len(cell.trials) for cell in view.cells))
     if len(view.cells) > 1:
         sentences += [
@@ -55,7 +55,7 @@ def _alone(view):
 
 
 def _verdicts(view, name):
-    """The activations by their verdict in one measure, those that differ with the size of the difference."""
+    """The activations by their verdict in one measure, with the size of significant differences."""
     found, reference = {cell: view.comparisons[cell.activation, name] for cell in view.compared}, view.reference
 
     def having(verdict, sign=None):
@@ -84,7 +84,7 @@ def _verdicts(view, name):
 
 
 def _at_equal_loss(view):
-    """What is left of differences in relative PD at equal loss, on which PD depends."""
+    """The verdicts at equal loss, for activations that differ in relative PD at the end of training."""
     if view.common is None:
         if all(view.comparisons[c.activation, "relative_pd"].verdict != "different" for c in view.compared):
             return []
@@ -109,7 +109,7 @@ def _against(cell, comparison):
 
 
 def _overall(view):
-    """Whether the activation matters at all."""
+    """Whether the choice of activation matters."""
     found = results_module.activation_sensitivity(view.cells, view.margins)
     if max(len(cell.trials) for cell in view.cells) < 2:
         return []
@@ -118,7 +118,7 @@ def _overall(view):
 
 
 def _early(view):
-    """Whether unigram or bigram counts predict as well as the models; [] where they do not, or it is not known."""
+    """A sentence if a unigram or bigram baseline is as good as some models; [] if not, or if unknown."""
     losses = {cell: results_module.estimate(cell, "val_loss").mean for cell in view.cells}
     losses = {cell: loss for cell, loss in losses.items() if loss is not None}
     if isinstance(view.baselines, str) or not losses:
@@ -194,7 +194,7 @@ def comparisons(view: View) -> Section | None:
 
 
 def _exact_p(view):
-    """The paired differences in loss by a test that assumes no normal values."""
+    """Sign-flip tests of the paired differences in loss, which do not assume normality."""
     texts, least = [], None
     for cell in view.compared:
         numbers = union([cell, view.reference])

@@ -1,6 +1,6 @@
-"""Which sections a report has, in their order: one function each, from a View to a Section, or to None without a subject.
+"""The sections of a report, in order: functions from a View to a Section, or None if it does not apply.
 
-To add a section: write such a function, with its figures in it, and name it here.
+To add a section, write such a function and list it here.
 """
 
 from collections.abc import Callable, Sequence
@@ -41,7 +41,7 @@ def build(
     common: CommonLoss | None = None,
     passage_of: Callable | None = None,
 ) -> Document:
-    """The document of a study. See report/view.py for the arguments; no file is read or written, no figure drawn."""
+    """The document of a study; parameters as in report/view.py. Reads and writes no files and draws no figures."""
     check_comparable([study, *others])
     missing = facts.what_is_missing(study.cells, study.planned)
     trained = replace(study, cells=[cell for cell in study.cells if cell.trials])

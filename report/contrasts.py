@@ -54,7 +54,7 @@ def endpoints(
 
 
 def _check_one_setting(cells):
-    """A UserError unless the cells differ in activation, learning rate and seeds only."""
+    """Raises UserError unless the cells differ in activation, learning rate and seeds only."""
     if len({cell.architecture for cell in cells}) != 1:
         raise UserError("contrasts are computed within one architecture, but these studies have several or none")
     first, *others = [_setting(cell) for cell in cells]
@@ -89,7 +89,7 @@ def _number(text):
     try:
         return float(text)
     except ValueError:
-        raise UserError(f"a learning rate must be a number, and not {text!r}") from None
+        raise UserError(f"a learning rate must be a number, not {text!r}") from None
 
 
 def groups_named(cells: Sequence[Cell], names: tuple[str, str]) -> list[tuple[Cell, Cell]]:

@@ -1,4 +1,4 @@
-"""What stands behind the answer, for one architecture: training, the trade-off, every measure, and what may mislead."""
+"""Detailed sections for one architecture: training, the trade-off, all measures, caveats, trials, figures."""
 
 import math
 
@@ -26,13 +26,13 @@ from report.view import PAIRS_METHOD, View, counted, difference, headed, sampled
 
 T_BAND = "95% t intervals over trials"
 U_BAND = "95% intervals over trials (variance of a U-statistic)"
-MOST_IN_FULL = 8  # cells of a study; with more, each activation has one figure instead of all
+MOST_IN_FULL = 8  # cells of a study; with more, each activation gets one figure only
 
 # --- training -------------------------------------------------------------------------------------------------------
 
 
 def training(view: View) -> Section | None:
-    """Losses and disagreement along training, at equal steps and, where a loss was fixed beforehand, at equal loss."""
+    """Losses and disagreement along training, at equal steps and, if a loss was fixed beforehand, at equal loss."""
     path = curves.along_training(view.cells, "relative_pd")
     content: list = []
     if len(path) > 1:
@@ -112,7 +112,7 @@ def trade_off(view: View) -> Section | None:
 
 
 def measures(view: View) -> Section:
-    """Every measure of trials and of pairs, and where two measures disagree about who is more reproducible."""
+    """All measures of trials and pairs, and measures that disagree on which activation is more reproducible."""
     own = [name for name in MEASURES if name not in PAIR_MEASURES and name != "total_predictions"]
     rows = []
     for name in (*PAIR_MEASURES, *own):
@@ -203,11 +203,11 @@ def _grouped(cells):
     return dict(sorted(found.items(), key=lambda entry: (entry[0] != "smooth (C1 or more)", entry[0])))
 
 
-# --- what may mislead -----------------------------------------------------------------------------------------------
+# --- caveats --------------------------------------------------------------------------------------------------------
 
 
 def spread(view: View) -> Section | None:
-    """How far validation losses spread over trials, and whether that differs from the reference."""
+    """The SD of validation losses over trials, and whether it differs from the reference."""
     spreads = {cell: results_module.sd_estimate(cell, "val_loss") for cell in view.cells}
     ranked = results_module.order(view.cells, [estimate.mean for estimate in spreads.values()], "lower")
     if not ranked:
@@ -230,7 +230,7 @@ def spread(view: View) -> Section | None:
 
 
 def outlying(view: View) -> Section | None:
-    """Runs far from all others, and the means without them; None below three trials."""
+    """Outlying runs, and the means without them; None below three trials."""
     if max(len(cell.trials) for cell in view.cells) < 3:
         return None
     rows = []
@@ -255,7 +255,7 @@ def outlying(view: View) -> Section | None:
 
 
 def other_text(view: View) -> Section | None:
-    """How much of the uncertainty comes from the finite evaluation set, next to that from the trials."""
+    """The uncertainty due to the finite evaluation set, compared with that due to the trials."""
     rows = []
     for name in ("val_loss", "relative_pd"):
         for cell in view.cells:
@@ -301,7 +301,7 @@ def trials(view: View) -> Section:
 
 
 def each_activation(view: View) -> Section:
-    """The figures of each activation, a passage of the text that its models disagree about included."""
+    """The figures of each activation, including a passage of text that its models disagree on."""
     in_full = len(view.study.cells) <= MOST_IN_FULL
     passages, content = _passages(view, view.cells if in_full else [view.reference])
     for cell in view.cells:
@@ -323,7 +323,7 @@ def each_activation(view: View) -> Section:
 
 
 def _passages(view, cells):
-    """({cell: the figure of a passage that its models disagree about}, sentences to say first)."""
+    """({cell: [figure of a passage that its models disagree on]}, introductory sentences)."""
     if view.passage_of is None:
         return {}, []
     found, sentences, without = {}, [], {}

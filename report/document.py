@@ -1,7 +1,7 @@
-"""A report as data, and its renderings: for the terminal, in Markdown, and as one self-contained HTML page.
+"""A report as data, rendered for the terminal, as Markdown and as a self-contained HTML page.
 
-Paragraphs may hold **bold** and `code`; a list of paragraphs becomes bullets. The HTML comes from page.html and page.css.
-LaTeX tables are in report/export.py.
+Paragraphs may contain **bold** and `code`; a list of paragraphs becomes bullets. The HTML is made from page.html and
+page.css. LaTeX tables are in report/export.py.
 """
 
 import base64
@@ -28,7 +28,7 @@ TEXT_WIDTH = 100
 
 @dataclass(frozen=True)
 class Table:
-    """Cells are texts. caption: what is shown, with n and method. note: a footnote."""
+    """A table of strings. caption: what is shown, with n and method. note: a footnote."""
 
     headers: list[str]
     rows: list[list[str]]
@@ -37,7 +37,7 @@ class Table:
 
     @functools.cached_property
     def aligned(self) -> list[str]:
-        """'right' for columns of numbers, 'left' for others."""
+        """'right' for columns of numbers, else 'left'."""
         number = re.compile(r"^([-+−]|± )?[\d.,]+( ?%| ?s)?$")
         columns = list(zip(*self.rows)) or [()] * len(self.headers)
         shown = [[cell for cell in column if cell not in ("", "-")] for column in columns]
@@ -46,7 +46,7 @@ class Table:
 
 @dataclass(frozen=True, eq=False)
 class Figure:
-    """A figure still to be drawn, by draw(results, folder, *data): see figures/style.py."""
+    """A figure to be drawn by draw(results, folder, *data); see figures/style.py."""
 
     caption: str
     draw: Callable[..., Path]
@@ -59,10 +59,10 @@ Content = str | list[str] | Table | Figure
 
 @dataclass(frozen=True)
 class Section:
-    """What stands under one heading, in order.
+    """The content under one heading, in order.
 
-    brief: printed on the terminal as well. folded: closed in HTML until it is clicked. part: the heading above it, of
-    several architectures; '' for none.
+    brief: also printed on the terminal. folded: collapsed in HTML. part: the heading above it, if there are several
+    architectures; '' for none.
     """
 
     title: str
@@ -73,17 +73,17 @@ class Section:
 
     @property
     def slug(self) -> str:
-        """Its address, unique in the document."""
+        """Its anchor, unique in the document."""
         return re.sub(r"[^a-z0-9]+", "-", f"{self.part} {self.title}".lower()).strip("-")
 
     def all(self, kind: type) -> list:
-        """The tables, or the figures, of the section."""
+        """The section's items of a type, such as Table or Figure."""
         return [item for item in self.content if isinstance(item, kind)]
 
 
 @dataclass(frozen=True)
 class Document:
-    """title, one line below it, and the sections in order; the first one is the answer."""
+    """Title, a line below it, and the sections in order; the first one is the answer."""
 
     title: str
     subtitle: str
@@ -95,7 +95,7 @@ class Document:
 
 
 def plain(text: str) -> str:
-    """A text without the marks of **bold** and `code`."""
+    """A text without the markup of **bold** and `code`."""
     return text.replace("**", "").replace("`", "")
 
 
@@ -137,7 +137,7 @@ def _as_text(item, width):
 
 
 def render_markdown(document: Document, folder: Path, paths: Mapping[Figure, Path]) -> str:
-    """The document as Markdown that lies in `folder`; the figures of `paths` are linked by relative paths."""
+    """The document as Markdown for a file in `folder`; the figures in `paths` are linked by relative paths."""
     lines, part = [f"# {_marked_down(document.title)}", "", _marked_down(document.subtitle), ""], ""
     for section in document.sections:
         if section.part != part:
@@ -165,14 +165,14 @@ def _as_markdown(item, folder, paths):
 
 
 def markdown_table(headers: Sequence[str], rows: Sequence[Sequence[str]], aligned: Sequence[str]) -> str:
-    """A table in Markdown; whatever is in its cells stays there."""
+    """A table in Markdown, with the cells escaped."""
     cells = [[_marked_down(cell).replace("|", "\\|") for cell in row] for row in rows]
     style = {"tablefmt": "pipe", "disable_numparse": True, "colalign": aligned if rows else None}
     return tabulate(cells, [_marked_down(header) for header in headers], **style)
 
 
 def _marked_down(text: str) -> str:
-    """A text in which a name can be neither HTML nor a link; what stands in `code` is literal anyway."""
+    """A text escaped so that names cannot become HTML or links, except inside `code`, which is literal."""
     pieces = re.split(r"(`[^`\n]*`)", text)
     pieces[::2] = [piece.replace("&", "&amp;").replace("<", "&lt;").replace("](", "]\\(") for piece in pieces[::2]]
     return "".join(pieces)
@@ -182,7 +182,7 @@ def _marked_down(text: str) -> str:
 
 
 def render_html(document: Document, paths: Mapping[Figure, Path]) -> str:
-    """The document as one HTML file that needs nothing else; the figures of `paths` are embedded."""
+    """The document as a self-contained HTML page; the figures in `paths` are embedded."""
     import jinja2
 
     here = Path(__file__).parent
@@ -196,7 +196,7 @@ def render_html(document: Document, paths: Mapping[Figure, Path]) -> str:
 
 
 def _inline(text):
-    """Escaped text with **bold** and `code`, intervals kept on one line, and minus signs that look like ones."""
+    """HTML of a text: escaped, with **bold** and `code`, intervals kept on one line, and typographic minus signs."""
     import markupsafe
 
     text = html.escape(text, quote=False)
@@ -210,26 +210,26 @@ def _embedded(path):
     return f"data:image/png;base64,{base64.b64encode(Path(path).read_bytes()).decode()}"
 
 
-# --- where it goes --------------------------------------------------------------------------------------------------
+# --- output ---------------------------------------------------------------------------------------------------------
 
 
 def write(document: Document, folder: Path, names: tuple[str, str], paths: Mapping[Figure, Path]) -> None:
-    """Writes a document into a folder as Markdown and HTML, under these two names, with the figures drawn so far."""
+    """Writes a document to a folder as Markdown and HTML, under these two names, with the figures drawn so far."""
     texts = (render_markdown(document, folder, paths), render_html(document, paths))
     for name, content in zip(names, texts):
         write_atomically(folder / name, content.encode())
 
 
 def publish(document: Document, folder: Path, names: tuple[str, str], plots: Path | None) -> bool:
-    """Writes the files, prints the brief sections, then draws the figures into `plots` and writes the files again.
+    """Writes the files, prints the brief sections, then draws the figures to `plots` and writes the files again.
 
-    Texts are there before the first figure is begun: a figure that fails costs itself, and is named in one line.
+    The text is written before any figure is drawn. A figure that fails is reported in one line and left out.
 
     Parameters
     ----------
     document : Document
     folder : path
-        Where the two files go.
+        For the two files.
     names : (str, str)
         Of the Markdown and the HTML file.
     plots : path or None
@@ -251,7 +251,7 @@ def publish(document: Document, folder: Path, names: tuple[str, str], plots: Pat
 
 
 def _draw(figures, folder):
-    """Figure -> its PNG, of all that could be drawn; each other one is named in a line on stderr."""
+    """Figure -> its PNG, for those that could be drawn; failures are printed on stderr."""
     from figures.drawing import draw_all
 
     print(f"drawing {plural(len(figures), 'figure')}", file=sys.stderr, flush=True)

@@ -26,7 +26,7 @@ CURVE = ("trial", "trial_b", "step", "measure", "value")
 
 
 def export(studies: Sequence[Study], document: Document, folder: Path) -> list[Path]:
-    """Writes the four files into a folder, which is made, and returns their paths."""
+    """Writes the four files to a folder, creating it, and returns their paths."""
     cells = [({"study": s.folder, **_names(cell)}, cell) for s in studies for cell in s.cells]
     pair_columns = [*PAIR, *_further(cells)]
     contents = {
@@ -53,7 +53,7 @@ def _csv(columns: Sequence[str], rows: Iterable[dict]) -> str:
 
 
 def _pairs(cell: Cell) -> Iterator[dict]:
-    """The pairs of a result; what the published protocol measured of a pair has the prefix `published_`."""
+    """The pairs of a result; values of the published protocol have the prefix `published_`."""
     published = {(p["trial_a"], p["trial_b"]): p for p in cell.result.get("published_pairs") or []}
     for pair in cell.result["pairs"]:
         other = published.get((pair["trial_a"], pair["trial_b"]), {})
@@ -61,13 +61,13 @@ def _pairs(cell: Cell) -> Iterator[dict]:
 
 
 def _further(cells) -> list[str]:
-    """What pairs hold besides the metrics: values at the last position, and of the published protocol."""
+    """Names of further fields of pairs: values at the last position, and of the published protocol."""
     names = dict.fromkeys(name for _, cell in cells for pair in _pairs(cell) for name in pair)
     return [name for name in names if name not in PAIR and name != "history"]
 
 
 def _points(cell: Cell) -> Iterator[dict]:
-    """The curves of trials, probes included, and of pairs: one row per step and measure."""
+    """The curves of trials (with probes) and of pairs: one row per step and measure."""
     for trial in cell.result["trials"]:
         yield from _history({"trial": trial["trial"]}, trial["history"])
     for pair in cell.result["pairs"]:
@@ -88,7 +88,7 @@ SYMBOLS = {"β": r"$\beta$", "±": r"$\pm$", "−": "$-$", "∞": r"$\infty$", "
 
 
 def latex(document: Document) -> str:
-    """The tables of a document but for those of folded sections, in the style of the package booktabs."""
+    """The tables of a document, except those of folded sections, in booktabs style."""
     tables = [
         _latex_table(table, f"tab:{section.slug}-{number}")
         for section in document.sections

@@ -1,4 +1,4 @@
-"""What was run, what is missing, and what every number means."""
+"""Sections on the study itself: what was run, what is missing, methods."""
 
 import itertools
 from collections.abc import Sequence
@@ -17,13 +17,13 @@ from report.view import RESUME, View, counted
 
 
 def title(study: Study) -> str:
-    """What the document is about."""
+    """The title of the document."""
     names = listing(cells[0].architecture_label for cells in study.architectures.values())
     return f"How reproducible are the predictions of {names}?"
 
 
 def subtitle(study: Study) -> str:
-    """Activations, trials, corpus, protocol, device and length of training in one line."""
+    """Activations, trials, corpus, protocol, device and training steps in one line."""
     identity, first = study.identity, next(iter(study.architectures.values()))
     activations = list(dict.fromkeys(cell.label for cell in study.cells))
     names = listing(activations) if len(activations) <= 6 else f"{len(activations)} activations"
@@ -34,7 +34,7 @@ def subtitle(study: Study) -> str:
 
 
 def study_facts(view: View) -> Section:
-    """What was run, with what, and what is missing."""
+    """The section "What was run": identity, environment, and what is missing."""
     study, identity = view.study, view.study.identity
     config, cells = identity["config"], study.cells
     data, is_text = data_facts(cells[0].result), "corpus" in cells[0].result
@@ -81,14 +81,14 @@ def study_facts(view: View) -> Section:
 
 
 def _time(cells):
-    """The sums over all trials, those that diverged included."""
+    """Total times of all trials, including diverged ones."""
     records = [record for cell in cells for record in cell.result["trials"]]
     training, evaluation = (sum(r.get(f"{kind}_time_s") or 0 for r in records) for kind in ("training", "evaluation"))
     return f"training {number(training, 0)} s, evaluation {number(evaluation, 0)} s (sums over {plural(len(records), 'trial')})"
 
 
 def environments_of(cells: Sequence[Cell]) -> list[dict]:
-    """The different environments of the trials: what decides their bits, the same one only once."""
+    """The distinct numeric environments of the trials."""
     found: list[dict] = []
     for record in itertools.chain.from_iterable(cell.result["trials"] for cell in cells):
         if record.get("environment") and (environment := numeric_environment(record["environment"])) not in found:
@@ -97,7 +97,7 @@ def environments_of(cells: Sequence[Cell]) -> list[dict]:
 
 
 def machine(environment: dict, detailed: bool) -> str:
-    """An environment in words; `detailed` with what can differ on one machine: instructions, NumPy, variables."""
+    """An environment as text; `detailed`: with what can differ on one machine (instruction set, NumPy, variables)."""
     words = [environment["gpu"] or environment["cpu"], f"torch {environment['torch']}", environment["system"]]
     if detailed:
         words += [str(environment.get("cpu_capability")), f"NumPy {environment.get('numpy')}"]

@@ -1,4 +1,4 @@
-"""The report on somebody's own predictions: the verdicts, every measure, what was read, and what it means."""
+"""The report of compare_predictions.py: verdicts, all measures, input data, methods; also as JSON and CSV."""
 
 import csv
 import io
@@ -38,7 +38,7 @@ def better(name: str) -> str | None:
 
 
 def document(variants: Variants) -> Document:
-    """Everything that was found, as sections."""
+    """The report on all variants."""
     reference, others = variants.reference, variants.cells[1:]
     title = f"Predictions in {variants.predictions.folder}: {listing([cell.activation for cell in variants.cells])}"
     sections = [_answer(variants), _values(variants)]
@@ -51,7 +51,7 @@ def document(variants: Variants) -> Document:
 
 
 def subtitle(variants: Variants) -> str:
-    """What was read, in one line."""
+    """The data in one line."""
     predictions = variants.predictions
     counts = sorted({len(cell.trials) for cell in variants.cells})
     n = f"n = {counts[0]}" + (f" to {counts[-1]}" if len(counts) > 1 else "")
@@ -60,7 +60,7 @@ def subtitle(variants: Variants) -> str:
 
 
 def pairing(variants: Variants) -> str:
-    """Which variants share their trials' names with the reference, and so are compared trial by trial."""
+    """Which variants share trial names with the reference and are therefore compared trial by trial."""
     alone = [name for name, paired in variants.paired.items() if not paired]
     if not alone:
         return "paired by trial name" if variants.paired else ""
@@ -124,7 +124,7 @@ def _in_words(variants, cell, primary):
 
 
 def _remarks(variants, primary):
-    """What a reader must know before the numbers: unpaired variants, infinite measures, identical and outlying trials."""
+    """Caveats: unpaired variants, infinite measures, identical and outlying trials."""
     found = []
     if alone := [name for name, paired in variants.paired.items() if not paired]:
         found.append(
@@ -226,7 +226,7 @@ def _values(variants):
     return Section("All measures", [Table(headers, rows, caption)], brief=True)
 
 
-# --- what was read, what it means -----------------------------------------------------------------------------------
+# --- data and methods -----------------------------------------------------------------------------------------------
 
 
 def _data(variants):
@@ -273,11 +273,11 @@ def _methods(variants):
     return Section("Methods", [items, Table(["Measure", "Formula", "Source"], rows, caption)])
 
 
-# --- numbers for other programs -------------------------------------------------------------------------------------
+# --- JSON and CSV ---------------------------------------------------------------------------------------------------
 
 
 def as_json(variants: Variants) -> dict:
-    """Everything that was found, for `json_files.write_json`: estimates, comparisons, and every trial and pair."""
+    """The content of comparison.json: estimates, comparisons, trials and pairs."""
     predictions = variants.predictions
     measures, primary = measures_of(predictions), primary_of(predictions)
     reference = variants.reference.activation
@@ -328,7 +328,7 @@ def _named(record, variants):
 
 
 def export(variants: Variants, folder: Path) -> list[Path]:
-    """trials.csv, pairs.csv and comparisons.csv, one row per observation, and tables.tex; missing values are empty."""
+    """Writes trials.csv, pairs.csv and comparisons.csv, one row per observation, and tables.tex; returns the paths."""
     from report.export import latex
 
     content = as_json(variants)
@@ -346,17 +346,17 @@ def export(variants: Variants, folder: Path) -> list[Path]:
 
 
 def _flat(entry):
-    """A comparison in one row: the difference's own fields, the interval as low and high."""
+    """A comparison as one row, with the fields of its difference, and the interval as low and high."""
     difference = entry["difference"]
     low, high = difference["ci95"] or (None, None)
-    own = {
+    fields = {
         "difference": difference["mean"],
         "low": low,
         "high": high,
         "n": difference["n"],
         "method": difference["method"],
     }
-    return {**{key: value for key, value in entry.items() if key != "difference"}, **own}
+    return {**{key: value for key, value in entry.items() if key != "difference"}, **fields}
 
 
 def _csv(rows: Sequence[dict]) -> str:
@@ -371,7 +371,7 @@ def _csv(rows: Sequence[dict]) -> str:
 
 
 def panels(variants: Variants) -> list[dict]:
-    """What `figures.predictions.forest` draws: every primary measure that some variant has."""
+    """The panels for `figures.predictions.forest`: every primary measure that some variant has."""
     found = []
     for name in primary_of(variants.predictions):
         rows = [_figure_row(variants, cell, name) for cell in variants.cells]

@@ -1,12 +1,12 @@
-"""Does the activation matter less in larger models? Sensitivity against size, over the studies of a sweep.
+"""Does the activation matter less in larger models? Sensitivity against size, from the studies of a sweep.
 
     python analyze_results.py --scales results/scale_1M results/scale_2M results/scale_5M
 
 At each size and for each architecture, sensitivity is the standard deviation between the activations' true means
-(sensitivity.between_group_sd), of validation loss and of relative PD. The trend is the slope of this SD against log10 of
-the number of parameters: ordinary least squares, with Student's t interval from the scatter of the sizes around the
-line. That scatter holds both the noise of each estimate and what no line describes, so the intervals of the single sizes
-are not used twice. The SD itself is fitted and not its logarithm, because an estimate of zero is a possible one.
+(sensitivity.between_group_sd) of validation loss and of relative PD. The trend is the slope of this SD against log10 of
+the number of parameters: ordinary least squares, with Student's t interval from the residuals. The residuals contain
+both the noise of the estimates and deviations from a line, so the intervals of the single sizes are not used. The SD is
+fitted, not its logarithm, because it can be estimated as zero.
 """
 
 import math
@@ -35,8 +35,8 @@ FEWEST_SIZES = 3
 def slope(sizes: Sequence[int], values: Sequence[float | None], confidence: float = 0.95) -> Estimate:
     """The change of a value per tenfold number of parameters; least squares, Student's t with S - 2 degrees of freedom.
 
-    sizes, values: S of each; a missing value (None) is left out. Assumes that the values scatter equally, and
-    independently, around a straight line in log10(size). Its `n` counts sizes, not trials.
+    sizes, values: S of each; missing values (None) are skipped. Assumes independent residuals of equal variance around a
+    straight line in log10(size). `n` of the result counts sizes, not trials.
     """
     from scipy.special import stdtrit
 
@@ -54,14 +54,14 @@ def slope(sizes: Sequence[int], values: Sequence[float | None], confidence: floa
 
 
 def trend_verdict(trend: Estimate) -> str:
-    """'falls', 'rises' or 'inconclusive', by the interval of a slope."""
+    """'falls', 'rises' or 'inconclusive', from the interval of a slope."""
     if trend.low is None or trend.low <= 0 <= trend.high:
         return "inconclusive"
     return "falls" if trend.high < 0 else "rises"
 
 
 def check_one_sweep(studies: Sequence[Study]) -> None:
-    """A UserError unless the studies differ in what the size sets, and in nothing else."""
+    """Raises UserError unless the studies differ only in the fields set by the size."""
     check_alike(studies, _but_for_size, "are not of one sweep", ", ".join(FIELDS))
 
 
@@ -81,14 +81,14 @@ def common_activations(studies: Sequence[Study], architecture: str) -> list[str]
 
 
 def size_of(cells: Sequence[Cell]) -> int:
-    """The number of parameters of an architecture in one study: the smallest, since some activations learn a few."""
+    """The number of parameters of an architecture in one study: the smallest, since some activations have parameters."""
     return min(cell.result["n_parameters"] for cell in cells)
 
 
 def rows_of(studies: Sequence[Study], architecture: str) -> list[dict]:
-    """{n_parameters, n (trials that all activations have), between-activation SD (an Estimate) by name} of each size.
+    """{n_parameters, measure: between-activation SD (an Estimate)} of each size, in order.
 
-    In order of size; over the activations that all sizes have, since the SD of other ones would be another quantity.
+    Uses the activations that all sizes have, since the SD of another set would be another quantity.
     """
     wanted, rows = common_activations(studies, architecture), []
     for study in studies:
@@ -184,7 +184,7 @@ def _methods():
 
 
 def publish_scales(studies: Sequence[Study], plots_dir: Path | None, draw: bool) -> int:
-    """Prints the document of a sweep, and writes it next to the studies' folders; figures go to their plots/."""
+    """Prints the document of a sweep and writes it next to the studies' folders, figures to their plots/ folder."""
     folder = Path(studies[0].folder).parent
     plots = (plots_dir or storage.sibling(folder, "plots")) if draw else None
     return 0 if publish(build(studies), folder, FILES, plots) else 1

@@ -1,7 +1,4 @@
-"""Sections that need more than one architecture, or more than one study.
-
-Does the activation matter to every architecture? Where does irreproducibility come from? What does the arithmetic change?
-"""
+"""Sections on several architectures or studies: sensitivity by architecture, sources of randomness, arithmetic."""
 
 import copy
 from collections.abc import Callable, Sequence
@@ -23,7 +20,7 @@ U_BAND = "95% intervals over trials (variance of a U-statistic)"
 
 
 def architectures(view: View) -> Section | None:
-    """Whether the activation matters, architecture by architecture; None of one architecture."""
+    """Whether the activation matters, by architecture; None if there is only one architecture."""
     if len(view.study.architectures) < 2:
         return None
     sensitivities = {
@@ -67,7 +64,7 @@ def _sensitivity_table(study, sensitivities, name):
 
 
 def _counts(sensitivities):
-    """How many architectures have each verdict, in each measure."""
+    """The number of architectures with each verdict, for each measure."""
     items = []
     for name in ("val_loss", "relative_pd"):
         kinds = {a: found[name].verdict for a, found in sensitivities.items() if found}
@@ -91,12 +88,12 @@ def _heat_map(view, name):
 
 # --- several studies ------------------------------------------------------------------------------------------------
 
-MAY_DIFFER = ("vary", "device")  # and the arithmetic: config.dtype and config.threads_per_trial
+MAY_DIFFER = ("vary", "device")  # and ARITHMETIC, fields of the configuration
 ARITHMETIC = ("dtype", "threads_per_trial")
 
 
 def check_comparable(studies: Sequence[Study]) -> None:
-    """A UserError unless the studies differ only in what varies between trials, and in the arithmetic."""
+    """Raises UserError unless the studies differ only in what varies between trials, and in the arithmetic."""
     first = studies[0]
     for other in studies[1:]:
         ours, theirs = (
@@ -112,9 +109,9 @@ def check_comparable(studies: Sequence[Study]) -> None:
 
 
 def check_alike(studies: Sequence[Study], compared: Callable[[Study], dict], refusal: str, allowed: str) -> None:
-    """A UserError where two studies have one identity, or differ in what `compared` leaves of it.
+    """Raises UserError if two studies have the same identity, or differ in the part returned by `compared`.
 
-    refusal: what the two are, in words. allowed: the names of what may differ.
+    refusal, allowed: for the message: why they are refused, and which fields may differ.
     """
     first = studies[0]
     for position, other in enumerate(studies[1:], 1):
@@ -144,7 +141,7 @@ def arithmetic(study: Study) -> str:
 
 
 def sources(view: View) -> Section | None:
-    """Each source of randomness alone next to all of them together; None of one source."""
+    """Each source of randomness alone compared with all of them; None if there is only one source."""
     studies = [view.study, *view.others]
     same = [study for study in studies if arithmetic(study) == arithmetic(studies[0])]
     same.sort(key=lambda study: -len(set(study.identity["vary"]) - {"bit"}))
@@ -185,9 +182,9 @@ def sources(view: View) -> Section | None:
 
 
 def arithmetics(view: View) -> Section | None:
-    """Loss and PD of each arithmetic (float32, bfloat16, device) against the first study's; None of one arithmetic.
+    """Loss and PD of each arithmetic (dtype, device, threads) against the first study's; None if there is only one.
 
-    All of an architecture's comparisons are one family.
+    All comparisons of an architecture are one family.
     """
     rows, comparisons, limits, studies = [], [], [], [view.study, *view.others]
     for other in view.others:

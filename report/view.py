@@ -1,4 +1,4 @@
-"""What every section of a report is made from, and how it names numbers of trials, means and measures."""
+"""The input of every section of a report, and formatting of trial counts, means and measures."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,11 +18,11 @@ RESUME = "The study stopped before that; rerun the same `run_all_experiments.py`
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """One architecture of a study, and what the options ask for.
+    """One architecture of a study, with the options of the analysis.
 
-    study: its cells with complete trials. cells: those of this architecture. missing: sentences on what is absent.
-    baselines: from `recompute.baselines`. common: where activations are compared at equal loss, if anywhere.
-    passage_of: cell -> `recompute.passage`; None: the section is left out.
+    study: its cells with complete trials. cells: those of this architecture. missing: sentences on what is missing.
+    baselines: from `recompute.baselines`. common: the loss at which activations are compared, or None.
+    passage_of: cell -> `recompute.passage`; None: no passages.
     """
 
     study: Study
@@ -41,7 +41,7 @@ class View:
 
     @property
     def compared(self) -> list[Cell]:
-        """Every cell but the reference."""
+        """All cells except the reference."""
         return [cell for cell in self.cells if cell is not self.reference]
 
     @property
@@ -75,12 +75,12 @@ def difference(estimate, name: str) -> str:
 
 
 def headed(name: str) -> str:
-    """A measure as the header of a column: 'Validation loss (nats)'."""
+    """A measure as a column header: 'Validation loss (nats)'."""
     return MEASURES[name].label + (f" ({MEASURES[name].unit})" if MEASURES[name].unit else "")
 
 
 def without_pairs(cells: Sequence[Cell]) -> list[str]:
-    """Which activations have no pair, why, and what gives them one; [] where all have pairs."""
+    """Sentences on activations without pairs, the reason and the remedy; [] if all have pairs."""
     lacking = [cell for cell in cells if not cell.pairs]
     waiting = [cell.label for cell in lacking if cell.n_missing_pairs]
     alone = [cell.label for cell in lacking if not cell.n_missing_pairs]

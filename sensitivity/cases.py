@@ -1,8 +1,8 @@
-"""The cases of the ground truth: which models, at which sizes, trained how, and the studies that train them.
+"""The cases of the ground truth: models, sizes, training recipes, and the studies that train them.
 
-A case is an architecture in one group; a group is one configuration. Each group is four kinds of study of
-run_all_experiments.py, on seeds that the others do not use: `tuning` (one for each learning rate), `quick`, whose trials
-give the features, and `truth`, whose trials give the labels. results/reference/sensitivity/protocol.md says why so.
+A case is an architecture in one group; a group is one configuration. Each group has three kinds of study with disjoint
+seeds: `tuning` (one per learning rate), `quick`, whose trials give the features, and `truth`, whose trials give the
+labels. The reasons are in results/reference/sensitivity/protocol.md.
 """
 
 import math
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ACTIVATIONS = ("relu", "gelu", "swish", "smelu_1_centred")
-DEFAULT_ACTIVATION = "relu"  # what one uses who does not compare
+DEFAULT_ACTIVATION = "relu"  # the choice without a comparison
 LOSS_MARGIN = 0.02  # nats
 LOG_PD_MARGIN = math.log(1.05)  # relative PD at a fixed loss: 5%
 OUTCOMES = {"loss": LOSS_MARGIN, "pd": LOG_PD_MARGIN}
@@ -19,10 +19,10 @@ RATES = (1e-3, 2e-3, 4e-3, 8e-3)
 TUNING_SHARE, QUICK_SHARE = 3, 6  # a third and a sixth of the steps
 TRIALS = {"tuning": 1, "quick": 3, "truth": 4}
 SEED_BASES = {"tuning": 7001, "quick": 7101, "truth": 8001}
-PROBE, PROBED_TRIALS = "gradient_norm", 2  # recorded along training, of so many trials of each activation
+PROBE, PROBED_TRIALS = "gradient_norm", 2  # recorded along training, for this many trials per activation
 COMMON = {"n_head": 4, "block_size": 64, "batch_size": 16, "dropout": 0.0, "cooldown": 0.2, "curve_windows": 32}
 
-FAMILIES = {  # leave-one-out goes over these
+FAMILIES = {  # for leave-one-family-out validation
     "attention": ("charlm", "minigpt", "nanotransformer", "charlm_single_head"),
     "recurrent": ("tinylstm", "gru", "rnn"),
     "hybrid": ("hybridlm", "lstm_attention"),
@@ -44,7 +44,7 @@ ONE_OF_EACH = ("charlm", "rnn", "convlm", "mlp")
 
 @dataclass(frozen=True)
 class Group:
-    """Cases of one configuration. steps: of a trial of the truth."""
+    """Cases of one configuration. steps: of a `truth` trial."""
 
     name: str
     n_layer: int
@@ -69,7 +69,7 @@ GROUPS = (
 
 
 def family_of(architecture: str) -> str:
-    """The family of a built-in architecture or variant; "other" for any other."""
+    """The family of a built-in architecture or variant, else "other"."""
     for family, names in FAMILIES.items():
         if any(architecture == name or architecture.startswith(f"{name}_") for name in names):
             return family
@@ -83,11 +83,11 @@ def study_options(group: Group, kind: str, folder: Path, rates: dict[str, float]
     ----------
     kind : {"tuning", "quick", "truth"}
     folder : path
-        Of the whole ground truth; the study's own lies in it.
+        Of the whole ground truth; contains the study's folder.
     rates : dict, optional
-        Architecture -> learning rate, of `quick` and `truth`.
+        Architecture -> learning rate, for `quick` and `truth`.
     rate : float, optional
-        That of all architectures, of `tuning`.
+        Learning rate of all architectures, for `tuning`.
     """
     fields = group.config_fields()
     if kind != "truth":
@@ -115,20 +115,20 @@ def study_options(group: Group, kind: str, folder: Path, rates: dict[str, float]
 
 
 def study_folder(group: Group, kind: str, folder: Path, rate=None) -> Path:
-    """Where one study of a group lies."""
+    """The folder of one study of a group."""
     return Path(folder) / group.name / (f"{kind}_{rate:g}" if kind == "tuning" else kind)
 
 
 def best_rates(losses: dict[float, dict[str, dict[str, float | None]]]) -> dict[str, tuple[float, float]]:
-    """Architecture -> (its learning rate, its common loss), from the tuning trials.
+    """Architecture -> (learning rate, common loss), from the tuning trials.
 
-    The rate is the one with the lowest final validation loss on average over the activations; a rate at which one of
-    them diverged is not taken. The common loss is the highest of their losses at that rate, rounded up to 0.05 nats.
+    The rate is the one with the lowest mean final validation loss over the activations; rates at which one of them
+    diverged are excluded. The common loss is the highest of their losses at that rate, rounded up to 0.05 nats.
 
     Parameters
     ----------
     losses : dict
-        Learning rate -> architecture -> activation -> final validation loss, None where it diverged.
+        Learning rate -> architecture -> activation -> final validation loss; None: diverged.
     """
     found = {}
     for architecture in next(iter(losses.values())):

@@ -1,6 +1,6 @@
-"""What the quick test measures, as few numbers as the protocol lists (results/reference/sensitivity/protocol.md).
+"""The features of the quick test, as listed in the protocol (results/reference/sensitivity/protocol.md).
 
-None of them knows an architecture's name; all come from quick trials, whose seeds are in no label.
+None depends on an architecture's name. All come from quick trials, whose seeds are not used for labels.
 """
 
 import itertools
@@ -19,16 +19,16 @@ FEATURES = (*DIAGNOSTICS, *PROPERTIES)
 SETS = {"early": EARLY, "diagnostics": DIAGNOSTICS, "properties": PROPERTIES, "all": FEATURES}
 
 SMALLEST_SD = 1e-4  # nats
-BATCHES = 4  # of the training split, of batch_size sequences, that gradients are measured on
+BATCHES = 4  # training batches on which gradients are measured
 
 
 def early_sd(losses: np.ndarray) -> float:
-    """log10 of the between-activation SD of the losses (A, n), noise subtracted, at least SMALLEST_SD."""
+    """log10 of the between-activation SD of the losses (A, n), with noise subtracted; at least SMALLEST_SD."""
     return math.log10(max(between_group_sd(losses).mean, SMALLEST_SD))
 
 
 def pd_ratio(log_p: Mapping[tuple[int, int], np.ndarray]) -> float:
-    """log of relative PD between activations with the same seed over that between seeds with the same activation.
+    """log of (relative PD between activations at the same seed / relative PD between seeds of the same activation).
 
     Parameters
     ----------
@@ -44,13 +44,13 @@ def pd_ratio(log_p: Mapping[tuple[int, int], np.ndarray]) -> float:
 
 
 def spread(table: Sequence[Sequence[float | None]]) -> float | None:
-    """log of the largest over the smallest geometric mean of a positive quantity (A, n); None where one has no value."""
+    """log of (largest / smallest geometric mean) of a positive quantity (A, n); None if a row has no value."""
     logs = [[math.log(v) for v in row if v is not None and 0 < v < math.inf] for row in table]
     return float(np.ptp([np.mean(row) for row in logs])) if all(logs) else None
 
 
 def measure(models: Mapping[tuple[str, int], object], losses: np.ndarray, task, config) -> dict[str, float | None]:
-    """Every feature of a case, by name.
+    """All features of a case, by name.
 
     Parameters
     ----------

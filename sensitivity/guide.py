@@ -1,4 +1,4 @@
-"""docs/guide.md and its figure, written from the ground truth: what the quick test is worth, and what was found.
+"""Writes docs/guide.md and its figure from the ground truth: validation of the quick test, and findings.
 
 python quick_sensitivity.py --guide
 """
@@ -22,7 +22,7 @@ SURE = 0.9  # a label above it is called "matters", below 1 - SURE "does not"
 
 
 def write(known: dict[str, dict] | None = None, folder: Path = DOCS, permutations: int = 199) -> list[Path]:
-    """Writes guide.md and figures/guide_tree.png; returns their paths. A UserError without a ground truth."""
+    """Writes guide.md and figures/guide_tree.png and returns their paths; raises UserError without a ground truth."""
     known = truth.load() if known is None else known
     if not truth.enough(known, "loss"):
         raise UserError(
@@ -42,7 +42,7 @@ def write(known: dict[str, dict] | None = None, folder: Path = DOCS, permutation
 
 
 def markdown_table(header: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table, text to the left, all else to the right."""
+    """A Markdown table; all columns except the first are right-aligned."""
     lines = [header, ["---", *["--:"] * (len(header) - 1)], *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
@@ -140,7 +140,7 @@ Cases by family: "matters" with a probability above {SURE}, "does not" below {1 
 
 
 def _differences(known, activation):
-    """(families, loss difference, log PD difference) against the default activation, NaN where there is none."""
+    """(families, loss difference, log PD difference) against the default activation; NaN: missing."""
     families, loss, pd = [], [], []
     for case in known.values():
         values = labels.complete_blocks(list(case["truth"]["losses"].values()))
@@ -162,20 +162,20 @@ def _mean_over_families(values, families):
 
 
 def _which(known):
-    rows, said = [], {"loss": [], "reproducibility": []}
+    rows, better = [], {"loss": [], "reproducibility": []}
     for activation in cases.ACTIVATIONS:
         if activation == cases.DEFAULT_ACTIVATION:
             continue
         families, loss, pd = _differences(known, activation)
         found = [_mean_over_families(values, families) for values in (loss, 100 * pd)]
         rows.append([activation_label(activation), _interval(*found[0], 4), _interval(*found[1], 1)])
-        for purpose, (mean, interval) in zip(said, found):
+        for purpose, (mean, interval) in zip(better, found):
             if mean is not None and interval is not None and interval[1] < 0:
-                said[purpose].append(activation_label(activation))
-    both = [name for name in said["loss"] if name in said["reproducibility"]]
+                better[purpose].append(activation_label(activation))
+    both = [name for name in better["loss"] if name in better["reproducibility"]]
     lines = [
         f"- for {purpose}: {', '.join(names) or 'no evidence against ReLU'}"
-        for purpose, names in (said | {"both": both}).items()
+        for purpose, names in (better | {"both": both}).items()
     ]
     return f"""## Which activation to pick
 
@@ -277,7 +277,7 @@ best activation's mean loss is not below {truth.BIGRAM} nats.
 
 
 def draw_tree(report: dict, covered: dict[str, tuple[float, float]], path: Path) -> Path:
-    """The decision tree of the final loss, with its fitted thresholds and how many cases reached each leaf out of fold."""
+    """The decision tree for the final loss, with fitted thresholds and the number of cases per leaf (out of fold)."""
     import matplotlib
 
     from figures.style import FAINT, INK, QUIET, STYLE, add_title, panels, save

@@ -1,6 +1,6 @@
-"""Labels with their uncertainty: how probable it is that two activations' true means differ by more than a margin.
+"""Probabilistic labels: the posterior probability that two activations' true means differ by more than a margin.
 
-The largest of several noisy differences is biased upward, so a label is a probability under a model that shrinks:
+The largest of several noisy differences is biased upward, so the probability is computed under a shrinkage model:
 
     y[a, k] = block k + effect a + residual,  effect ~ N(0, tau^2),  residual ~ N(0, sigma^2)
 
@@ -17,14 +17,14 @@ TAUS, SIGMAS, DRAWS = 200, 400, 4000  # quantiles of tau's prior; draws of sigma
 
 
 def effect_draws(values: np.ndarray, margin: float, seed: int = 0) -> np.ndarray:
-    """(DRAWS, A): draws of the activations' effects, their mean subtracted, from their posterior distribution.
+    """(DRAWS, A) posterior draws of the activations' effects, centred.
 
     Parameters
     ----------
     values : (A, n) array
         A activations, n >= 2 trials; trial k of every activation shares its seeds.
     margin : float
-        The smallest difference of interest, in the same unit; it scales tau's prior.
+        The smallest difference of interest, in the same unit; sets the scale of tau's prior.
     """
     values = np.asarray(values, dtype=np.float64)
     groups, n = values.shape
@@ -64,16 +64,16 @@ def regret(values: np.ndarray, chosen: int, margin: float, seed: int = 0) -> flo
 
 
 def complete_blocks(table: Sequence[Sequence[float | None]]) -> np.ndarray:
-    """(A, n') of the trials that every activation has."""
+    """(A, n') values of the trials that every activation has."""
     values = np.array([[math.nan if v is None else v for v in row] for row in table], dtype=np.float64)
     return values[:, ~np.isnan(values).any(0)]
 
 
 def loss_label(losses: Sequence[Sequence[float | None]], margin: float) -> float | None:
-    """P(the activation matters for the loss); None: diverged trials.
+    """P(the activation matters for the loss).
 
-    Where an activation has a diverged trial (None) and another has none, it matters: 1. Where all have one, the recipe does
-    not work, and nothing is known.
+    If some activations have a diverged trial (None) and others have none, it matters: 1. If all have one, the recipe does
+    not work, and the label is None.
     """
     diverged = [any(loss is None for loss in row) for row in losses]
     if any(diverged):

@@ -1,7 +1,7 @@
-"""A small predictor on soft labels, and its validation by leaving one family out, with every choice inside the folds.
+"""Ridge logistic regression on soft labels, with nested leave-one-family-out validation.
 
-Arrays: N cases, F features; q (N,) in [0, 1], the probability that the activation matters; families (N,) names. Rows of
-features may hold NaN. Nothing here knows what the features are.
+Arrays: N cases, F features; q (N,) in [0, 1], the probability that the activation matters; families (N,) names. Features
+may be NaN.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,13 +13,13 @@ from scipy.special import expit, logit
 PENALTIES = (1.0, 10.0, 100.0)
 MOST_ERROR = 0.1  # of the training cases that a threshold decides
 FEWEST_DECIDED = 3
-NEVER_LOW, NEVER_HIGH = -1.0, 2.0  # thresholds that decide nothing
-CLIP = 1e-3  # probabilities are kept this far from 0 and 1: no number of cases here shows more
+NEVER_LOW, NEVER_HIGH = -1.0, 2.0  # thresholds that are never reached
+CLIP = 1e-3  # probabilities are kept this far from 0 and 1, since so few cases cannot support more extreme ones
 
 
 @dataclass(frozen=True, eq=False)
 class Logistic:
-    """A fitted ridge logistic regression: P = expit(intercept + ((x - mean) / sd) @ weights), NaN as the mean."""
+    """A fitted ridge logistic regression: P = expit(intercept + ((x - mean) / sd) @ weights); NaN counts as the mean."""
 
     columns: tuple[int, ...]
     mean: np.ndarray
@@ -46,7 +46,7 @@ def fit(features: np.ndarray, q: np.ndarray, columns: Sequence[int], penalty: fl
     sd = np.where(sd > 1e-12, sd, 1.0)
     design = np.column_stack([np.ones(len(x)), np.where(known, (x - mean) / sd, 0.0)])
     ridge = np.full(design.shape[1], penalty)
-    ridge[0] = 1e-6  # only keeps the intercept finite where all labels are alike
+    ridge[0] = 1e-6  # keeps the intercept finite if all labels are equal
     beta = np.zeros(design.shape[1])
     for _ in range(50):
         p = expit(design @ beta)
@@ -67,7 +67,7 @@ def log_score(p: np.ndarray, q: np.ndarray) -> float:
 
 @dataclass(frozen=True, eq=False)
 class Fitted:
-    """A predictor with what was chosen for it: the feature set's name, the penalty, and the two thresholds."""
+    """A predictor with its chosen feature set (by name), penalty and two thresholds."""
 
     model: Logistic
     chosen: tuple[str, float]
@@ -98,7 +98,7 @@ def fit_chosen(
 
 
 def _without_own_family(features, q, families, columns, penalty):
-    """(N,): each case's probability by the regression on the other families; with one family, the mean label."""
+    """(N,) each case's probability from a regression on the other families; with one family, the mean label."""
     p = np.empty(len(q))
     for family in np.unique(families):
         inside = families == family
@@ -109,9 +109,9 @@ def _without_own_family(features, q, families, columns, penalty):
 
 
 def thresholds(p: np.ndarray, q: np.ndarray) -> tuple[float, float]:
-    """(low, high): at or below low "does not matter", at or above high "matters", each with at most MOST_ERROR expected.
+    """(low, high): p <= low means "does not matter", p >= high "matters", each with an expected error up to MOST_ERROR.
 
-    Each is the one that decides most; one that fewer than FEWEST_DECIDED cases support decides nothing.
+    Each threshold is the one that decides the most cases; it is never reached if it would decide fewer than FEWEST_DECIDED.
     """
     high, low = NEVER_HIGH, NEVER_LOW
     for t in np.unique(p):
@@ -125,7 +125,7 @@ def thresholds(p: np.ndarray, q: np.ndarray) -> tuple[float, float]:
 
 @dataclass(frozen=True, eq=False)
 class OutOfFold:
-    """What each case was told by the predictor that had not seen its family."""
+    """The prediction for each case by a predictor fitted without its family."""
 
     p: np.ndarray
     answers: list[str]
@@ -135,7 +135,7 @@ class OutOfFold:
 def leave_one_family_out(
     features: np.ndarray, q: np.ndarray, families: Sequence[str], sets: Mapping[str, Sequence[int]]
 ) -> OutOfFold:
-    """Every choice is made again without the family that is predicted."""
+    """Out-of-fold predictions; every choice is repeated without the predicted family."""
     families = np.asarray(families)
     p, answers, chosen = np.empty(len(q)), [""] * len(q), {}
     for family in np.unique(families):
@@ -148,17 +148,17 @@ def leave_one_family_out(
     return OutOfFold(p, answers, chosen)
 
 
-# --- what has to be beaten --------------------------------------------------------------------------------------------
+# --- baselines --------------------------------------------------------------------------------------------------------
 
 
 def prevalence(q: np.ndarray, families: Sequence[str]) -> np.ndarray:
-    """(N,): the mean label of the other families."""
+    """(N,) mean label of the other families."""
     families = np.asarray(families)
     return np.array([q[families != family].mean() for family in families])
 
 
 def family_mean(q: np.ndarray, families: Sequence[str]) -> np.ndarray:
-    """(N,): the mean label of the other cases of the same family; of all other cases where there is none."""
+    """(N,) mean label of the other cases of the same family, or of all other cases if there are none."""
     families, found = np.asarray(families), []
     for k, family in enumerate(families):
         others = np.arange(len(q)) != k
@@ -168,6 +168,6 @@ def family_mean(q: np.ndarray, families: Sequence[str]) -> np.ndarray:
 
 
 def rescaled(p: np.ndarray, q: np.ndarray, families: Sequence[str]) -> np.ndarray:
-    """(N,): a probability whose logit is rescaled by a logistic regression on the other families."""
+    """(N,) probabilities recalibrated by a logistic regression on the other families."""
     column = logit(np.clip(p, CLIP, 1 - CLIP))[:, None]
     return _without_own_family(column, q, np.asarray(families), (0,), 1.0)

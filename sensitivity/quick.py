@@ -12,9 +12,9 @@ from sensitivity import cases, labels, truth
 from sensitivity.validation import probability, shipped
 
 FEWEST_SEEDS, MOST_SEEDS = 2, 8
-STARTING_S = 6.0  # of the worker processes
-MEASURING_STEPS = 20  # training steps that take about as long as measuring the features of one model
-FULL_TRIALS = 3  # per activation, of the comparison that a user would make without this test
+STARTING_S = 6.0  # start-up of the worker processes
+MEASURING_STEPS = 20  # measuring the features of one model takes about as long as this many training steps
+FULL_TRIALS = 3  # per activation, in a full comparison
 DIRECT = "direct comparison"
 NAMES = {"loss": "final loss", "pd": "relative PD at a fixed loss"}
 MARGINS = {"loss": f"{cases.LOSS_MARGIN} nats", "pd": "5%"}
@@ -32,9 +32,9 @@ def quick_config(config):
 def seconds_needed(
     seeds: int, activations: int, trial_s: float, step_s: float, workers: int, finished: int = 0
 ) -> float:
-    """Duration of a quick test: starting, training on so many workers, and measuring features on one.
+    """Duration of a quick test: start-up, training with these workers, and measuring features in one process.
 
-    finished: trials that an earlier run has trained.
+    finished: trials trained by an earlier run.
     """
     to_train = max(0, seeds * activations - finished)
     return STARTING_S + math.ceil(to_train / workers) * trial_s + seeds * activations * MEASURING_STEPS * step_s
@@ -90,7 +90,7 @@ def outside_range(model: Model, known: dict) -> str | None:
 
 
 def answer(outcome: str, quick: dict, model: Model, known: dict) -> dict:
-    """The verdict on one outcome, and everything that it rests on; ready for JSON.
+    """The verdict on one outcome with its basis; JSON-compatible.
 
     Returns
     -------
@@ -156,10 +156,10 @@ def direct_comparison(outcome: str, quick: dict) -> dict:
     }
 
 
-# --- in words -----------------------------------------------------------------------------------------------------------
+# --- as text ----------------------------------------------------------------------------------------------------------
 
 
-def in_words(found: dict, minutes_per_seed: float) -> list[str]:
+def answer_lines(found: dict, minutes_per_seed: float) -> list[str]:
     """An answer as lines: the sentence, the probability, what was measured, the leaf."""
     outcome, margin = NAMES[found["outcome"]], MARGINS[found["outcome"]]
     where = "in the quick trials " if found["basis"] == DIRECT else ""
@@ -185,7 +185,7 @@ def in_words(found: dict, minutes_per_seed: float) -> list[str]:
     return [*lines, f"  because: {found['leaf']}"]
 
 
-def losses_in_words(quick: dict) -> list[str]:
+def loss_lines(quick: dict) -> list[str]:
     """One line per activation: its mean final loss in the quick trials."""
     lines = []
     for activation, values in quick["losses"].items():
@@ -198,7 +198,7 @@ def losses_in_words(quick: dict) -> list[str]:
     return lines
 
 
-def cost_in_words(full_h: float, rate: float, known: dict, share: float) -> list[str]:
+def cost_lines(full_h: float, rate: float, known: dict, share: float) -> list[str]:
     """What full comparisons cost, what the quick test costs, and what it would save in expectation.
 
     full_h: hours of all full comparisons. rate: money per hour. share: of these hours that the quick test takes.

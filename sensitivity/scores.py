@@ -1,4 +1,4 @@
-"""How good probabilities are against soft labels, with intervals over families; pure functions of arrays.
+"""Scores of probabilities against soft labels, with intervals over families; pure functions of arrays.
 
 p, q: (N,) predicted probabilities and labels (probabilities themselves); families: (N,) names.
 """
@@ -28,7 +28,7 @@ def auroc(p: np.ndarray, q: np.ndarray) -> float | None:
 
 
 def reliability(p: np.ndarray, q: np.ndarray) -> list[tuple[int, float, float]]:
-    """(cases, mean p, mean q) of three bins of p; NaN means in an empty one."""
+    """(cases, mean p, mean q) of three bins of p; NaN for an empty bin."""
     found = []
     for low, high in itertools.pairwise(BINS):
         inside = (p >= low) & ((p < high) | (high == 1.0))
@@ -57,9 +57,9 @@ def error_limit(errors: float, n: int, level: float = 0.95) -> float:
 def over_families(
     statistic: Callable[[np.ndarray], float | None], families: Sequence[str], resamples: int = 1000, seed: int = 0
 ) -> tuple[float, float] | None:
-    """95% interval of a statistic of chosen cases, by drawing whole families with replacement; None below three families.
+    """95% interval of a statistic of the cases, by a bootstrap over whole families; None below three families.
 
-    statistic: indices of cases, repeated as drawn -> value, or None where it has none.
+    statistic: indices of cases (with repetitions) -> value or None.
     """
     families, rng = np.asarray(families), np.random.default_rng(seed)
     members = [np.flatnonzero(families == family) for family in np.unique(families)]
@@ -79,7 +79,7 @@ def permutation_p(
     n: int = 199,
     seed: int = 0,
 ) -> float:
-    """p of "the features say nothing": labels permuted over cases, everything chosen and fitted again each time."""
+    """p of "features are uninformative": labels are permuted over cases, and all choices and fits repeated each time."""
     rng = np.random.default_rng(seed)
     observed = log_score(leave_one_family_out(features, q, families, sets).p, q)
     as_low = 0

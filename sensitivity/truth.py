@@ -1,6 +1,6 @@
-"""The ground truth: its studies in order, what is kept of them, and labels and features as arrays.
+"""The ground truth: running its studies, the file of cases, and labels and features as arrays.
 
-All cases lie in one small file, results/reference/sensitivity/cases.json; the studies themselves are too large to ship.
+All cases are in results/reference/sensitivity/cases.json; the studies themselves are too large to ship.
 """
 
 import math
@@ -23,17 +23,17 @@ from sensitivity.features import FEATURES, SETS, measure
 
 FILE = Path(__file__).resolve().parents[1] / "results" / "reference" / "sensitivity" / "cases.json"
 FEWEST_CASES = 20  # below this no predictor is fitted
-BIGRAM = 2.45  # nats: a case whose best activation does not get there is not trained well
+BIGRAM = 2.45  # nats; a case is well trained if its best activation is below this
 
 
 # --- making it ------------------------------------------------------------------------------------------------------
 
 
 def make(run_study: Callable[[list[str]], int], folder: Path, task, options: Sequence[str] = ()) -> int:
-    """Trains whatever is missing of every group, and writes each group's cases as soon as they are complete.
+    """Trains what is missing of every group, and writes each group's cases when they are complete.
 
-    They are gathered next to the studies and become FILE at the end: a tracked file that changes meanwhile would make the
-    commit that the next trials record unclean.
+    The cases are collected next to the studies and copied to FILE at the end, since changing a tracked file would mark
+    the commit recorded by later trials as modified.
 
     Parameters
     ----------
@@ -80,7 +80,7 @@ def case_name(group, architecture: str) -> str:
 
 
 def load(path: Path | None = None) -> dict[str, dict]:
-    """Name -> case, of a file (FILE by default); {} where there is no ground truth yet."""
+    """Name -> case, from a file (default: FILE); {} if there is no ground truth yet."""
     path = FILE if path is None else path
     return json_files.read_json(path)["cases"] if Path(path).exists() else {}
 
@@ -109,7 +109,7 @@ def losses_of(
 
 
 def case_of(group, architecture, chosen, tuning, folder, task) -> dict:
-    """What the file holds of a case."""
+    """The entry of a case in the file."""
     rate, common_loss = chosen
     _, results = storage.read_study(cases.study_folder(group, "truth", folder))
     mine = {r["activation"]: r for r in results if r["architecture"] == architecture}
@@ -191,13 +191,13 @@ def _plain(values):
 
 
 def pd_probability(matrices: dict[str, list]) -> float | None:
-    """P(two activations' mean log relative PD differ by more than the margin); None where a pair has no value."""
+    """P(two activations' mean log relative PD differ by more than the margin); None if a pair has no value."""
     values = pd_values(matrices)
     return None if values is None else labels.probability_matters(values, cases.LOG_PD_MARGIN)
 
 
 def pd_values(matrices: dict[str, list]) -> np.ndarray | None:
-    """(A, n) values of trials that stand for log relative PD of pairs (`analysis.sensitivity.pseudo_values`)."""
+    """(A, n) pseudo-values of trials for the log relative PD of pairs (`analysis.sensitivity.pseudo_values`)."""
     stack = np.array(
         [[[math.nan if v is None else v for v in row] for row in m] for m in matrices.values()], dtype=float
     )
@@ -218,7 +218,7 @@ def label(case: dict, outcome: str) -> float | None:
 
 
 def briefly(case: dict, outcome: str) -> float:
-    """ "Train all briefly": P(the activation matters) in the quick trials themselves; 0.5 where they have no answer."""
+    """ "Train all briefly": P(the activation matters) from the quick trials themselves; 0.5 if unknown."""
     if outcome == "loss":
         found = labels.loss_label(list(case["quick"]["losses"].values()), cases.LOSS_MARGIN)
     else:
@@ -238,12 +238,12 @@ class Table:
 
 
 def enough(known: dict[str, dict], outcome: str) -> bool:
-    """Whether as many cases have a label for the outcome as a predictor needs."""
+    """Whether enough cases have a label for the outcome to fit a predictor."""
     return sum(label(case, outcome) is not None for case in known.values()) >= FEWEST_CASES
 
 
 def table(known: dict[str, dict], outcome: str) -> Table:
-    """A RunError where fewer than FEWEST_CASES have a label."""
+    """The labelled cases of an outcome; raises RunError if there are fewer than FEWEST_CASES."""
     found = {name: q for name, case in known.items() if (q := label(case, outcome)) is not None}
     if len(found) < FEWEST_CASES:
         raise RunError(f"only {len(found)} cases have a label for {outcome}; a predictor needs {FEWEST_CASES}")
@@ -258,7 +258,7 @@ def table(known: dict[str, dict], outcome: str) -> Table:
 
 
 def feature_row(features: dict[str, float | None]) -> list[float]:
-    """The features in the order of FEATURES, NaN for a missing one."""
+    """The features in the order of FEATURES; NaN: missing."""
     return [math.nan if (value := features[name]) is None else value for name in FEATURES]
 
 
@@ -266,13 +266,13 @@ COLUMNS = {name: [FEATURES.index(feature) for feature in members] for name, memb
 
 
 def well_trained(case: dict) -> bool:
-    """Whether the best activation's mean final loss lies below BIGRAM."""
+    """Whether the best activation's mean final loss is below BIGRAM."""
     means = [np.mean(v) for v in case["truth"]["losses"].values() if None not in v]
     return bool(means) and min(means) < BIGRAM
 
 
 def validated_range(known: dict[str, dict]) -> dict[str, tuple[float, float]]:
-    """What of a model and recipe was covered: smallest and largest number of parameters and of training steps."""
+    """The validated range: smallest and largest number of parameters and of training steps."""
     sizes, steps = (
         [f(case) for case in known.values()] for f in (lambda c: c["n_parameters"], lambda c: c["config"]["max_iters"])
     )

@@ -1,4 +1,4 @@
-"""What the ground truth says about the quick test: which predictor ships, how often it errs, and what it saves.
+"""Validation of the quick test on the ground truth: which predictor ships, its error rate, and its savings.
 
 report = validate(truth.table(truth.load(), "loss"))
 """
@@ -40,7 +40,7 @@ class Shipped:
     table: Table
 
     def row(self, features: Sequence[float], briefly: float) -> np.ndarray:
-        """(1, F): what the regression takes of a new model."""
+        """(1, F) input of the regression for a new model."""
         return np.array([features]) if self.kind == PREDICTOR else early_column(np.array([briefly]))
 
 
@@ -49,7 +49,7 @@ def early_column(p: np.ndarray) -> np.ndarray:
 
 
 def shipped(table: Table) -> Shipped:
-    """The better of the predictor and "train all briefly" rescaled, by leave-one-family-out log score; ties to the simpler."""
+    """The better of the predictor and rescaled "train all briefly", by leave-one-family-out log score; ties: the latter."""
     designs = {BRIEFLY: (early_column(table.briefly), {BRIEFLY: [0]}), PREDICTOR: (table.features, COLUMNS)}
     found = {kind: leave_one_family_out(x, table.q, table.families, sets) for kind, (x, sets) in designs.items()}
     kind = min(found, key=lambda name: log_score(found[name].p, table.q))
@@ -58,10 +58,10 @@ def shipped(table: Table) -> Shipped:
 
 
 def probability(test: Shipped, row: np.ndarray, family: str) -> tuple[float, float, float]:
-    """(P, low, high) for a new model: 95% by refitting on families drawn with replacement.
+    """(P, low, high) for a new model; 95% interval by refitting on families drawn with replacement.
 
-    For a family that the ground truth does not have, the interval is widened by the largest error, either way, of the
-    mean probability of a family that was left out.
+    For a family that is not in the ground truth, the interval is widened by the largest error, in either direction, of
+    the mean probability of a left-out family.
     """
     t, model = test.table, test.fitted.model
 
@@ -78,7 +78,7 @@ def probability(test: Shipped, row: np.ndarray, family: str) -> tuple[float, flo
 
 
 def validate(table: Table, permutations: int = 199) -> dict:
-    """Every number of the protocol's section "Scores" for one outcome, by name."""
+    """All values of the protocol's section "Scores" for one outcome, by name."""
     test = shipped(table)
     q, families = table.q, table.families
     behind = [FEATURES.index("share_behind")]

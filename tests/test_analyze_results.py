@@ -568,7 +568,7 @@ def test_a_contrast_that_the_study_cannot_answer_is_refused(contrast, analyze):
     [
         ("longer", "smelu_1:relu", "differ in learning rate and seeds only (config.max_iters: 100 against 500)"),
         ("matched", "gelu=2e-3:relu", "no results of 'gelu=2e-3'; there are smelu_05=0.0003"),
-        ("matched", "gelu=fast:relu", "a learning rate must be a number, and not 'fast'"),
+        ("matched", "gelu=fast:relu", "a learning rate must be a number, not 'fast'"),
     ],
 )
 def test_studies_that_no_contrast_can_join_are_refused(other, contrast, says, analyze):

@@ -118,8 +118,8 @@ def test_a_step_of_the_checkout_trains_its_model_without_a_word(checkout, capsys
     ("arguments", "says"),
     [
         (["peers"], "benchmark.py peers needs --nanogpt PATH, a checkout of https://github.com/karpathy/nanoGPT"),
-        (["peers", "--nanogpt", "."], "--nanogpt . is no checkout of nanoGPT: it has no model.py"),
-        (["step", "--nanogpt", "."], "--nanogpt is for peers; name that part, or leave the checkout out"),
+        (["peers", "--nanogpt", "."], "--nanogpt . is not a checkout of nanoGPT: it has no model.py"),
+        (["step", "--nanogpt", "."], "--nanogpt is for the part peers; add that part, or leave out --nanogpt"),
         (["cuda", "--quick"], "--quick has no effect on cuda; leave one of them out"),
         (["stp"], "unknown part 'stp'; did you mean 'step'?"),
     ],

@@ -128,10 +128,10 @@ def test_the_cost_of_five_architectures():
     options = "--cost --architectures 5 --activations 4 --trials 3 --hours-per-trial 1.5".split()
     check_options(args := parser().parse_args(options))
     hours = args.architectures * 4 * args.trials * args.hours_per_trial
-    unknown = quick.cost_in_words(hours, 2.5, {}, 1 / 6)
+    unknown = quick.cost_lines(hours, 2.5, {}, 1 / 6)
     assert unknown[0] == "full comparison: 90.0 h, 225.00 at 2.5 per hour" and "15.0 h" in unknown[1]
     assert "not known" in unknown[2] and "17%" in unknown[3]
-    known = quick.cost_in_words(hours, 2.5, simulated_truth(), 1 / 6)
+    known = quick.cost_lines(hours, 2.5, simulated_truth(), 1 / 6)
     assert (
         known[2].startswith("expected saving:") and "[" in known[2] and "probability that a skip is wrong" in known[3]
     )

@@ -187,7 +187,7 @@ def test_a_gpu_that_is_not_there_is_the_users_mistake(script, options, sentence,
 @no_cuda
 def test_the_benchmark_of_a_gpu_says_that_there_is_none(tmp_path):
     run = studies.run("benchmark.py", "cuda", folder=tmp_path)
-    assert run.status == 2 and run.err.endswith("error: benchmark.py cuda needs CUDA, and PyTorch finds none here\n")
+    assert run.status == 2 and run.err.endswith("error: benchmark.py cuda needs CUDA, but PyTorch finds none here\n")
 
 
 # --- out of memory --------------------------------------------------------------------------------------------------
