@@ -1,12 +1,11 @@
-"""How a claim of the report is tested: one function per kind of claim, named in claims/claims.json with its parameters.
+"""Tests of the report's claims that compare activations: one function per kind of claim, referenced in claims.json.
 
-A test takes the evidence, the report's figures and the claim's parameters, and returns an Answer, or raises Untested
-where the evidence lacks what it needs. Our figures come from studies and from a timing run, the report's from
-claims/claims.json. A module of its own because audit.py, which gathers evidence and writes the answers up, would be too
-long with it; the tests that need no study of several trials are in claims/facts.py.
+A test takes the evidence, the report's values and the claim's parameters, and returns an Answer, or raises Untested if
+the evidence lacks what it needs. Our values come from studies and a timing run, the report's from claims/claims.json.
+Tests of other claims are in claims/facts.py.
 
-Two activations of a study have one verdict, which is that of the study's own analysis (`analysis.results.comparisons`):
-"equal" where it is equivalent, "lower" or "higher" where it is different, else "inconclusive".
+The verdict on two activations is that of the study's analysis (`analysis.results.comparisons`), whichever claim uses it:
+"equal" if equivalent, "lower" or "higher" if different, else "inconclusive".
 """
 
 import itertools
@@ -38,10 +37,10 @@ TESTS: dict[str, Callable] = {}
 
 @dataclass(frozen=True)
 class Evidence:
-    """What the claims are tested on.
+    """The data on which the claims are tested.
 
     cells: role -> activation -> Cell. Roles: "published", "matched", "full size", "architecture <name>".
-    timing: what audit_timing.py wrote. notes: what was given and not used, and why.
+    timing: content of the file written by audit_timing.py. notes: on studies and files that are not used.
     """
 
     cells: dict[str, dict[str, Cell]] = field(default_factory=dict)
@@ -51,10 +50,10 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Answer:
-    """What the evidence says of a claim.
+    """The answer to a claim.
 
-    ours: our figures, with interval and n. why: a sentence. agreement: of a table of the report's figures, how many
-    repeat to the last printed digit, of how many, and the largest deviation.
+    ours: our values, with interval and n. why: a sentence. agreement: for a table of the report's values, (number that
+    repeat to the last printed digit, number of values, largest deviation).
     """
 
     verdict: str
@@ -65,7 +64,7 @@ class Answer:
 
 
 class Untested(Exception):
-    """The evidence that a test needs was not given; the text says which."""
+    """Raised if the evidence that a test needs is missing; the message says which."""
 
 
 WANTED = {
@@ -77,13 +76,13 @@ WANTED = {
 
 
 def claim_test(function):
-    """Makes a function known to claims/claims.json by its name."""
+    """Registers a function under its name, for claims/claims.json."""
     TESTS[function.__name__] = function
     return function
 
 
 def cells_of(evidence: Evidence, role: str, activations: Sequence[str] | None = None) -> list[Cell]:
-    """The cells of a role, all or those of some activations; Untested where one is not there."""
+    """The cells of a role, for all or some activations; raises Untested if one is missing."""
     found = evidence.cells.get(role)
     if not found:
         raise Untested(WANTED.get(role) or f"needs a study with {architecture_label(role.split()[-1])}")
@@ -93,7 +92,7 @@ def cells_of(evidence: Evidence, role: str, activations: Sequence[str] | None = 
     return [found[name] for name in activations or found]
 
 
-# --- numbers in words -------------------------------------------------------------------------------------------------
+# --- numbers as text --------------------------------------------------------------------------------------------------
 
 
 def labels(names: Sequence[str]) -> str:
@@ -130,9 +129,9 @@ def per_activation(values: dict[str, float | None], measure: str) -> str:
 
 
 def judged(evidence: Evidence, role: str, one: str, other: str, measure: str) -> Comparison:
-    """one - other with the verdict that these two activations have in a study, whichever claim asks.
+    """The comparison one - other, with the verdict that these two activations have in a study.
 
-    'val_loss@50' is the curve's value at step 50: its family is all pairs of activations there.
+    'val_loss@50' is the value of the curve at step 50; its family is all pairs of activations at that step.
     """
     name, _, step = measure.partition("@")
     cells = [cell for cell in cells_of(evidence, role) if cell.trials]
@@ -159,7 +158,7 @@ def relation(comparison: Comparison) -> str:
 
 
 def settle(evidence: Evidence, of: Sequence[str], than: str, measure: str, role: str = "matched") -> Comparison:
-    """The comparison of an activation, or of several's mean, with another one; a mean's is a family of its own."""
+    """The comparison of one activation, or the mean of several (then a separate family), with another one."""
     group, (reference,) = cells_of(evidence, role, of), cells_of(evidence, role, [than])
     if len(of) == 1:
         comparison = judged(evidence, role, of[0], than, measure)
@@ -173,7 +172,7 @@ def settle(evidence: Evidence, of: Sequence[str], than: str, measure: str, role:
 
 
 def loss_caveat(evidence: Evidence, of: Sequence[str], than: str, pd_relation: str, role: str = "matched") -> str:
-    """A sentence where the activation with the lower PD is the one with the higher loss; else nothing."""
+    """A sentence if the activation with the lower PD has the higher loss; else ''."""
     loss = settle(evidence, of, than, "val_loss", role)
     if pd_relation not in OPPOSITE or relation(loss) != OPPOSITE[pd_relation]:
         return ""
@@ -183,7 +182,7 @@ def loss_caveat(evidence: Evidence, of: Sequence[str], than: str, pd_relation: s
 
 
 def repeats_under_protocol(evidence: Evidence, pairs: Sequence[tuple[str, str]], measure: str) -> bool:
-    """Whether the published study gives every pair (lower, higher) in this order, by the report's own measurement."""
+    """Whether the published study reproduces the order of every pair (lower, higher), measured as in the report."""
     try:
         found = {name: published_figure(evidence, name, measure) for name in set(itertools.chain(*pairs))}
     except Untested:
@@ -192,7 +191,7 @@ def repeats_under_protocol(evidence: Evidence, pairs: Sequence[tuple[str, str]],
 
 
 def needed_text(needed: int | None) -> str:
-    """The number to two digits: it comes from estimated variances."""
+    """The number of seeds needed, rounded to two digits, since it depends on estimated variances."""
     return f"; about {float(f'{needed:.2g}'):,.0f} seeds needed" if needed else ""
 
 
@@ -298,7 +297,7 @@ def equal(evidence, reported, measure, of, than, role="matched") -> Answer:
 
 @claim_test
 def no_gain(evidence, reported, measure, of, than, role="matched") -> Answer:
-    """Does an activation bring no improvement over another one?"""
+    """Does an activation give no improvement over another one?"""
     comparison = settle(evidence, [of], than, measure, role)
     found, names = relation(comparison), f"{labels([of])} against {labels([than])}"
     ours = with_interval(comparison.difference, signed=True)
@@ -317,9 +316,9 @@ def no_gain(evidence, reported, measure, of, than, role="matched") -> Answer:
 def order_of_loss_sds(evidence, reported, first, rest) -> Answer:
     """Does every activation of `first` vary less in validation loss between trials than every one of `rest`?
 
-    Pitman and Morgan's test, Holm-corrected. Trials that would decide: enough to tell, with 80% power at 5 %, the
-    ratio of the two standard deviations that the report prints; 1 + 7.85 / ln(ratio)^2, since the variance of the
-    logarithm of a standard deviation is about 1 / (2 (n - 1)).
+    Pitman and Morgan's test, Holm-corrected. Trials needed to detect the ratio of the report's two standard deviations
+    with 80% power at the 5% level: 1 + 7.85 / ln(ratio)^2, since the variance of the logarithm of a standard deviation
+    is about 1 / (2 (n - 1)).
     """
     pairs = list(itertools.product(first, rest)) if rest else list(itertools.combinations(first, 2))
     cells = dict(zip([*first, *rest], cells_of(evidence, "matched", [*first, *rest])))
@@ -348,9 +347,9 @@ def order_of_loss_sds(evidence, reported, first, rest) -> Answer:
 
 
 def published_figure(evidence: Evidence, activation: str, measure: str, statistic: str = "mean"):
-    """A figure of the published study as the report gives it: a mean, an sd (ddof 0), or the list of both trials.
+    """A value of the published study as in the report: a mean, an SD (ddof 0), or the list of both trials.
 
-    Pair measures are those of the report's own comparison, in which each model sees contexts of its own.
+    Pair measures are those of the report's comparison, in which each model sees different contexts.
     """
     (cell,) = cells_of(evidence, "published", [activation])
     if results.is_pair_measure(measure):
@@ -370,7 +369,7 @@ def published_figure(evidence: Evidence, activation: str, measure: str, statisti
 
 
 def steps_to_matched(cell: Cell, measure: str) -> dict[str, float | None]:
-    """The same two models measured three ways: name of the step -> value; None where it was not measured."""
+    """The same two models measured in three ways: name of the step -> value; None: not measured."""
     published = (cell.result.get("published_pairs") or [{}])[0]
     pair = next((p for p in cell.pairs if (p["trial_a"], p["trial_b"]) == (1, 2)), {})
     different = published.get("relative_pd")
@@ -385,7 +384,7 @@ def steps_to_matched(cell: Cell, measure: str) -> dict[str, float | None]:
 
 @claim_test
 def figures_repeat(evidence, reported, measure, tolerance, statistic="mean", decimals=4) -> Answer:
-    """Do the report's figures, {activation: figure, or one per trial}, repeat under its protocol with its seeds?"""
+    """Do the report's values, {activation: value, or one per trial}, repeat under its protocol with its seeds?"""
     scale = MEASURES[measure].scale
     ours, exact, deviations = {}, 0, []
     for name, expected in reported.items():
@@ -406,7 +405,7 @@ def figures_repeat(evidence, reported, measure, tolerance, statistic="mean", dec
 
 @claim_test
 def same_contexts(evidence, reported, measure, tolerance) -> Answer:
-    """Does a range [low, high] that the report's protocol gives survive when both models see the same contexts?"""
+    """Does a range [low, high] measured by the report's protocol hold when both models see the same contexts?"""
     cells = cells_of(evidence, "published", REPORT)
     steps = [steps_to_matched(cell, measure) for cell in cells]
     ranges = {}

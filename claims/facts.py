@@ -1,7 +1,6 @@
-"""Tests of claims that need no comparison of activations over trials: the set-up, the report's own arithmetic, the
-printed formulas, time, how many trials are enough, architectures, and combinations of other tests.
+"""Tests of all other claims: the set-up, the report's arithmetic, printed formulas, time, number of trials, architectures.
 
-Apart from claims/comparisons.py because together they are more than one can read at a sitting. What a test is, stands there.
+The interface of a test is described in claims/comparisons.py.
 """
 
 import math
@@ -31,7 +30,7 @@ from claims.comparisons import (
 )
 from claims.timing import first_full_step_seconds, trial_seconds
 
-# Of several answers the first of these that any has is the answer of all; "reproduced" takes all of them.
+# The verdict on a claim with several parts is the first of these that any part has.
 STRONGEST_FIRST = (
     "contradicted",
     "artefact of the protocol",
@@ -46,7 +45,7 @@ STRONGEST_FIRST = (
 def both(evidence, reported, parts, claimed_at=None) -> Answer:
     """Do all parts of a claim hold? parts: list of {test, figures, with}.
 
-    claimed_at: a size that is not that of the studies. What they contradict is then contradicted for their size only.
+    claimed_at: the claim's model size, if it differs from that of the studies; a contradiction then becomes "not reproduced".
     """
     answers = [TESTS[part["test"]](evidence, part.get("figures"), **part["with"]) for part in parts]
     verdict = min((answer.verdict for answer in answers), key=STRONGEST_FIRST.index)
@@ -63,7 +62,7 @@ def both(evidence, reported, parts, claimed_at=None) -> Answer:
 
 
 def parameters(evidence, size):
-    """How many parameters CharLM has in the report's configuration ("config") or at full size ("full_config")."""
+    """CharLM's number of parameters in the report's configuration ("config") or at full size ("full_config")."""
     for role in ("published", "matched") if size == "config" else ("full size",):
         for cell in evidence.cells.get(role, {}).values():
             return cell.result["n_parameters"]
@@ -74,7 +73,7 @@ def parameters(evidence, size):
 
 @claim_test
 def parameter_count(evidence, reported, size, tolerance) -> Answer:
-    """Has the model as many parameters as the report says? size: config, full_config, or ratio."""
+    """Does the model have as many parameters as the report says? size: config, full_config, or ratio."""
     if size == "ratio":
         large, small = parameters(evidence, "full_config"), parameters(evidence, "config")
         found, ours = large / small, f"{large:,} / {small:,} = {large / small:.1f}"
@@ -88,7 +87,7 @@ def parameter_count(evidence, reported, size, tolerance) -> Answer:
 
 @claim_test
 def corpus_sizes(evidence, reported) -> Answer:
-    """Is the text the report's, split as it says?"""
+    """Is the text the report's, and split as described?"""
     role = next((role for role in ("published", "matched") if evidence.cells.get(role)), "published")
     facts = cells_of(evidence, role)[0].result["corpus"]
     n = facts["characters"]
@@ -175,7 +174,7 @@ def no_divergence(evidence, reported) -> Answer:
 
 @claim_test
 def other_hardware(evidence, reported, smooth, reference) -> Answer:
-    """Do smooth activations repeat more closely on other hardware? reported: the report's mean validation losses."""
+    """Do smooth activations deviate less on other hardware? reported: the report's mean validation losses."""
     apart = {name: abs(published_figure(evidence, name, "val_loss") - reported[name]) for name in (*smooth, reference)}
     (cell,) = cells_of(evidence, "published", [reference])
     where = cell.trials[min(cell.trials)]["environment"]
@@ -193,7 +192,7 @@ def other_hardware(evidence, reported, smooth, reference) -> Answer:
 
 @claim_test
 def own_order(evidence, reported, measure, first, rest) -> Answer:
-    """Is every activation of `first` below every one of `rest` in the report's own table? Ours: our repeat of it."""
+    """Is every activation of `first` below every one of `rest` in the report's table? Ours: the table repeated here."""
     wrong = [(x, y) for x in first for y in rest if reported[x] >= reported[y]]
     try:
         figures = {name: published_figure(evidence, name, measure) for name in (*first, *rest)}
@@ -211,7 +210,7 @@ def own_order(evidence, reported, measure, first, rest) -> Answer:
 
 @claim_test
 def own_ratio(evidence, reported, tolerance) -> Answer:
-    """Does a printed percentage follow from the printed figures? reported: {part, base, percent}."""
+    """Does a printed percentage follow from the printed values? reported: {part, base, percent}."""
     percent = 100 * (reported["part"] / reported["base"] - 1)
     holds = abs(percent - reported["percent"]) <= tolerance
     why = f"{reported['part']:g} against {reported['base']:g} is {percent:+.1f}%, by the report's own figures."
@@ -233,7 +232,7 @@ def own_sum(evidence, reported, tolerance) -> Answer:
 
 @claim_test
 def own_spans(evidence, reported, narrow, wide) -> Answer:
-    """Do some activations lie closer together than others in the report's own table?"""
+    """Are some activations closer together than others in the report's table?"""
     spans = [max(reported[n] for n in group) - min(reported[n] for n in group) for group in (narrow, wide)]
     ours = f"{labels(narrow)} span {spans[0]:.4f}, {labels(wide)} {spans[1]:.4f}, in its own table"
     if spans[0] < spans[1]:
@@ -274,7 +273,7 @@ def timing_of(evidence, activations=()):
 
 @claim_test
 def speed_ranking(evidence, reported) -> Answer:
-    """Is the order of the training times the report's? reported: seconds per trial; equal ones make no claim."""
+    """Is the order of the training times as reported? reported: seconds per trial; ties make no claim."""
     timing = timing_of(evidence, reported)
     seconds = {name: trial_seconds(timing, name) for name in reported}
     pairs = [(x, y) for x in reported for y in reported if reported[x] < reported[y] - 0.05]
@@ -288,7 +287,7 @@ def speed_ranking(evidence, reported) -> Answer:
 
 @claim_test
 def time_cost(evidence, reported, of, than, tolerance) -> Answer:
-    """Does training take as many percent longer as the report says, within `tolerance` points? Compared in turns."""
+    """Does training take as many percent longer as reported, within `tolerance` points? Compared within cycles."""
     timing = timing_of(evidence, [of, than])
     ratio = trial_seconds(timing, of) / trial_seconds(timing, than)
     percent = mean_interval(list(100 * (ratio - 1)))
@@ -313,10 +312,10 @@ def time_cost(evidence, reported, of, than, tolerance) -> Answer:
 
 @claim_test
 def step_time(evidence, reported, size, factor, small_step_s=None) -> Answer:
-    """Does a step, or a trial, take as long as the report says? size: config, full_config, trial, or their ratio.
+    """Does a step, or a trial, take as long as reported? size: config, full_config, trial, or their ratio.
 
-    Seconds belong to a processor. Only the full-size step is held to the report's own processor: by small_step_s, what
-    the small model's step takes there.
+    Times depend on the processor. Only the full-size step is scaled to the report's processor, by small_step_s, the time
+    of the small model's step there.
     """
     timing = timing_of(evidence)
     small = np.median([np.median(kinds["published_step_s"]) for kinds in timing["activations"].values()])
@@ -354,7 +353,7 @@ def step_time(evidence, reported, size, factor, small_step_s=None) -> Answer:
 
 @claim_test
 def enough_trials(evidence, reported, measures) -> Answer:
-    """How many trials find a difference from ReLU of the margin, with 80% power? The most over the activations."""
+    """The trials needed to detect a difference of the margin from ReLU with 80% power: the maximum over activations."""
     needed = {}
     (reference,) = cells_of(evidence, "matched", ["relu"])
     for measure in measures:
@@ -398,7 +397,7 @@ def sensitivity(evidence, reported, role, measure, claimed) -> Answer:
 
 @claim_test
 def more_sensitive(evidence, reported, these, than, measure) -> Answer:
-    """Is the spread between activations larger in some roles than in others? Decided where the intervals are apart."""
+    """Is the spread between activations larger in some roles than in others? Decided if the intervals are disjoint."""
     spreads = {}
     for role in (*these, *than):
         cells = cells_of(evidence, role)
@@ -419,7 +418,7 @@ def more_sensitive(evidence, reported, these, than, measure) -> Answer:
 
 @claim_test
 def value(evidence, reported, role, activation, measure) -> Answer:
-    """Is the report's figure inside our 95% interval?"""
+    """Is the report's value inside our 95% interval?"""
     (cell,) = cells_of(evidence, role, [activation])
     estimate = results.estimate(cell, measure)
     ours = with_interval(estimate)

@@ -153,14 +153,14 @@ def what_is_missing(cells: Sequence[Cell], planned: Sequence[tuple[str, str]]) -
 
 
 def without_values(cell: Cell) -> str:
-    """What of a cell has no values per window, in words; '' where all are there."""
+    """The numbers of trials and pairs without values per window, as text; '' if there are none."""
     trials = sum(f"trial_{k}_loss" not in cell.arrays for k in cell.trials)
     pairs = sum(f"pair_{p['trial_a']}_{p['trial_b']}_relative_pd" not in cell.arrays for p in cell.pairs)
     return " and ".join(plural(n, word) for n, word in ((trials, "trial"), (pairs, "pair")) if n)
 
 
 def unfinished(study: Study, cells: Sequence[Cell]) -> list[str]:
-    """The labels of an architecture's activations that the study plans, or has begun, besides `cells`, its trained ones."""
+    """The labels of an architecture's activations that are planned or begun, but not among the trained `cells`."""
     trained, architecture = {cell.activation for cell in cells}, cells[0].architecture
     begun = [(cell.architecture, cell.activation) for cell in study.cells]
     names = dict.fromkeys(activation for name, activation in (*study.planned, *begun) if name == architecture)
@@ -171,7 +171,7 @@ def unfinished(study: Study, cells: Sequence[Cell]) -> list[str]:
 
 
 def methods(view: View) -> Section:
-    """What every number means, so that nobody has to read the program."""
+    """Definitions of all measures, intervals and verdicts."""
     margins = view.margins
     rows = [
         [metric.label, metric.formula, metric.unit or "-", metric.better or "-", metric.source]

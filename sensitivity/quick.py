@@ -43,9 +43,9 @@ def seconds_needed(
 def seeds_within(
     budget_s: float, used_s: float, activations: int, trial_s: float, step_s: float, workers: int, finished: int = 0
 ) -> int:
-    """How many seeds of each activation fit into what is left of the budget, up to MOST_SEEDS.
+    """The number of seeds of each activation that fit into the remaining budget, up to MOST_SEEDS.
 
-    A UserError names the smallest budget if two do not fit.
+    Raises UserError with the smallest sufficient budget if two do not fit.
     """
     cost = (activations, trial_s, step_s, workers, finished)
     fit = [n for n in range(FEWEST_SEEDS, MOST_SEEDS + 1) if used_s + seconds_needed(n, *cost) <= budget_s]
