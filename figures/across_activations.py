@@ -232,5 +232,5 @@ def _draw_shares(ax, shares, best):
     ax.tick_params(axis="y", pad=7)  # room for a marker at 0%
     ax.set_title("Share on the frontier\n(bold: on that of the means)")
     if not any(shares.values()):
-        ax.set(title="Activations (too few trials to resample)", xlabel="", xticks=[])
+        ax.set(title="Activations\n(too few trials to resample)", xlabel="", xticks=[])
         ax.spines[:].set_visible(False)
