@@ -233,7 +233,7 @@ def _what_is_right(evidence, claims, answers):
         lines += _paragraph(
             f"Its numbers. Run again with the report's protocol and seeds, {exact} of its {total} printed values are equal"
             f" to the last digit, on {where['system']} with torch {where['torch']} instead of an Apple M4 Pro with"
-            f" torch 2.9.1{'; all are within the tolerances' if all_well else ''}. Few reports can be repeated so."
+            f" torch 2.9.1{'; all are within the tolerances' if all_well else ''}. Few reports are reproduced this closely."
         )
         rows = [
             [
