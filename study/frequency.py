@@ -50,7 +50,7 @@ def course(cell: Cell, checkpoints_dir: Path, task) -> Course:
         record = cell.trials[k]
         about = curve_files.about_curve(trial_of_result(cell.result, record), task, record["environment"])
         folder = curve_files.curve_folder(Path(checkpoints_dir) / f"{cell.architecture}_{cell.activation}", k)
-        if fault := curve_files.what_is_wrong(folder, about, steps):
+        if fault := curve_files.curve_problem(folder, about, steps):
             raise UserError(f"the predictions along training are needed, but {fault} (see --checkpoints-dir)")
         places[k] = folder, about
     shape = (len(steps), 1 + GROUPS, len(numbers), len(numbers))

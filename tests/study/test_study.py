@@ -387,7 +387,7 @@ def test_swapped_values_are_refused_by_name_and_nothing_is_changed(command, undi
     before = files(tmp_path)
     done = studies.run(*command["matched"], "--trials=4", folder=tmp_path)
     assert done.status == 1 and len(done.err.splitlines()) == 1
-    assert "trial_1.safetensors is not the file that results/charlm_relu.json names" in done.err
+    assert "trial_1.safetensors is not the file listed in results/charlm_relu.json" in done.err
     assert files(tmp_path) == before
 
 
