@@ -11,6 +11,7 @@ import pytest
 from analysis.contrasts import percent
 from analysis.curves import CommonLoss, log_ratios
 from analysis.equal_loss import LOG_MARGIN
+from analysis.pooled import explained, rows
 from analysis.results import pair_values, without
 from report.contrasts import in_percent
 
@@ -84,6 +85,18 @@ def test_the_answers_sentences_have_the_numbers_of_the_tables(primary):
     assert f"({in_percent(first[3])})" in claim
     ends = [percent(estimate)[0] for estimate in end[:3]]
     assert all(f"{min(ends):.1f} to {max(ends):.1f}% *higher*" in text for text in (claim, screen))
+
+
+def test_what_the_learning_rate_and_the_activation_explain_is_as_readme_says():
+    """About three quarters, and less than a tenth."""
+    shares = explained(rows(answer_page.pooled_studies()), resamples=1)
+    assert 0.7 <= shares["learning rate"][0][0] <= 0.8 and shares["activation"][0][0] < 0.1
+
+
+def test_what_own_rates_do_is_as_readme_says():
+    cells = answer_page.cells_of("primary", "secondary")
+    found = [percent(c.comparison.difference)[0] for c in answer_page.found_at(cells, named=answer_page.OWN_RATES[:3])]
+    assert f"lower by {-max(found):.1f} to {-min(found):.1f}% (n = 12)" in " ".join(README.split())
 
 
 def test_what_doubling_relus_rate_does_is_what_the_studies_show():
