@@ -44,7 +44,11 @@ def interval(entry, decimals, factor=1):
 
 @pytest.mark.parametrize(
     ("study", "activations", "n"),
-    [("matched", ["smelu_05", "smelu_1", "relu", "gelu", "swish"], 10), ("longer", ["smelu_1", "relu"], 5)],
+    [
+        ("matched", ["smelu_05", "smelu_1", "relu", "gelu", "swish"], 10),
+        ("replication", ["smelu_05", "smelu_1", "relu", "gelu", "swish"], 20),
+        ("longer", ["smelu_1", "relu"], 5),
+    ],
 )
 def test_the_table_of_a_study_is_that_of_its_trials(study, activations, n):
     rows = table(study)
