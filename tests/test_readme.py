@@ -12,7 +12,8 @@ from analysis.contrasts import percent
 from analysis.curves import CommonLoss, log_ratios
 from analysis.equal_loss import LOG_MARGIN
 from analysis.pooled import explained, rows
-from analysis.results import pair_values, without
+from analysis.results import compare_cells, estimate, pair_values, without
+from analysis.significance import verdicts
 from report.contrasts import in_percent
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -82,8 +83,8 @@ def test_the_answers_sentences_have_the_numbers_of_the_tables(primary):
         for common in (answer_page.COMMON, None)
     )
     claim, screen = (" ".join(text.split()) for text in (ANSWER.partition("![")[0], README))
-    for estimate in first[:2]:
-        mean, low, high = percent(estimate)
+    for difference in first[:2]:
+        mean, low, high = percent(difference)
         assert f"by {-mean:.1f}% [{-high:.1f}, {-low:.1f}] with" in claim
         assert f"by {-mean:.1f}% [{-high:.1f}, {-low:.1f}] with" in screen
     assert f"({in_percent(first[3])})" in claim
@@ -141,6 +142,19 @@ def test_the_referees_other_numbers_are_as_the_page_says(primary):
         ]
         falls.append(1 - means[1] / means[0])
     assert f"falls by {100 * min(falls):.0f} to {100 * max(falls):.0f}% with every" in page
+
+
+def test_what_bfloat16_changes_is_as_the_page_on_performance_says():
+    (float32,) = (cell for cell in answer_page.cells_of("primary") if cell.activation == "relu")
+    (bfloat16,) = answer_page.cells_of("bfloat16")
+    float32 = without(float32, range(6, 13))
+    page = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
+    for name, margin in (("val_loss", 0.01), ("relative_pd", None), ("top1_disagreement", None)):
+        margin = margin or 0.05 * estimate(float32, name).mean
+        (found,) = verdicts([compare_cells(bfloat16, float32, name)], [margin])
+        d = found.difference
+        assert found.verdict == "equivalent"
+        assert f"{d.mean:+.4f} [{d.low:+.4f}, {d.high:+.4f}] | {found.equivalence_p:.2g} |" in page
 
 
 def test_how_relative_pd_turns_is_what_the_longer_study_shows():
