@@ -15,7 +15,7 @@ from common import json_files, storage
 from common.errors import RunError, UserError
 from common.provenance import program
 from diagnostics.probes import PROBES
-from study.jobs import Context, Job
+from study.jobs import Context, Job, finished
 from study.local_engine import LocalEngine
 from study.progress import duration
 from study.recompute import checkpoint_path
@@ -112,42 +112,34 @@ def run(
 
 
 def _measure(engine, missing, checkpoints, known, save, workers, say):
-    """Runs the jobs; says after the first of each name about how long the rest will take."""
+    """Runs the jobs; once one of each name is done, says about how long the rest will take."""
     by_key = {entry.key: entry for entry in missing}
     for entry in _first_of_each_name(missing):
-        members = [
-            (str(checkpoint_path(checkpoints, c, k)), w) for c, k, w in zip(entry.cells, entry.trials, entry.weights)
-        ]
-        names = [cell.activation for cell in entry.cells]
-        seed = entry.cells[0].trials[entry.trials[0]]["seed"]
-        arguments = {"name": entry.name, "members": members, "activations": names, "seed": seed}
-        engine.submit(Job(entry.key, "diagnose", arguments))
+        engine.submit(_job(entry, checkpoints))
     engine.start()
     seconds: dict[str, float] = {}
-    names_left = {entry.name for entry in missing}
-    saved, done = time.monotonic(), 0
-    while not engine.idle:
-        for kind, job, payload in engine.events():
-            if kind == "failed":
-                raise RunError(f"{job.name} failed: {payload}")
-            if kind == "retry":
-                say(f"{job.name}: {payload}")
-            if kind != "done":
-                continue
-            entry, (values, took) = by_key[job.name], payload
-            known[entry.key] = {"weights_sha256": entry.weights, "seconds": round(took, 3)}
-            known[entry.key] |= {"reason": values} if isinstance(values, str) else {"values": values}
-            done += 1
-            seconds[entry.name] = took
-            if entry.name in names_left:
-                names_left.discard(entry.name)
-                if not names_left:
-                    left = sum(seconds[e.name] for e in missing if e.key not in known) / workers
-                    say(f"{done} of {len(missing)} measured; about {duration(left)} left")
-            if time.monotonic() - saved > SAVE_EVERY_S:
-                save()
-                say(f"{done} of {len(missing)} measured")
-                saved = time.monotonic()
+    saved = time.monotonic()
+    names = {entry.name for entry in missing}
+    for done, (job, (values, took)) in enumerate(finished(engine, say), 1):
+        entry = by_key[job.name]
+        known[entry.key] = {"weights_sha256": entry.weights, "seconds": round(took, 3)}
+        known[entry.key] |= {"reason": values} if isinstance(values, str) else {"values": values}
+        first, seconds[entry.name] = entry.name not in seconds, took
+        if first and seconds.keys() == names:
+            left = sum(seconds[e.name] for e in missing if e.key not in known) / workers
+            say(f"{done} of {len(missing)} measured; about {duration(left)} left")
+        if time.monotonic() - saved > SAVE_EVERY_S:
+            save()
+            say(f"{done} of {len(missing)} measured")
+            saved = time.monotonic()
+
+
+def _job(entry, checkpoints):
+    paths = (str(checkpoint_path(checkpoints, cell, k)) for cell, k in zip(entry.cells, entry.trials))
+    arguments = {"name": entry.name, "members": list(zip(paths, entry.weights))}
+    arguments |= {"activations": [cell.activation for cell in entry.cells]}
+    arguments |= {"seed": entry.cells[0].trials[entry.trials[0]]["seed"]}
+    return Job(entry.key, "diagnose", arguments)
 
 
 def _first_of_each_name(missing):

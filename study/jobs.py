@@ -17,6 +17,20 @@ class Job:
     attempts: int = 0
 
 
+def finished(engine, say):
+    """Yields (job, what it gave) as an engine finishes its jobs; a RunError if one fails. Jobs may be added meanwhile."""
+    from common.errors import RunError
+
+    while not engine.idle:
+        for kind, job, payload in engine.events():
+            if kind == "failed":
+                raise RunError(f"{job.name} failed: {payload}")
+            if kind == "retry":
+                say(f"{job.name}: {payload}")
+            if kind == "done":
+                yield job, payload
+
+
 @dataclass(frozen=True)
 class Context:
     """What all jobs of a study share; sent to each worker once.

@@ -15,9 +15,9 @@ import numpy as np
 
 from analysis.results import Cell
 from common import array_files, checkpoint_files, json_files, storage
-from common.errors import RunError, UserError
+from common.errors import UserError
 from config import Config
-from study.jobs import Job, Member
+from study.jobs import Job, Member, finished
 from tasks import corpus as text
 from tasks import ngrams
 from training import curve_files
@@ -161,25 +161,18 @@ def _recompute(engine, task, cells, checkpoints_dir, folder, say):
         for number, job in checks[index].evaluations():
             submit(index, number, job)
         engine.start()
-    while not engine.idle:
-        for kind, job, payload in engine.events():
-            if kind == "failed":
-                raise RunError(f"{job.name} failed: {payload}")
-            if kind == "retry":
-                say(f"{job.name}: {payload}")
-            if kind != "done":
-                continue
-            index, number = owner[job.name]
-            check = checks[index]
-            if number is None:
-                check.add_pairs(payload)
-            elif check.add_evaluation(number, payload):
-                for comparison in check.comparisons():
-                    submit(index, None, comparison, first=True)
-            if check.is_done:
-                identical &= _report_whether_identical(check, say)
-                shutil.rmtree(check.folder)
-                del checks[index]
+    for job, payload in finished(engine, say):
+        index, number = owner[job.name]
+        check = checks[index]
+        if number is None:
+            check.add_pairs(payload)
+        elif check.add_evaluation(number, payload):
+            for comparison in check.comparisons():
+                submit(index, None, comparison, first=True)
+        if check.is_done:
+            identical &= _report_whether_identical(check, say)
+            shutil.rmtree(check.folder)
+            del checks[index]
     return identical
 
 

@@ -1,7 +1,6 @@
 """Claims about digests of weights, and about what makes two files the same."""
 
 import hashlib
-from pathlib import Path
 
 import pytest
 import torch
@@ -9,12 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common import checkpoint_files, json_files
-
-# torch.load speaks of the pickle protocol that a flipped bit has made of another.
-pytestmark = pytest.mark.filterwarnings("ignore:Detected pickle protocol:UserWarning")
-
-ROOT = Path(__file__).resolve().parents[2]
-SHIPPED = ROOT / "results" / "reference" / "matched"
 
 json_values = st.recursive(
     st.none()
@@ -25,12 +18,6 @@ json_values = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
     max_leaves=12,
 )
-CONTENT = {
-    "schema_version": 1,
-    "identity": {"config": {"n_embd": 128, "dropout": 0.2}, "vary": []},
-    "trials": [{"trial": 1, "val_loss": 2.5, "continuations": ["to be, \n or \u2028 not ü"], "checkpoint": None}],
-    "provenance": {"git_commit": "abc"},
-}
 
 
 def digest(content):

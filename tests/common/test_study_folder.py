@@ -8,32 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import strategies as st
 
 from common import files, json_files, storage
 from common.errors import RunError, UserError
 
-# torch.load speaks of the pickle protocol that a flipped bit has made of another.
-pytestmark = pytest.mark.filterwarnings("ignore:Detected pickle protocol:UserWarning")
-
 ROOT = Path(__file__).resolve().parents[2]
 SHIPPED = ROOT / "results" / "reference" / "matched"
-
-json_values = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers(-(2**53), 2**53)
-    | st.floats(allow_nan=False, allow_infinity=False)
-    | st.text(),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
-    max_leaves=12,
-)
-CONTENT = {
-    "schema_version": 1,
-    "identity": {"config": {"n_embd": 128, "dropout": 0.2}, "vary": []},
-    "trials": [{"trial": 1, "val_loss": 2.5, "continuations": ["to be, \n or \u2028 not ü"], "checkpoint": None}],
-    "provenance": {"git_commit": "abc"},
-}
 
 
 # --- a study's folder -------------------------------------------------------------------------------------------------
