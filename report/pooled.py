@@ -7,6 +7,7 @@ from tabulate import tabulate
 
 from analysis.pooled import Row, explained, rows
 from analysis.results import Study
+from analysis.words import plural
 from common.errors import UserError
 
 FEWEST_CELLS = 20
@@ -17,8 +18,8 @@ def publish_pooled(studies: Sequence[Study], plots: Path | None) -> int:
     table = rows(studies)
     if len(table) < FEWEST_CELLS:
         raise UserError(
-            f"these studies have {len(table)} architectures with an activation and a pair (matched protocol, all randomness"
-            f" varied); at least {FEWEST_CELLS} are needed"
+            f"these studies have {plural(len(table), 'combination')} of architecture and activation with a pair of trials (matched"
+            f" protocol, all randomness varied); at least {FEWEST_CELLS} are needed"
         )
     n_pairs = sum(len(row.cell.pairs) for row in table)
     print(f"{len(table)} cells (architecture x activation x study), {n_pairs} pairs. Exploratory.\n")

@@ -596,7 +596,7 @@ def test_pooled_studies_are_a_table_and_a_figure_of_all_pairs(tmp_path, analyze)
     status, out, _ = analyze(REFERENCE / "matched", "--plots-dir", tmp_path, "--pooled", *folders)
     assert status == 0 and "37 cells" in out and "| architecture " in out and (tmp_path / "all_cpu_pooled.png").exists()
     status, _, error = analyze(REFERENCE / "matched", "--pooled", REFERENCE / "longer")
-    assert status == 2 and "have 2 architectures with an activation" in error
+    assert status == 2 and "have 2 combinations of architecture and activation" in error
 
 
 def test_an_outlying_run_has_its_section(tmp_path, analyze):
