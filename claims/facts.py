@@ -386,7 +386,7 @@ def sensitivity(evidence, reported, role, measure, claimed) -> Answer:
     size = f"{cells[0].result['n_parameters']:,} parameters, {cells[0].result['identity']['config']['max_iters']:,} training steps"
     spread = f"between-activation SD {with_interval(result.between_sd)}"
     ours = f"{name} ({size}): {spread}, range {result.range_over_minimum:.2%}"
-    why = f"{name} is {kind} in {results.MEASURES[measure].label.lower()}"
+    why = f"{name} is {kind} in {results.MEASURES[measure].in_text}"
     why += f" ({result.reason})"
     if kind == "inconclusive":
         return Answer("inconclusive", ours, f"{why}{needed_text(result.trials_needed)}.", result.trials_needed)
@@ -398,21 +398,23 @@ def sensitivity(evidence, reported, role, measure, claimed) -> Answer:
 @claim_test
 def more_sensitive(evidence, reported, these, than, measure) -> Answer:
     """Is the spread between activations larger in some roles than in others? Decided if the intervals are disjoint."""
-    spreads = {}
+    spreads, steps = {}, {}
     for role in (*these, *than):
         cells = cells_of(evidence, role)
+        steps[role] = cells[0].result["identity"]["config"]["max_iters"]
         found = results.activation_sensitivity(cells, MARGINS) if len(cells) > 1 else None
         if found is None or found[measure].between_sd.low is None:
             raise Untested(f"the {role} study has too few activations or trials")
         spreads[role] = found[measure].between_sd
+    if len(set(steps.values())) > 1:
+        lengths = " and ".join(f"{n:,} steps ({role})" for role, n in steps.items())
+        raise Untested(f"needs studies of equally long training; the shipped ones have {lengths}")
     ours = "; ".join(f"{role}: {with_interval(estimate)}" for role, estimate in spreads.items())
     lows, highs = [spreads[role].low for role in these], [spreads[role].high for role in than]
     if min(lows) > max(highs):
         return Answer("reproduced", ours, "The 95% intervals of the spread between activations are apart.")
     if max(spreads[role].high for role in these) < min(spreads[role].low for role in than):
-        return Answer(
-            "contradicted", ours, "The spread between activations is smaller, and the 95% intervals are apart."
-        )
+        return Answer("contradicted", ours, "It is the other way round: the 95% intervals are apart.")
     return Answer("inconclusive", ours, "The 95% intervals of the spread between activations overlap.")
 
 

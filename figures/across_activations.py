@@ -115,7 +115,7 @@ def _paired_difference(result, reference):
 
 @figure("Disagreement along training, and at equal loss")
 def pd_at_equal_loss(results):
-    """Relative PD and top-1 disagreement against the step (left) and against the mean validation loss there (right).
+    """Relative PD and top-1 disagreement against the step (left) and, up to the lowest loss, against the mean loss (right).
 
     The untrained model (step 0) is not shown: its top-1 disagreement of nearly 1 would compress the scale.
     """
@@ -127,9 +127,11 @@ def pd_at_equal_loss(results):
         for result in results:
             steps, _, estimates = trained(*pair_curves(result, name))
             losses = np.array([curves_module.loss_at_step(Cell(result), step).mean for step in steps], dtype=float)
-            falling = np.argsort(-losses)
+            until_lowest = np.argsort(
+                -losses[: losses.argmin() + 1]
+            )  # later points are overfitted: PD is no function of loss
             by_step[result["activation"]] = steps, estimates
-            by_loss[result["activation"]] = losses[falling], [estimates[i] for i in falling]
+            by_loss[result["activation"]] = losses[until_lowest], [estimates[i] for i in until_lowest]
         draw_curves(row[0], by_step)
         draw_curves(row[1], by_loss, name)
         row[0].set_ylabel(metrics.METRICS[name].label)
@@ -138,7 +140,7 @@ def pd_at_equal_loss(results):
     axes[0, 0].set_title(f"Against the step{interval_note(axes[0, 0])}")
     axes[0, 1].set_title(f"Against the validation loss{interval_note(axes[0, 1])}")
     over_steps(axes[1, 0])
-    axes[1, 1].set_xlabel(f"validation loss ({NATS}), training progresses →")
+    axes[1, 1].set_xlabel(f"validation loss ({NATS}), until its lowest →")
     return drawn
 
 

@@ -28,6 +28,8 @@ OWN_RATES = (
 RATES = tuple((f"{name}={rate}", f"{name}=1e-3") for name in ("relu", "smelu_1_centred") for rate in ("5e-4", "2e-3"))
 COMMON = CommonLoss(2.05, last_step=800)
 LOSSES = (2.02, 2.05, 2.1, 2.15)
+FULL_SIZE = (("swish", "relu"), ("smelu_1_centred", "relu"))
+FULL_SIZE_LOSSES = (1.7, 1.6, 1.55, 1.52)
 OTHER_MEASURES = ("relative_pd", "top1_disagreement", "js_divergence", "symmetric_kl")
 
 
@@ -84,7 +86,19 @@ def blocks() -> dict[str, str]:
             ends = report.endpoints(joined, named, Margins(), COMMON)
             made[block] = report.text(report.cells_used(joined, ends), ends, Margins())
     made["pooled"] = pooled.factor_table(rows(pooled_studies()))
+    made["full size"] = full_size()
     return made
+
+
+def full_size() -> str:
+    """The contrasts of the full-size study at several losses and at the end of training."""
+    cells = analyze_results.read_study(FOLDER.parent / "full_size").cells
+    lines = []
+    for at in (*FULL_SIZE_LOSSES, None):
+        found = found_at(cells, common=at and CommonLoss(at), named=FULL_SIZE)
+        values = (f"{report.in_percent(c.comparison.difference)}, {c.comparison.verdict}" for c in found)
+        lines.append([f"{at:g} nats" if at else "end of training", *values])
+    return table(["At", *(" / ".join(c.names) for c in found)], lines)
 
 
 def pooled_studies():
