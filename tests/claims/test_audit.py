@@ -298,6 +298,14 @@ def test_claims_about_the_full_size_wait_for_it(tmp_path, evidence):
     assert verdict_of("swish-pd", found) == "not reproduced"
 
 
+def test_sizes_trained_for_different_numbers_of_steps_are_not_compared(tmp_path):
+    full = write_study(tmp_path / "full", flat(swish=0.08), n=5, config=Config())
+    small = write_study(tmp_path / "small", flat(), n=5)
+    found = evidence_module.gather([full, small])
+    assert verdict_of("charlm-full", found) == "reproduced"
+    assert verdict_of("scale", found) == "untested"
+
+
 # --- time -------------------------------------------------------------------------------------------------------------
 
 
