@@ -24,7 +24,14 @@ from pathlib import Path
 from common.errors import UserError
 from common.scripts import Parser, as_typed, run, say
 from config import Config
-from training.options import add_config_options, add_file_options, check_user_files, choose_config, load_user_files
+from training.options import (
+    add_config_options,
+    add_file_options,
+    add_task_options,
+    check_user_files,
+    choose_config,
+    load_user_files,
+)
 
 TRUTH_FOLDER = Path("results/sensitivity")
 OVERRUN = 1.1  # fraction of the budget after which running trials are stopped and save their state
@@ -36,10 +43,9 @@ def parser():
         description="A few minutes of short trials: will the activation matter for this model?",
         epilog="Lists take spaces or commas. The configuration fields describe the full training.",
     )
-    p.add_argument("--architecture", metavar="NAME", help="default: from --architecture-file, or charlm")
+    p.add_argument("--architecture", metavar="NAME", help="default: from --architecture-file, or the task's first")
     add_file_options(p)
-    p.add_argument("--task", default="text", metavar="NAME", help="what the model is trained on (default: text)")
-    p.add_argument("--corpus", default="auto", help="auto, shakespeare, pydoc or a text file (default: auto)")
+    add_task_options(p)
     p.add_argument(
         "--activations",
         nargs="+",
@@ -120,7 +126,7 @@ def quick_test(args) -> int:
         args, plan, full, task, user_files, defined = prepared(args)
         from sensitivity import quick, truth
 
-        check_user_files(defined, plan.experiments, plan.config)
+        check_user_files(defined, plan.experiments, plan.config, task)
         task.check(plan.config)
         facts = model_facts(plan, task)
         architecture, activations = plan.experiments[0][0], [name for _, name in plan.experiments]
@@ -192,10 +198,11 @@ def finished_trials(plan) -> int:
 
 def prepared(args):
     """(args for the engine, Plan of the quick trials, full Config, task, user files, what they define)."""
+    from architectures.registry import default_architecture
     from common.provenance import usable_cpus
     from run_all_experiments import parser as study_parser
     from sensitivity import cases, quick
-    from study.choices import default_architecture, make_plan, split_list
+    from study.choices import make_plan, split_list
     from tasks.registry import load_task
 
     user_files, defined = load_user_files(args)
@@ -214,7 +221,15 @@ def prepared(args):
         "--activations",
         *activations,
     ]
-    options += ["--device", device, *config_options(quick.quick_config(config)), "--compile", "off", "--trials", "2"]
+    options += [
+        "--device",
+        device,
+        *config_options(quick.quick_config(config), args.task),
+        "--compile",
+        "off",
+        "--trials",
+        "2",
+    ]
     options += ["--seed-base", str(cases.SEED_BASES["quick"]), "--results-dir", str(folder)]
     study_args = study_parser().parse_args(options)
     plan, _ = make_plan(study_args)
@@ -229,22 +244,29 @@ def prepared(args):
     return study_args, plan, config, task, user_files, defined
 
 
-def config_options(config) -> list[str]:
-    """Every field of a configuration as options of run_all_experiments.py."""
-    names = [spec.name for spec in fields(Config) if spec.name != "eval_iters"]
+def config_options(config, task) -> list[str]:
+    """Every field of a configuration that a task uses, as options of run_all_experiments.py."""
+    from tasks.registry import task_class
+
+    names = [spec.name for spec in fields(Config) if spec.name not in ("eval_iters", *task_class(task).unused)]
     return ["--config", "cpu", *(word for n in names for word in (f"--{n.replace('_', '-')}", str(getattr(config, n))))]
 
 
 def full_command(args, config, architecture, activations) -> str:
     """The command that runs the full comparison."""
     from config_cpu import ConfigCPU
+    from tasks.registry import task_class
 
+    default = ConfigCPU(**task_class(args.task).defaults(args.corpus))
     words = ["python run_all_experiments.py", "--architectures", architecture, "--activations", *activations]
     words += ["--trials", str(args.trials), "--config cpu"]
     for spec in fields(Config):
         value = getattr(config, spec.name)
-        if spec.name != "eval_iters" and value != getattr(ConfigCPU(), spec.name):
+        if spec.name != "eval_iters" and value != getattr(default, spec.name):
             words += [f"--{spec.name.replace('_', '-')}", str(value)]
+    for option in ("task", "corpus"):
+        if getattr(args, option) != parser().get_default(option):
+            words += [f"--{option}", as_typed(getattr(args, option))]
     for kind in ("architecture", "activation"):
         if path := getattr(args, f"{kind}_file"):
             words += [f"--{kind}-file", as_typed(path)]

@@ -20,13 +20,14 @@ from architectures.sizes import ACTIVATIONS, TRIALS
 from common.errors import RunError
 from common.scripts import Parser, as_typed, run
 from common.status import note_status
-from study.choices import ALL_STREAMS, at_size, chosen_sizes, default_architecture, make_plan
+from study.choices import ALL_STREAMS, at_size, chosen_sizes, make_plan
 from study.cost import print_cost
 from study.signals import Signals
 from training.options import (
     add_compile_option,
     add_config_options,
     add_file_options,
+    add_task_options,
     check_user_files,
     load_user_files,
 )
@@ -39,7 +40,9 @@ def parser():
         epilog="Lists take spaces or commas.",
     )
     names = {"nargs": "+", "metavar": "NAME"}
-    p.add_argument("--architectures", help="names, or all (default: from --architecture-file, or charlm)", **names)
+    p.add_argument(
+        "--architectures", help="names, or all (default: from --architecture-file, or the task's first)", **names
+    )
     p.add_argument(
         "--activations",
         help="names, report or answer (five each), or all (default: from --activation-file, or report; with --scale:"
@@ -49,8 +52,7 @@ def parser():
     p.add_argument("--trials", type=int, help=f"trials per activation (default: 10; with --scale: {TRIALS})")
     p.add_argument("--seed-base", type=int, default=42, help="seed of trial 1 (default: %(default)s)")
     p.add_argument("--protocol", choices=("matched", "published"), default="matched", help="default: matched")
-    p.add_argument("--task", default="text", metavar="NAME", help="what the models are trained on (default: text)")
-    p.add_argument("--corpus", default="auto", help="auto, shakespeare, pydoc or a text file (default: auto)")
+    add_task_options(p)
     p.add_argument(
         "--workers",
         type=int,
@@ -146,6 +148,7 @@ def main(argv=None) -> int:
 
 def check_and_run(args, signals) -> int:
     """Checks the options, then runs the study or studies; a dry run prints their cost instead."""
+    from architectures.registry import default_architecture
     from common.provenance import usable_cpus
     from diagnostics.probes import check_probes
     from tasks.registry import load_task
@@ -159,10 +162,10 @@ def check_and_run(args, signals) -> int:
     args.activations = args.activations or list(ACTIVATIONS if sizes else ["report"])
     args.trials = (TRIALS if sizes else 10) if args.trials is None else args.trials
     plan, notes = make_plan(args)
-    check_user_files(defined, plan.experiments, plan.config)
     check_folders(plan)
     task = load_task(args.task, args.corpus)
     task.check(plan.config)
+    check_user_files(defined, plan.experiments, plan.config, task)
     check_probes(plan.probes, task)
     plans = [at_size(args, plan, size, task.model_sizes) for size in sizes] or [plan]
     for plan in plans:

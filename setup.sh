@@ -2,6 +2,7 @@
 # Creates venv/ with the packages in requirements.txt; does nothing if it is up to date.
 #
 #   ./setup.sh                      packages for the programs
+#   ./setup.sh --tasks              packages for the tasks other than text as well
 #   ./setup.sh --dev                packages for the tests as well
 #   PYTHON=python3.12 ./setup.sh    with this Python instead of the first one found
 set -eu
@@ -92,9 +93,9 @@ install() {
 requirements="requirements.txt"
 case "$*" in
     "") ;;
-    --dev) requirements="requirements-dev.txt" ;;
+    --tasks | --dev) requirements="requirements-${1#--}.txt" ;;
     -h | --help) sed -n '2,/^set/{/^#/s/^# \{0,1\}//p;}' setup.sh && exit 0 ;;
-    *) stop "unknown option '$*'; options: --dev, --help" 2 ;;
+    *) stop "unknown option '$*'; options: --tasks, --dev, --help" 2 ;;
 esac
 
 if ! up_to_date; then

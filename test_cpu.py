@@ -2,7 +2,7 @@
 
     python test_cpu.py                                     # under a minute on two cores
     python test_cpu.py --architecture-file my_model.py     # check a user-defined model and list its problems
-    python test_cpu.py --activation-file my_activation.py
+    python test_cpu.py --activation-file my_activation.py --task images
 
 Exit status: 0 all checks passed, 1 a check failed, 2 invalid command.
 """
@@ -82,19 +82,24 @@ def check_installation() -> int:
 
 
 def check_files(args) -> int:
-    """Runs every check that a user-defined architecture (with ReLU) or activation (in CharLM) must pass."""
-    from architectures.checks import STAGES, check, describe_sizes
+    """Runs every check that a user-defined architecture (with ReLU) or activation (in the task's first) must pass."""
+    from architectures.checks import check, describe_sizes, stages
+    from architectures.registry import check_task, default_architecture
     from config_cpu import ConfigCPU
+    from tasks.registry import load_task
     from training.trial import prepare_torch
 
     _, defined = load_user_files(args)
-    architecture, activation = defined.get("architecture", "charlm"), defined.get("activation", "relu")
+    architecture = defined.get("architecture") or default_architecture(args.task)
+    activation = defined.get("activation", "relu")
+    check_task(architecture, args.task)
+    task = load_task(args.task) if args.task != "text" else None
     config = ConfigCPU()
     prepare_torch(config)  # check under the settings of a trial
-    problems = check(architecture, activation, config)
+    problems = check(architecture, activation, config, task)
     for problem in problems:
         print(f"FAILED  {problem}")
-    for passed in () if problems else (one for stage in STAGES for one in stage):
+    for passed in () if problems else (one for stage in stages(task) for one in stage):
         print(f"ok      {passed.__doc__.splitlines()[0]}")
     verdict = "cannot be trained" if problems else "all checks passed; it can be trained"
     print(f"{architecture} with {activation}: {verdict} (checked with {describe_sizes(config)})")
@@ -104,6 +109,7 @@ def check_files(args) -> int:
 def main(argv=None) -> int:
     p = Parser(prog="test_cpu.py", description="Check this installation, or a user-defined model or activation.")
     add_file_options(p)
+    p.add_argument("--task", default="text", metavar="NAME", help="what such a model is trained on (default: text)")
     args = p.parse_args(argv)
     if args.architecture_file or args.activation_file:
         return check_files(args)

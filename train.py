@@ -25,6 +25,7 @@ from training.options import (
     add_compile_option,
     add_config_options,
     add_file_options,
+    add_task_options,
     check_device,
     check_user_files,
     check_user_files_are_used,
@@ -320,12 +321,11 @@ def _restore_curves(path, trials, wanted, task, members, report):
 
 def parser():
     p = Parser(prog="train.py", description="Train a trial, verify a trial of a study, or sample text from a model.")
-    p.add_argument("--architecture", help="default: the one defined in --architecture-file, or charlm")
+    p.add_argument("--architecture", help="default: the one defined in --architecture-file, or the task's first")
     p.add_argument("--activation", help="default: the one defined in --activation-file, or relu")
     add_file_options(p)
     p.add_argument("--seed", type=int, default=42, help="seed of every stream (default: %(default)s)")
-    p.add_argument("--task", default="text", help="what the model is trained on (default: %(default)s)")
-    p.add_argument("--corpus", default="auto", help="auto, shakespeare, pydoc or a text file (default: %(default)s)")
+    add_task_options(p)
     p.add_argument("--output", type=Path, help="where to save the checkpoint (default: checkpoints/single/...)")
     p.add_argument("--verify", type=Path, metavar="RESULT.json", help="retrain a trial of this result and compare")
     p.add_argument("--trial", type=int, default=1, help="which trial to verify (default: %(default)s)")
@@ -371,18 +371,20 @@ def train_one(args, defined) -> int:
     from tqdm import tqdm
 
     from activations import resolve
+    from architectures.registry import check_task, default_architecture
     from tasks.registry import load_task
     from training.memory import check_memory
     from training.step import build
 
     config, device = choose_config(args)
+    architecture = args.architecture or defined.get("architecture") or default_architecture(args.task)
+    check_task(architecture, args.task)
     task = load_task(args.task, args.corpus)
     task.check(config)
-    architecture = args.architecture or defined.get("architecture", "charlm")
     activation = resolve(args.activation or defined.get("activation", "relu"))
     seeds = stream_seeds(args.seed, 1, ("init", "data", "dropout"))
     trial = Trial(architecture, activation, config, 1, args.seed, seeds, device, compiled=choose_compiled(args, device))
-    check_user_files(defined, [(architecture, activation)], config)
+    check_user_files(defined, [(architecture, activation)], config, task)
     check_memory(config, [(architecture, activation)], task.model_sizes, device)
     build(trial, task.model_sizes)  # reports an invalid model before any work begins
     if trial.compiled:
@@ -406,14 +408,15 @@ def train_one(args, defined) -> int:
     for point in record["history"]:
         print(
             f"step {point['step']:6d}  train loss {point['train_loss']:.4f}  val loss {point['val_loss']:.4f}"
-            "  (nats per character, curve windows)"
+            "  (nats per prediction, on the examples for curves)"
         )
     if record["status"] != "complete":
         raise RunError(f"the trial diverged: {record['reason']}; try a smaller --learning-rate")
     checkpoint_files.write_checkpoint(output, checkpoint_content(trial, task, outcome))
     print(
         f"{trial.name}, seed {args.seed}, {task.label}: train loss {record['train_loss']:.4f},"
-        f" val loss {record['val_loss']:.4f}, val accuracy {record['val_accuracy']:.2%} (all windows);"
+        f" val loss {record['val_loss']:.4f}, val accuracy {record['val_accuracy']:.2%}"
+        f" (all {'windows' if task.name == 'text' else 'examples'});"
         f" {record['training_time_s']:.1f} s training, {torch.get_num_threads()} thread(s)"
     )
     print(f"weights_sha256 {record['weights_sha256']}\nsaved as {output}")

@@ -1,9 +1,11 @@
 """Checks that an architecture with an activation works correctly, made before training.
 
     problems = check("my_model", "relu", ConfigCPU())      # sentences; [] if all checks pass
+    problems = check("cnn", "relu", ConfigCPU(), load_task("images"))
 
 Tests apply them to every built-in architecture and activation; scripts and the notebook to user-defined ones. A check
-is a function of a `Case` that returns a sentence describing the problem, or None. All run at tiny sizes (`tiny_config`).
+is a function of a `Case` that returns a sentence describing the problem, or None. All run at tiny sizes (`tiny_config`),
+on random characters or on a few examples of another task.
 """
 
 import math
@@ -11,6 +13,7 @@ import random
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -40,11 +43,24 @@ class Case:
     architecture: str
     activation: str
     config: Config
+    task: Any = None  # a tasks.base.Task; None: text
+
+    @property
+    def n_classes(self) -> int:
+        return self.task.n_classes if self.task else VOCABULARY
+
+    def batch(self, size=2):
+        """(x, y): inputs and targets (B, T); of text, `size` sequences of random characters."""
+        if self.task:
+            return self.task.example_batch(self.config)
+        return self.tokens(size), self.tokens(size, site="targets")
 
     def model(self, seed=1, activation=None, dropout=0.0) -> nn.Module:
         """A model with its initial weights."""
         config = self.config.replace(dropout=dropout)
-        model = build_model(self.architecture, activation or self.activation, config, VOCABULARY)
+        model = build_model(
+            self.architecture, activation or self.activation, config, self.task.model_sizes if self.task else VOCABULARY
+        )
         initialize(model, seed)
         address_dropout(model, seed, 0)  # a user-defined model may have a dropout rate of its own
         return model
@@ -70,7 +86,7 @@ class Case:
 
 def tiny_config(config: Config) -> Config:
     """The configuration at a tiny size, so that a check is fast."""
-    sizes = {"n_head": 2, "n_embd": 16, "block_size": 20, "batch_size": 2, "dtype": "float32"}
+    sizes = {"n_head": 2, "n_embd": 16, "block_size": 20, "batch_size": 8, "dtype": "float32"}
     return config.replace(n_layer=min(config.n_layer, 2), **sizes)
 
 
@@ -135,6 +151,19 @@ def gives_logits(case: Case) -> str | None:
     return None
 
 
+def classifies(case: Case) -> str | None:
+    """(B, ...) -> (B, T, C), finite, for a batch of the task."""
+    x, y = case.batch()
+    logits, expected = case.lively_model().eval()(x), (*y.shape, case.n_classes)
+    if not isinstance(logits, torch.Tensor):
+        return f"the model returns a {type(logits).__name__} instead of a tensor of logits"
+    if logits.shape != expected:
+        return f"for a batch of the task {case.task.name} the model returns the shape {tuple(logits.shape)}, not {expected}"
+    if not logits.isfinite().all():
+        return "the logits of a batch are not all finite"
+    return None
+
+
 def is_causal(case: Case) -> str | None:
     """Another character at position t changes no output before t, and some output from t on (positions from 1)."""
     model = case.lively_model(dropout=0.2)
@@ -168,12 +197,12 @@ def _changes(case, model, positions) -> torch.Tensor:
 
 def activation_acts(case: Case) -> str | None:
     """Every activation module is called, and another activation with the same weights changes the outputs."""
-    model, tokens = case.lively_model().eval(), case.tokens()
+    model, (x, _) = case.lively_model().eval(), case.batch()
     called = set()
     modules = {name: m for name, m in model.named_modules() if getattr(m, "is_activation", False)}
     for name, module in modules.items():
         module.register_forward_hook(lambda *_, name=name: called.add(name))
-    logits = model(tokens)
+    logits = model(x)
     if idle := [name for name in modules if name not in called]:
         return f"the activation {case.activation} at {idle[0]} is created but never used"
     weights = {name: p for name, p in model.state_dict().items() if name not in activation_parameters(model)}
@@ -182,7 +211,7 @@ def activation_acts(case: Case) -> str | None:
         if other != case.activation:
             twin = case.model(activation=other).eval()
             twin.load_state_dict(weights, strict=False)
-            if (twin(tokens) - logits).abs().max() > TOLERANCE * logits.abs().max():
+            if (twin(x) - logits).abs().max() > TOLERANCE * logits.abs().max():
                 return None
     return f"the activation has no effect: {other} in place of {case.activation} gives the same outputs"
 
@@ -190,8 +219,7 @@ def activation_acts(case: Case) -> str | None:
 def learns_everywhere(case: Case) -> str | None:
     """A gradient reaches every parameter."""
     model = case.lively_model().train()
-    tokens = case.tokens(batch=4)
-    loss_of(model, tokens, case.tokens(batch=4, site="targets")).backward()
+    loss_of(model, *case.batch(4)).backward()
     for name, parameter in model.named_parameters():
         if parameter.grad is None or not parameter.grad.any():
             return f"no gradient reaches the parameter {name}"
@@ -201,20 +229,20 @@ def learns_everywhere(case: Case) -> str | None:
 
 
 def starts_ignorant(case: Case) -> str | None:
-    """The loss on random characters at initialization is within 10% of ln V."""
-    tokens, targets = case.tokens(batch=16), case.tokens(batch=16, site="targets")
-    loss = loss_of(case.model().eval(), tokens, targets).item()
-    expected = math.log(VOCABULARY)
+    """The loss at initialization is within 10% of that of equal probabilities for all classes, ln C."""
+    loss = loss_of(case.model().eval(), *case.batch(16)).item()
+    expected = math.log(case.n_classes)
     if abs(loss - expected) <= 0.1 * expected:
         return None
-    return f"the loss at initialization is {loss:.3f}, not within 10% of ln V = {expected:.3f}"
+    name = "V" if case.task is None else "C"
+    return f"the loss at initialization is {loss:.3f}, not within 10% of ln {name} = {expected:.3f}"
 
 
 def can_overfit(case: Case) -> str | None:
-    """Trained on one batch, the loss falls to a tenth of ln V."""
+    """Trained on one batch, the loss falls to a tenth of ln C, C classes."""
     for learning_rate in (0.03, 0.003):  # a recurrence with an unbounded activation diverges at the larger one
         loss = _overfitted_loss(case, learning_rate)
-        if loss < OVERFITTED * math.log(VOCABULARY):
+        if loss < OVERFITTED * math.log(case.n_classes):
             return None
     return f"the model cannot overfit one batch: after {OVERFIT_STEPS} steps its loss is still {loss:.3f}"
 
@@ -222,11 +250,11 @@ def can_overfit(case: Case) -> str | None:
 def _overfitted_loss(case, learning_rate):
     """The loss on one batch after training on it for OVERFIT_STEPS steps or until it is low enough."""
     model = case.model().train()
-    tokens, targets = case.tokens(), case.tokens(site="targets")
+    x, y = case.batch()
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.0, fused=True)
     for _ in range(OVERFIT_STEPS):
-        loss = loss_of(model, tokens, targets)
-        if loss < OVERFITTED * math.log(VOCABULARY) or not loss.isfinite():
+        loss = loss_of(model, x, y)
+        if loss < OVERFITTED * math.log(case.n_classes) or not loss.isfinite():
             break
         optimizer.zero_grad()
         loss.backward()
@@ -236,13 +264,13 @@ def _overfitted_loss(case, learning_rate):
 
 def survives_storage(case: Case) -> str | None:
     """A model restored from a checkpoint gives bit-identical outputs."""
-    model, tokens = case.lively_model().eval(), case.tokens()
+    model, (x, _) = case.lively_model().eval(), case.batch()
     with tempfile.TemporaryDirectory() as folder:
         checkpoint_files.write_checkpoint(Path(folder) / "model.pt", {"model": model.state_dict()})
         stored = checkpoint_files.read_checkpoint(Path(folder) / "model.pt")
     twin = case.model(seed=5).eval()
     twin.load_state_dict(stored["model"])
-    if torch.equal(twin(tokens), model(tokens)):
+    if torch.equal(twin(x), model(x)):
         return None
     return "a checkpoint does not restore the model: part of its state is neither a parameter nor a buffer"
 
@@ -271,32 +299,30 @@ def _train_twice_drawn(case, global_seed):
     for step in range(2):
         address_dropout(model, 6, step)
         optimizer.zero_grad()
-        loss_of(model, case.tokens(), case.tokens(site="targets")).backward()
+        loss_of(model, *case.batch()).backward()
         optimizer.step()
     return checkpoint_files.weights_sha256(model.state_dict()), not torch.equal(before, torch.get_rng_state())
 
 
-def loss_of(model, tokens, targets) -> torch.Tensor:
-    """Mean cross-entropy in nats per character."""
-    return F.cross_entropy(model(tokens).flatten(0, 1), targets.flatten())
+def loss_of(model, x, y) -> torch.Tensor:
+    """Mean cross-entropy in nats per prediction."""
+    return F.cross_entropy(model(x).flatten(0, 1), y.flatten())
 
 
 # --- all of them -----------------------------------------------------------------------------------------------------
 
 ACTIVATION_CHECKS = (keeps_the_shape, stays_finite)
-MODEL_CHECKS = (
-    is_causal,
-    activation_acts,
-    learns_everywhere,
-    starts_ignorant,
-    can_overfit,
-    survives_storage,
-    repeats,
-)
-STAGES = (ACTIVATION_CHECKS, (gives_logits,), MODEL_CHECKS)  # a failure in one stage implies failures in the next
+MODEL_CHECKS = (activation_acts, learns_everywhere, starts_ignorant, can_overfit, survives_storage, repeats)
 
 
-def check(architecture: str, activation: str, config: Config) -> list[str]:
+def stages(task=None) -> tuple[tuple, ...]:
+    """The checks for text, or for another task, in stages: a failure in one implies failures in the next."""
+    if task is None or task.name == "text":
+        return ACTIVATION_CHECKS, (gives_logits,), (is_causal, *MODEL_CHECKS)
+    return ACTIVATION_CHECKS, (classifies,), MODEL_CHECKS
+
+
+def check(architecture: str, activation: str, config: Config, task=None) -> list[str]:
     """Runs all checks of an architecture with an activation.
 
     Parameters
@@ -305,16 +331,19 @@ def check(architecture: str, activation: str, config: Config) -> list[str]:
         Names.
     config : Config
         Made tiny; only its number of layers (at most 2) matters.
+    task : tasks.base.Task, optional
+        Of the architecture; default: text.
 
     Returns
     -------
     list of str
         One sentence per problem; [] if all checks pass.
     """
-    case = Case(architecture, activations.resolve(activation), tiny_config(config))
+    of_text = task is None or task.name == "text"
+    case = Case(architecture, activations.resolve(activation), tiny_config(config), None if of_text else task)
     before = None if _is_built_in(case) else global_state.snapshot()
     problems: list[str] = []
-    for stage in STAGES:
+    for stage in stages(task):
         problems = problems or [problem for one in stage if (problem := _outcome(one, case))]
     if before and (change := global_state.first_change(before)):
         return [f"running it changes {change}, which all trials share"]

@@ -168,6 +168,20 @@ def architectures_of(task: str = "text") -> list[str]:
     return [name for name, record in ARCHITECTURES.items() if record.task == task]
 
 
+def default_architecture(task: str) -> str:
+    """The first architecture of a task."""
+    return next(iter(architectures_of(task)), "charlm")
+
+
+def check_task(architecture: str, task: str) -> None:
+    """Raises UserError unless there is such an architecture and it can be trained on the task."""
+    known = architectures_of(task)
+    if architecture not in ARCHITECTURES and architecture not in VARIANTS:
+        raise unknown("architecture", architecture, known)
+    if architecture_record(architecture).task != task:
+        raise UserError(f"{architecture} cannot be trained on {task}; architectures that can: {', '.join(known)}")
+
+
 def supports(architecture: str, activation: str) -> str | None:
     """Why this architecture cannot use this activation; None if it can."""
     entry, kind = architecture_record(architecture), activations.record(activation)
@@ -181,15 +195,19 @@ def supports(architecture: str, activation: str) -> str | None:
 # --- equal size ------------------------------------------------------------------------------------------------------
 
 
-@cache
-def solve_width(architecture: str, config: Config, vocabulary_size: int) -> int:
+def solve_width(architecture: str, config: Config, vocabulary_size) -> int:
     """The width at which an architecture's number of parameters is closest to CharLM's at this configuration.
 
-    Parameters of activations are not counted. The width of CharLM and of user-defined architectures is n_embd.
+    Parameters of activations are not counted. The width of CharLM, and of architectures that are user-defined or of other
+    tasks than text, is n_embd.
     """
+    solved = architecture_record(architecture).solved
+    return _solved_width(architecture, config, vocabulary_size) if solved else config.n_embd
+
+
+@cache
+def _solved_width(architecture, config, vocabulary_size):
     entry = architecture_record(architecture)
-    if not entry.solved:
-        return config.n_embd
     target = _charlm_size(config, vocabulary_size)
     step = config.n_head if entry.heads else 4
     low, high = 0, 1  # in steps: too small, large enough
@@ -307,7 +325,7 @@ def _replace_dropouts(entry, model):
 def initialize(model: nn.Module, seed: int, flip_bit_seed: int | None = None) -> nn.Module:
     """Sets every parameter to its initial value, a function of the seed and the parameter's qualified name only.
 
-    Linear and Embedding weights: N(0, 0.02), or as in architectures/networks.py; biases: 0. LayerNorm: 1 and 0. LSTM, GRU
+    Linear and Embedding weights: N(0, 0.02), or as in architectures/networks.py; biases: 0. LayerNorm and GroupNorm: 1 and 0. LSTM, GRU
     and RNN: U(-1/sqrt(C), 1/sqrt(C)). Convolutions: uniform with PyTorch's scale. Activations keep their fixed values.
     Other parameters of user-defined models: N(0, 0.02) if they have two or more dimensions, else unchanged.
 
@@ -349,8 +367,8 @@ def _initial_values(module, local_name, parameter, seed, name):
     bound = getattr(module, "init_bound", None)
     if isinstance(module, nn.RNNBase):
         bound = 1 / math.sqrt(module.hidden_size)
-    elif isinstance(module, nn.Conv1d):
-        bound = 1 / math.sqrt(module.in_channels // module.groups * module.kernel_size[0])
+    elif isinstance(module, (nn.Conv1d, nn.Conv2d)):
+        bound = 1 / math.sqrt(module.weight[0].numel())
     elif isinstance(module, (nn.Linear, nn.Embedding)) and local_name == "bias":
         return torch.zeros(parameter.shape)
     elif bound is None and parameter.dim() < 2:
@@ -374,9 +392,10 @@ def register_architecture(name: str, make: Callable, **facts) -> Architecture:
     name : str
         Lower-case letters, digits, underscores and dots, starting with a letter.
     make : callable
-        (config, make_activation, vocabulary_size) -> nn.Module; make_activation() returns a new activation module.
+        (config, make_activation, model_sizes) -> nn.Module; make_activation() returns a new activation module, and
+        model_sizes is the task's, for text the vocabulary size.
     **facts
-        Any of description, acts, receptive_field, heads, source_sha256; see `Architecture`.
+        Any of description, acts, receptive_field, heads, source_sha256, task; see `Architecture`.
     """
     activations.check_new_name("architecture", name, BUILT_IN)
 
@@ -399,10 +418,13 @@ def load_architecture_file(path, source: bytes | None = None) -> str:
     """Registers the class or function defined in a Python file as an architecture; returns its name.
 
     If the file defines several, the one with a parameter `make_activation` is used. Its name becomes the architecture's in
-    snake case: MyModel becomes my_model. `source`: the file's content, if already read.
+    snake case: MyModel becomes my_model. A constant TASK in the file names its task, if it is not text. `source`: the
+    file's content, if already read.
     """
-    name, definition, _, digest = activations.load_definition(path, "architecture", source, parameter="make_activation")
-    register_architecture(name, definition, source_sha256=digest)
+    name, definition, everything, digest = activations.load_definition(
+        path, "architecture", source, parameter="make_activation"
+    )
+    register_architecture(name, definition, source_sha256=digest, task=everything.get("TASK", "text"))
     return name
 
 

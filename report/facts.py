@@ -41,8 +41,9 @@ def study_facts(view: View) -> Section:
     environments = environments_of(cells)
     machines = sorted({machine(environment, detailed=len(environments) > 1) for environment in environments})
     commits = sorted({_short(cell.result.get("provenance", {}).get("git_commit")) for cell in cells})
-    sizes = f"{config['n_layer']} layers, width {config['n_embd']}, {config['n_head']} heads, context {config['block_size']}"
-    steps = f"{config['max_iters']:,} steps of {config['batch_size']} sequences"
+    sizes = f"{config['n_layer']} layers, width {config['n_embd']}, {config['n_head']} heads"
+    sizes += f", context {config['block_size']}" if is_text else ""
+    steps = f"{config['max_iters']:,} steps of {config['batch_size']} {'sequences' if is_text else 'examples'}"
     rates = f"learning rate {config['learning_rate']:g}, weight decay {config['weight_decay']:g}"
     parameters = sorted({cell.result["n_parameters"] for cell in cells})
     varied = "everything (one generator feeds all)"
@@ -180,7 +181,7 @@ def methods(view: View) -> Section:
     table = Table(
         ["Measure", "Formula", "Unit", "Better", "Source"],
         rows,
-        "Measures of a pair of models: p and q are their probabilities at the same positions, y the true next character.",
+        "Measures of a pair of models: p and q are their probabilities at the same positions, y the true class.",
     )
     items = [
         "A trial is one training run with one seed; a pair is two trials of the same architecture and activation. n counts"

@@ -35,30 +35,16 @@ def chosen_streams(values) -> tuple[str, ...]:
     return tuple(name for name in SOURCES if name in given)
 
 
-def default_architecture(task: str) -> str:
-    """The first architecture of a task."""
-    from architectures.registry import architectures_of
-
-    return next(iter(architectures_of(task)), "charlm")
-
-
 def chosen_experiments(args) -> tuple[list[tuple[str, str]], list[str]]:
     """((architecture, activation) pairs in order, notes on pairs that `all` skips)."""
     from activations import ACTIVATIONS, ANSWER, REPORT, resolve
-    from architectures.registry import ARCHITECTURES, VARIANTS, architectures_of, supports
-    from tasks.registry import TASKS
+    from architectures.registry import architectures_of, check_task, supports
 
-    if args.task not in TASKS:
-        raise unknown("task", args.task, TASKS)
     architectures = split_list(args.architectures)
-    trainable = architectures_of(args.task)
     if architectures == ["all"]:
-        architectures = trainable
+        architectures = architectures_of(args.task)
     for name in architectures:
-        if name not in ARCHITECTURES and name not in VARIANTS:
-            raise unknown("architecture", name, trainable)
-        if (ARCHITECTURES.get(name) or VARIANTS[name]).task != args.task:
-            raise UserError(f"{name} cannot be trained on {args.task}; architectures that can: {', '.join(trainable)}")
+        check_task(name, args.task)
     activations = []
     for name in split_list(args.activations):
         activations += {"report": list(REPORT), "answer": list(ANSWER), "all": list(ACTIVATIONS)}.get(name) or [
@@ -82,6 +68,8 @@ def chosen_sizes(args) -> list[int]:
     """The sizes of --scale, each once; [] without --scale."""
     if not args.scale:
         return []
+    if args.task != "text":
+        raise UserError("--scale is for CharLM on text; leave out --scale, or --task")
     if args.protocol == "published":
         raise UserError(
             "--scale has no effect under the published protocol, whose model has a fixed size; leave it out"

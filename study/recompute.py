@@ -42,12 +42,12 @@ def study_task(result: dict, may_download: bool, data: str = "auto"):
 
 def baselines(study, data: str = "auto") -> tuple[ngrams.Baseline, ...] | str:
     """The n-gram baselines on a study's text, or why they are unavailable."""
+    if "task" in study.cells[0].result:
+        return "the task is not text"
     try:
         task = study_task(study.cells[0].result, may_download=False, data=data)
     except UserError as error:
         return str(error)
-    if not hasattr(task, "corpus"):
-        return "the task is not text"
     return ngrams.baselines(task.corpus, study.identity["config"]["block_size"])
 
 

@@ -9,6 +9,7 @@ To add a task, subclass `SupervisedTask` in this package and add it to tasks/reg
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -31,6 +32,8 @@ class Task(ABC):
         C.
     model_sizes
         What an architecture needs to know of the data (for text the vocabulary size V); JSON-compatible.
+    unused : tuple of str
+        Configuration fields that have no effect on the task; giving one is an error.
     """
 
     name: str
@@ -38,6 +41,17 @@ class Task(ABC):
     sha256: str
     n_classes: int
     model_sizes: object
+    unused: ClassVar[tuple[str, ...]] = ()
+
+    @classmethod
+    def load(cls, data: str) -> "Task":
+        """The task with the data that --data asks for; "auto": the default, as every label in `facts` names others."""
+        return cls()
+
+    @classmethod
+    def defaults(cls, data: str) -> dict:
+        """Configuration fields whose defaults, for this task and data, differ from those in config.py."""
+        return {}
 
     @abstractmethod
     def facts(self) -> dict:
@@ -121,6 +135,10 @@ class SupervisedTask(Task):
     @abstractmethod
     def draw_batch(self, generator: np.random.Generator, config, device):
         """(x, y): a batch of inputs (B, ...) and targets (B, T), on a device."""
+
+    def example_batch(self, config):
+        """(x, y): a few examples on the CPU, on which architectures/checks.py tests a model."""
+        return self.draw_batch(np.random.default_rng(0), config, "cpu")
 
     @abstractmethod
     def examples(self, split: str, config, device):

@@ -16,23 +16,24 @@ from pathlib import Path
 
 import numpy as np
 
-from common.errors import RunError, UserError, unknown
-from common.files import write_atomically
+from common.errors import UserError, unknown
+from tasks.data_files import DataFile, DownloadFailed, read_bytes, read_data_file
 
 CORPORA = ("auto", "shakespeare", "pydoc")
 
-SHAKESPEARE_URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
 SHAKESPEARE_SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
-SHAKESPEARE_BYTES = 1_115_394
-CONNECTION_TIMEOUT_S = 10
+SHAKESPEARE = DataFile(
+    "tiny Shakespeare",
+    "shakespeare.txt",
+    SHAKESPEARE_SHA256,
+    1_115_394,
+    "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt",
+    "CHARLM_CORPUS",
+)
 PYDOC_LABEL = r"pydoc-\d[\w.+]*"
 
 TRAINING_FRACTION = 0.9
 MOST_DISTINCT_CHARACTERS = 65_536
-
-
-class DownloadFailed(UserError):
-    """Shakespeare is not on this machine and could not be downloaded; `auto` falls back to another corpus."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,7 +106,7 @@ def load_corpus(name: str = "auto", data_dir="data", progress: bool = True) -> C
     if name == "auto":
         return _shakespeare_or_pydoc(data_dir, progress)
     if name == "shakespeare":
-        return make_corpus("shakespeare", _shakespeare(data_dir, progress).decode("utf-8"))
+        return make_corpus("shakespeare", read_data_file(SHAKESPEARE, data_dir, progress).decode("utf-8"))
     if name in ("pydoc", pydoc_label()):
         return make_corpus(pydoc_label(), pydoc_text())
     return _corpus_from_file(name)
@@ -172,7 +173,7 @@ def _corpus_from_file(name: str) -> Corpus:
             raise UserError(f"{unknown('corpus', name, CORPORA)}; and there is no file of that name")
         raise UserError(f"corpus file {name} does not exist; built-in corpora: {', '.join(CORPORA)}")
     try:
-        text = _read(path).decode("utf-8")
+        text = read_bytes(path).decode("utf-8")
     except UnicodeDecodeError as error:
         wrong = error.object[error.start]
         raise UserError(f"corpus file {name} is not UTF-8: byte {wrong:#04x} at offset {error.start:,}") from None
@@ -183,97 +184,12 @@ def _label_of_file(path, text):
     """The file's name, marked if it is the name of a built-in corpus with other content."""
     name = os.fsencode(path.name).decode("utf-8", "replace")
     label = "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in name)
-    is_shakespeare = hashlib.sha256(text.encode("utf-8")).hexdigest() == SHAKESPEARE_SHA256
+    is_shakespeare = hashlib.sha256(text.encode("utf-8")).hexdigest() == SHAKESPEARE.sha256
     taken = label.lower() in CORPORA or re.fullmatch(PYDOC_LABEL, label.lower())
     return f"{label} (a file)" if taken and not is_shakespeare else label
 
 
-def _read(path: Path) -> bytes:
-    """The bytes of a corpus file, with line ends unchanged."""
-    if not os.path.isfile(path):
-        found = "a folder" if os.path.isdir(path) else "a device or a pipe"
-        raise UserError(f"corpus file {path} is {found}, not a text file")
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise UserError(f"corpus file {path} cannot be read: {error.strerror}") from None
-
-
-# --- Shakespeare --------------------------------------------------------------------------------------------
-
-
-def _shakespeare(data_dir, progress: bool) -> bytes:
-    """The bytes of tiny Shakespeare, from CHARLM_CORPUS, `data_dir` or a download."""
-    stored = Path(data_dir) / "shakespeare.txt"
-    if named := os.environ.get("CHARLM_CORPUS"):
-        if not os.path.exists(named):
-            raise UserError(f"the file in the environment variable CHARLM_CORPUS does not exist: {named}")
-        return _verified(_read(Path(named)), f"{named}, from the environment variable CHARLM_CORPUS,")
-    if os.path.exists(stored):
-        return _verified(_read(stored), str(stored))
-    try:
-        data = _verified(_download(SHAKESPEARE_URL, progress), "the answer")
-        write_atomically(stored, data)
-    except (OSError, UserError, RunError) as error:
-        raise DownloadFailed(
-            f"tiny Shakespeare could not be downloaded ({error}); get {SHAKESPEARE_URL} by other means,"
-            f" and save it as {stored} or set the environment variable CHARLM_CORPUS to the file"
-        ) from None
-    return data
-
-
-def _verified(data: bytes, what: str) -> bytes:
-    found = hashlib.sha256(data).hexdigest()
-    if found != SHAKESPEARE_SHA256:
-        raise UserError(f"{what} is not tiny Shakespeare: its SHA-256 is {found}, not {SHAKESPEARE_SHA256}")
-    return data
-
-
-def _download(url: str, progress: bool) -> bytes:
-    """The body of the response, cut off after the first excess byte; any failure is an OSError."""
-    from http.client import HTTPException
-
-    from tqdm import tqdm
-
-    data = bytearray()
-    hide = None if progress else True  # None: a bar on a terminal, nothing in a log
-    bar = tqdm(total=SHAKESPEARE_BYTES, unit="B", unit_scale=True, desc="Shakespeare", disable=hide)
-    try:
-        with bar, _connect(url, CONNECTION_TIMEOUT_S) as response:
-            while len(data) <= SHAKESPEARE_BYTES and (chunk := response.read(1 << 16)):
-                data += chunk
-                bar.update(len(chunk))
-    except HTTPException as error:
-        raise OSError(repr(error)) from None
-    return bytes(data)
-
-
-def _connect(url: str, seconds: float):
-    """An open response from `url` within `seconds`.
-
-    The timeout of urlopen applies to each address of a host separately and not to the DNS lookup, so behind a firewall
-    that drops packets the attempts would add up to minutes.
-    """
-    from queue import Empty, SimpleQueue
-    from threading import Thread
-    from urllib.request import urlopen
-
-    answers: SimpleQueue = SimpleQueue()
-
-    def connect() -> None:
-        try:
-            answers.put(urlopen(url, timeout=seconds))
-        except Exception as error:
-            answers.put(error)
-
-    Thread(target=connect, daemon=True).start()
-    try:
-        answer = answers.get(timeout=seconds)
-    except Empty:
-        raise TimeoutError(f"no connection within {seconds} s") from None
-    if isinstance(answer, Exception):
-        raise answer
-    return answer
+# --- Shakespeare or pydoc ------------------------------------------------------------------------------------
 
 
 def _shakespeare_or_pydoc(data_dir, progress: bool) -> Corpus:

@@ -1,32 +1,37 @@
 """Tasks by name: loading a task, or the task of a stored result or checkpoint."""
 
-from collections.abc import Callable
-
-from common.errors import unknown
+from common.errors import UserError, unknown
 from tasks import corpus as corpora
 from tasks.base import Task
 from tasks.text import Text
 
-
-def _load_text(data: str) -> Task:
-    return Text(corpora.load_corpus(data))
+TASKS: dict[str, type[Task]] = {kind.name: kind for kind in (Text,)}
 
 
-TASKS: dict[str, Callable[[str], Task]] = {"text": _load_text}
+def task_class(name: str) -> type[Task]:
+    """The class of a task, which needs no data."""
+    if name not in TASKS:
+        raise unknown("task", name, TASKS)
+    return TASKS[name]
 
 
 def load_task(name: str = "text", data: str = "auto") -> Task:
-    """The task called `name`; `data`: location of its data (for text as in --corpus)."""
-    if name not in TASKS:
-        raise unknown("task", name, TASKS)
-    return TASKS[name](data)
+    """The task called `name`; `data`: which data, or where they are, as in --data."""
+    return task_class(name).load(data)
 
 
 def load_recorded(result: dict, data: str = "auto") -> Task:
     """The task of a result, with verified data; raises UserError if they are unavailable."""
     if "task" not in result:
         return Text(corpora.load_recorded(result["corpus"], data))
-    return load_task(result["task"]["name"], data)
+    recorded = result["task"]
+    task = load_task(recorded["name"], recorded["label"] if data == "auto" else data)
+    if task.sha256 != recorded["sha256"]:
+        raise UserError(
+            f"the result was made on {recorded['label']}, SHA-256 {recorded['sha256'][:12]}..., but the {task.label} of"
+            f" this machine has {task.sha256[:12]}..."
+        )
+    return task
 
 
 def model_sizes_of(checkpoint: dict):

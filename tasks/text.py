@@ -27,6 +27,10 @@ class Text(SupervisedTask):
         self.n_classes = self.model_sizes = corpus.vocabulary_size
         self._on_device = functools.lru_cache(8)(self._tensors)
 
+    @classmethod
+    def load(cls, data):
+        return cls(corpora.load_corpus(data))
+
     def __getstate__(self):
         return {"corpus": self.corpus}
 

@@ -67,7 +67,7 @@ MISTAKES = [
     (["--corpus=short.txt"], "corpus short.txt is too short: its train split has 8 characters"),
     (["--corpus=latin.txt"], "UTF-8"),
     (["--corpus=empty.txt"], "empty"),
-    (["--corpus=."], "is a folder, not a text file"),
+    (["--corpus=."], "is a folder, not a file with data"),
     (["--n-embd=9"], "n_embd must be a multiple of n_head, but 9 is not a multiple of 2"),
     *[([f"--{name}=0"], f"{name.replace('-', '_')} must be at least 1, but it is 0") for name in (
         "n-layer", "n-head", "n-embd", "block-size", "batch-size", "max-iters", "eval-interval", "curve-windows",

@@ -393,6 +393,9 @@ def test_setup_does_nothing_twice_and_installs_again_when_requirements_change(do
     for options in ([], ["--dev"]):
         assert "installing" not in setup.run(*options).stdout
 
+    (setup.folder / "requirements-tasks.txt").write_text("-r requirements.txt\n")
+    assert "installing requirements-tasks.txt" in setup.run("--tasks").stdout
+
 
 def test_an_installation_that_failed_is_not_taken_as_done(done_setup):
     setup = done_setup
@@ -454,7 +457,7 @@ def test_without_a_python_one_sentence_says_so(setup, tmp_path):
 def test_setup_knows_its_options(setup):
     done = setup.run("--devel")
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-    assert "unknown option '--devel'; options: --dev" in done.stderr
+    assert "unknown option '--devel'; options: --tasks, --dev" in done.stderr
     done = setup.run("--help")
     assert done.returncode == 0
     assert "./setup.sh --dev" in done.stdout

@@ -40,6 +40,13 @@ def add_config_options(parser, several_rates=False):
         group.add_argument(f"--{spec.name.replace('_', '-')}", default=None, help=text, **kind)
 
 
+def add_task_options(parser):
+    """--task and --data; --corpus is the name of the latter for text."""
+    parser.add_argument("--task", default="text", metavar="NAME", help="what models are trained on (default: text)")
+    text = "auto, shakespeare, pydoc or a text file; for another task one of its data sets (default: auto)"
+    parser.add_argument("--corpus", "--data", default="auto", help=text)
+
+
 def add_compile_option(parser):
     """--compile."""
     parser.add_argument(
@@ -77,11 +84,6 @@ def load_user_files(args) -> tuple[tuple, dict[str, str]]:
     """(the files as worker processes load them, kind -> name of what they define)."""
     if args.architecture_file is None and args.activation_file is None:
         return (), {}
-    if args.architecture_file is not None and getattr(args, "task", "text") != "text":
-        raise UserError(
-            f"--architecture-file is for the text task, not for {args.task}, whose architectures are added in"
-            " architectures/registry.py (see docs/extending.md)"
-        )
     from architectures import global_state, registry
 
     files = registry.read_user_files(args.architecture_file, args.activation_file)
@@ -103,21 +105,18 @@ def check_user_files_are_used(defined, experiments) -> None:
             )
 
 
-def check_user_files(defined, experiments, config) -> None:
+def check_user_files(defined, experiments, config, task) -> None:
     """Raises UserError with the first problem that architectures/checks.py finds in a user-defined model."""
     if not defined:
         return
     from architectures.checks import check
-    from architectures.registry import architecture_record
     from training.trial import prepare_torch
 
     check_user_files_are_used(defined, experiments)
     prepare_torch(config)  # check under the settings of a trial
-    # Checks run on text: an activation for another task's architecture is checked in CharLM.
-    on_text = [(a if architecture_record(a).task == "text" else "charlm", b) for a, b in experiments]
-    for names in dict.fromkeys(on_text):
+    for names in experiments:
         concerned = defined.get("architecture") == names[0] or defined.get("activation") == names[1]
-        if concerned and (problems := check(*names, config)):
+        if concerned and (problems := check(*names, config, task)):
             more = f" (and {len(problems) - 1} more; test_cpu.py lists them all)" if len(problems) > 1 else ""
             raise UserError(f"{names[0]} with {names[1]} cannot be trained: {problems[0]}{more}")
 
@@ -158,6 +157,12 @@ def choose_config(args, stored_dtype=None) -> tuple[Config, str]:
     """
     import torch
 
+    from tasks.registry import task_class
+
+    task, given = task_class(getattr(args, "task", "text")), given_fields(args)
+    for name in task.unused:
+        if name in given:
+            raise UserError(f"--{name.replace('_', '-')} has no effect on the task {task.name}; leave it out")
     cuda = torch.cuda.is_available()
     if args.config == "gpu" and not cuda and args.device in ("auto", "cuda"):
         raise UserError("--config gpu needs CUDA, but PyTorch finds none here; add --device cpu to run it on a CPU")
@@ -171,7 +176,8 @@ def choose_config(args, stored_dtype=None) -> tuple[Config, str]:
         args.dtype, why = resolve_dtype(device, stored_dtype)
         print(f"--dtype auto: {args.dtype} ({why})", flush=True)
     full_size = args.config == "gpu" or (args.config == "auto" and device == "cuda")
-    return (Config if full_size else ConfigCPU)(**given_fields(args)), device
+    data = getattr(args, "corpus", "auto")
+    return (Config if full_size else ConfigCPU)(**{**task.defaults(data), **given_fields(args)}), device
 
 
 def resolve_dtype(device, stored_dtype=None) -> tuple[str, str]:

@@ -39,6 +39,11 @@ class Walk(Points):
     """The same, but each step trains twice on the batch that follows the last one: it remembers where it was."""
 
     name, label = "walk", "points in their order"
+    unused = ("block_size",)
+
+    @classmethod
+    def defaults(cls, data):
+        return {"max_iters": 7, "eval_interval": 7, "learning_rate": 0.01}
 
     def initial_state(self, config):
         return {"next": 0, "losses": torch.zeros(0)}
@@ -80,7 +85,7 @@ class Sectors(nn.Module):
 def register():
     """Makes the tasks and their architectures known in this process."""
     for task in (Points, Walk):
-        registry.TASKS[task.name] = lambda data, task=task: task()
+        registry.TASKS[task.name] = task
         register_architecture(f"sectors_{task.name}", Sectors, task=task.name)
 
 

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 import urllib.request
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 
 from common.errors import UserError, unknown
 from tasks import corpus as corpora
+from tasks import data_files
 from tasks.corpus import (
     batch_starts,
     check_length,
@@ -41,8 +43,8 @@ def tiny_shakespeare(monkeypatch, tmp_path):
     """Lets TINY stand for Shakespeare: its bytes; the working folder is an empty one."""
     data = TINY.encode()
     monkeypatch.delenv("CHARLM_CORPUS", raising=False)
-    monkeypatch.setattr(corpora, "SHAKESPEARE_SHA256", hashlib.sha256(data).hexdigest())
-    monkeypatch.setattr(corpora, "SHAKESPEARE_BYTES", len(data))
+    known = replace(corpora.SHAKESPEARE, sha256=hashlib.sha256(data).hexdigest(), n_bytes=len(data))
+    monkeypatch.setattr(corpora, "SHAKESPEARE", known)
     monkeypatch.chdir(tmp_path)
     return data
 
@@ -70,7 +72,8 @@ def serve(monkeypatch):
         threading.Thread(target=server.serve_forever, daemon=True).start()
         servers.append(server)
         monkeypatch.setenv("no_proxy", "127.0.0.1")
-        monkeypatch.setattr(corpora, "SHAKESPEARE_URL", f"http://127.0.0.1:{server.server_port}/input.txt")
+        here = f"http://127.0.0.1:{server.server_port}/input.txt"
+        monkeypatch.setattr(corpora, "SHAKESPEARE", replace(corpora.SHAKESPEARE, url=here))
         return asked
 
     yield start
@@ -96,7 +99,7 @@ def test_shakespeare_is_the_reports(shakespeare):
     assert (len(shakespeare.train), len(shakespeare.validation)) == (1_003_854, 111_540)
     assert shakespeare.vocabulary == "\n !$&',-.3:;?ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
     assert shakespeare.vocabulary_size == 65
-    assert shakespeare.text_sha256 == corpora.SHAKESPEARE_SHA256
+    assert shakespeare.text_sha256 == corpora.SHAKESPEARE.sha256
     assert shakespeare.decode(shakespeare.tokens[:14]) == "First Citizen:"
 
 
@@ -134,7 +137,7 @@ def test_the_data_folder_comes_before_a_download(tiny_shakespeare, serve, tmp_pa
 def test_a_download_is_kept_and_not_repeated(tiny_shakespeare, serve, tmp_path):
     asked = serve(tiny_shakespeare)
     for _ in range(2):
-        assert load_corpus("shakespeare", progress=False).text_sha256 == corpora.SHAKESPEARE_SHA256
+        assert load_corpus("shakespeare", progress=False).text_sha256 == corpora.SHAKESPEARE.sha256
     assert asked == ["/input.txt"]
     assert os.listdir(tmp_path / "data") == ["shakespeare.txt"]
     assert (tmp_path / "data" / "shakespeare.txt").read_bytes() == tiny_shakespeare
@@ -179,7 +182,7 @@ def test_a_download_that_cannot_be_stored_leaves_nothing(tiny_shakespeare, serve
 def test_a_host_that_never_answers_costs_no_more_than_the_time_limit(tiny_shakespeare, monkeypatch):
     """Also where the operating system's own limits, as on looking up a name, are longer."""
     monkeypatch.setattr(urllib.request, "urlopen", lambda *_, **__: time.sleep(60))
-    monkeypatch.setattr(corpora, "CONNECTION_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(data_files, "CONNECTION_TIMEOUT_S", 0.2)
     began = time.monotonic()
     assert "(no connection within 0.2 s)" in mistake("shakespeare")
     assert time.monotonic() - began < 30
@@ -279,7 +282,7 @@ def test_a_wrong_environment_variable_is_an_error_even_where_auto_could_go_on(ti
         message = mistake(name)
         assert "CHARLM_CORPUS" in message
         assert hashlib.sha256(other.read_bytes()).hexdigest() in message
-        assert corpora.SHAKESPEARE_SHA256 in message
+        assert corpora.SHAKESPEARE.sha256 in message
     assert load_corpus("pydoc").label == load_corpus(corpora.pydoc_label()).label
 
 

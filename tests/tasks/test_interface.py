@@ -9,10 +9,10 @@ import studies
 import torch
 
 import train
-from common import json_files
+from common import checkpoint_files, json_files
 from common.errors import UserError
 from config_cpu import ConfigCPU
-from tasks.registry import load_task
+from tasks.registry import load_recorded, load_task
 from training import packed
 from training.trial import Interrupted, Trial, stream_seeds
 
@@ -106,17 +106,64 @@ def test_a_study_of_it_is_trained_resumed_and_analysed(name, tmp_path):
 
 
 OWN_ACTIVATION = "import torch\n\n\ndef soft(x):\n    return x * torch.sigmoid(4 * x)\n"
+OWN_ARCHITECTURE = """
+from torch import nn
+
+TASK = "points"
 
 
-def test_an_activation_of_ones_own_serves_every_task_and_an_architecture_file_text(tmp_path):
+class TwoLayers(nn.Module):
+    def __init__(self, config, make_activation, n_classes):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(2, 9), make_activation(), nn.Linear(9, n_classes))
+
+    def forward(self, x):
+        return self.layers(x)[:, None]
+"""
+
+
+def test_files_of_ones_own_serve_every_task(tmp_path):
     prelude = PRELUDE.format(folder=str(studies.ROOT / "tests" / "helpers"))
     (tmp_path / "soft.py").write_text(OWN_ACTIVATION)
-    command = ("run_all_experiments.py", "--config", "cpu", "--task", "points", "--dry-run")
-    taken = studies.run(*command, "--activation-file", "soft.py", folder=tmp_path, prelude=prelude)
+    (tmp_path / "two.py").write_text(OWN_ARCHITECTURE)
+    (tmp_path / "flat.py").write_text(OWN_ARCHITECTURE.replace("[:, None]", ""))
+    command = ("run_all_experiments.py", "--config", "cpu", "--dry-run", "--activation-file", "soft.py")
+    taken = studies.run(*command, "--task", "points", folder=tmp_path, prelude=prelude)
     assert taken.status == 0 and "sectors_points with soft" in taken.out, taken.out + taken.err
-    refused = studies.run(*command, "--architecture-file", "soft.py", folder=tmp_path, prelude=prelude)
-    says = "error: --architecture-file is for the text task, not for points, whose architectures are added in"
-    assert refused.status == 2 and refused.err.startswith(says) and refused.err.count("\n") == 1
+    taken = studies.run(*command, "--task", "points", "--architecture-file", "two.py", folder=tmp_path, prelude=prelude)
+    assert taken.status == 0 and "two_layers with soft" in taken.out, taken.out + taken.err
+    other = studies.run(*command, "--architecture-file", "two.py", folder=tmp_path, prelude=prelude)
+    assert other.status == 2 and other.err.startswith("error: two_layers cannot be trained on text; architectures that")
+
+    checked = ("test_cpu.py", "--task", "points", "--architecture-file")
+    assert studies.run(*checked, "two.py", folder=tmp_path, prelude=prelude).status == 0
+    flat = studies.run(*checked, "flat.py", folder=tmp_path, prelude=prelude)
+    says = "FAILED  for a batch of the task points the model returns the shape (8, 3), not (8, 1, 3)"
+    assert flat.status == 1 and says in flat.out, flat.out + flat.err
+
+
+def test_a_task_has_defaults_of_its_own_and_refuses_options_without_effect(tmp_path):
+    prelude = PRELUDE.format(folder=str(studies.ROOT / "tests" / "helpers"))
+    train_it = ("train.py", "--task", "walk", "--config", "cpu", "--output", "walk.pt")
+    done = studies.run(*train_it, "--learning-rate", "0.5", folder=tmp_path, prelude=prelude)
+    assert done.status == 0 and "sectors_walk_relu, seed 42" in done.out, done.out + done.err
+    config = checkpoint_files.read_checkpoint(tmp_path / "walk.pt")["config"]
+    assert (config["max_iters"], config["learning_rate"]) == (7, 0.5)
+    refused = studies.run(*train_it, "--block-size", "8", folder=tmp_path, prelude=prelude)
+    assert (refused.status, refused.err) == (
+        2,
+        "error: --block-size has no effect on the task walk; leave it out\n",
+    )
+    refused = studies.run("run_all_experiments.py", "--task=walk", "--scale=1M", folder=tmp_path, prelude=prelude)
+    assert refused.status == 2 and refused.err.startswith("error: --scale is for CharLM on text")
+    refused = studies.run(*train_it, "--architecture", "charlm", folder=tmp_path, prelude=prelude)
+    assert refused.status == 2 and "charlm cannot be trained on walk" in refused.err
+
+
+def test_a_result_of_other_data_is_not_verified():
+    recorded = {"task": load_task("points").facts() | {"sha256": "0" * 64}}
+    with pytest.raises(UserError, match="the result was made on points in the plane, SHA-256 000000000000"):
+        load_recorded(recorded)
 
 
 def test_an_architecture_of_another_task_is_refused(tmp_path):

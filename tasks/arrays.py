@@ -1,0 +1,93 @@
+"""Tasks whose examples are arrays in memory: inputs and classes of a training and a validation split.
+
+A subclass names its data sets and reads each of them; see tasks/images.py.
+"""
+
+import hashlib
+from collections.abc import Callable
+from typing import ClassVar, NamedTuple
+
+import numpy as np
+import torch
+
+from common.errors import unknown
+from tasks.base import SupervisedTask, to_device_async
+
+
+class Split(NamedTuple):
+    """inputs: (n, ...), of any type; targets: (n, T) int64 classes, T = 1 for classification."""
+
+    inputs: np.ndarray
+    targets: np.ndarray
+
+
+class ArrayTask(SupervisedTask):
+    """Training batches are examples drawn independently; all validation examples are evaluated, and as many of the
+    training split.
+
+    Attributes
+    ----------
+    data_sets : dict
+        Name -> function that reads the data set: () -> (train, validation), each a Split. `--data auto`: the first.
+    unused : as in Task
+    """
+
+    data_sets: ClassVar[dict[str, Callable[[], tuple[Split, Split]]]]
+    unused = ("block_size", "eval_iters")
+
+    def __init__(self, label: str, train: Split, validation: Split, n_classes: int):
+        self.label, self.splits, self.n_classes = label, {"train": train, "validation": validation}, n_classes
+        self.sha256 = digest(*train, *validation)
+        self.model_sizes = {"shape": list(train.inputs.shape[1:]), "n_classes": n_classes}
+
+    @classmethod
+    def data_set(cls, data: str) -> str:
+        """The name of the data set that `data` asks for."""
+        if data == "auto":
+            return next(iter(cls.data_sets))
+        if data not in cls.data_sets:
+            raise unknown(f"data set of the task {cls.name}", data, cls.data_sets)
+        return data
+
+    @classmethod
+    def load(cls, data):
+        label = cls.data_set(data)
+        train, validation = cls.data_sets[label]()
+        return cls(label, train, validation, int(train.targets.max()) + 1)
+
+    def prepare(self, x: torch.Tensor) -> torch.Tensor:
+        """Stored inputs (B, ...) as a model receives them."""
+        return x.float()
+
+    def facts(self):
+        sizes = {f"n_{name}": len(split.targets) for name, split in self.splits.items()}
+        facts = {"name": self.name, "label": self.label, "sha256": self.sha256, "n_classes": self.n_classes}
+        return {**facts, "model_sizes": self.model_sizes, **sizes}
+
+    def draw_batch(self, generator, config, device):
+        x, y = self.splits["train"]
+        chosen = generator.integers(len(y), size=config.batch_size)
+        return self.prepare(to_device_async(x[chosen], device)), to_device_async(y[chosen], device)
+
+    def examples(self, split, config, device):
+        x, y = self.splits[split]
+        chosen = self._evaluated(split)
+        return self.prepare(torch.from_numpy(x[chosen]).to(device)), torch.from_numpy(y[chosen]).to(device)
+
+    def targets(self, split, config):
+        return self.splits[split].targets[self._evaluated(split)]
+
+    def _evaluated(self, split):
+        """Indices of the examples of a split that are evaluated, evenly spaced: floor(i n / count)."""
+        n = len(self.splits[split].targets)
+        count = min(n, len(self.splits["validation"].targets))
+        return np.arange(count) * n // max(count, 1)
+
+
+def digest(*arrays: np.ndarray) -> str:
+    """SHA-256 of the types, shapes and bytes of arrays."""
+    found = hashlib.sha256()
+    for array in arrays:
+        found.update(f"{array.dtype.str}{array.shape}".encode())
+        found.update(np.ascontiguousarray(array).tobytes())
+    return found.hexdigest()
