@@ -14,6 +14,9 @@ ARCHITECTURES = {
     "mlp": "MLP",
     "charlm_single_head": "CharLM, single head",
     "lstm_attention": "LSTM with attention",
+    "cnn": "CNN",
+    "vit": "ViT",
+    "image_mlp": "Image MLP",
 }
 
 

@@ -25,7 +25,7 @@ from torch.overrides import TorchFunctionMode
 import activations
 import model as parts
 import randomness
-from architectures import networks, variants
+from architectures import images, networks, variants
 from common.errors import UserError, unknown
 from config import Config
 
@@ -133,6 +133,15 @@ _add(
     _one,
     heads=True,
 )
+
+
+def _add_of(task, name, make, description, acts, n_activations=_n_layer, **more):
+    _add(name, make, description, acts, n_activations, solved=False, task=task, **more)
+
+
+_add_of("images", "cnn", images.CNN, "residual convolutions", "between the two convolutions of every block")
+_add_of("images", "vit", images.ViT, "a vision transformer", _FEED_FORWARD, heads=True)
+_add_of("images", "image_mlp", images.ImageMLP, "feed-forward layers over all pixels", _FEED_FORWARD)
 
 # Ablations of these (variants.py): available by name, not part of `all`.
 VARIANTS: dict[str, Architecture] = {}

@@ -10,7 +10,6 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 import torch
 
-from common.errors import unknown
 from tasks.base import SupervisedTask, to_device_async
 
 
@@ -28,26 +27,16 @@ class ArrayTask(SupervisedTask):
     Attributes
     ----------
     data_sets : dict
-        Name -> function that reads the data set: () -> (train, validation), each a Split. `--data auto`: the first.
-    unused : as in Task
+        Name -> function that reads the data set: () -> (train, validation), each a Split.
     """
 
     data_sets: ClassVar[dict[str, Callable[[], tuple[Split, Split]]]]
-    unused = ("block_size", "eval_iters")
+    unused = ("block_size",)
 
     def __init__(self, label: str, train: Split, validation: Split, n_classes: int):
         self.label, self.splits, self.n_classes = label, {"train": train, "validation": validation}, n_classes
         self.sha256 = digest(*train, *validation)
         self.model_sizes = {"shape": list(train.inputs.shape[1:]), "n_classes": n_classes}
-
-    @classmethod
-    def data_set(cls, data: str) -> str:
-        """The name of the data set that `data` asks for."""
-        if data == "auto":
-            return next(iter(cls.data_sets))
-        if data not in cls.data_sets:
-            raise unknown(f"data set of the task {cls.name}", data, cls.data_sets)
-        return data
 
     @classmethod
     def load(cls, data):

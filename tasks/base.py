@@ -8,12 +8,14 @@ To add a task, subclass `SupervisedTask` in this package and add it to tasks/reg
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import ClassVar
 
 import numpy as np
 import torch
 from torch.nn import functional as F
+
+from common.errors import unknown
 
 EXAMPLES_AT_ONCE = 32  # fixed, since rounding can depend on the number of rows computed together
 
@@ -34,6 +36,8 @@ class Task(ABC):
         What an architecture needs to know of the data (for text the vocabulary size V); JSON-compatible.
     unused : tuple of str
         Configuration fields that have no effect on the task; giving one is an error.
+    data_sets : dict
+        Name -> function that reads the data set, for tasks that have several; the first is the default.
     """
 
     name: str
@@ -42,11 +46,21 @@ class Task(ABC):
     n_classes: int
     model_sizes: object
     unused: ClassVar[tuple[str, ...]] = ()
+    data_sets: ClassVar[dict[str, Callable]] = {}
 
     @classmethod
     def load(cls, data: str) -> "Task":
-        """The task with the data that --data asks for; "auto": the default, as every label in `facts` names others."""
+        """The task with the data that --data asks for: "auto" for the default, or a label as in `facts`."""
         return cls()
+
+    @classmethod
+    def data_set(cls, data: str) -> str:
+        """The name of the one of `data_sets` that --data asks for."""
+        if data == "auto":
+            return next(iter(cls.data_sets))
+        if data not in cls.data_sets:
+            raise unknown(f"data set of the task {cls.name}", data, cls.data_sets)
+        return data
 
     @classmethod
     def defaults(cls, data: str) -> dict:

