@@ -17,6 +17,12 @@ ARCHITECTURES = {
     "cnn": "CNN",
     "vit": "ViT",
     "image_mlp": "Image MLP",
+    "audio_cnn": "Audio CNN",
+    "audio_transformer": "Audio transformer",
+    "audio_wave": "Wave convolutions",
+    "tcn": "TCN",
+    "series_lstm": "Series LSTM",
+    "series_transformer": "Series transformer",
 }
 
 

@@ -25,7 +25,7 @@ from torch.overrides import TorchFunctionMode
 import activations
 import model as parts
 import randomness
-from architectures import images, networks, variants
+from architectures import images, networks, recordings, sequences, variants
 from common.errors import UserError, unknown
 from config import Config
 
@@ -78,6 +78,10 @@ def _one(config):
     return 1
 
 
+def _n_convolutions(config):
+    return len(networks.dilations(config))
+
+
 _FEED_FORWARD = "between the two Linear layers of every feed-forward"
 _OUTPUT = "in a hidden layer between the {} and the head"
 _add("charlm", parts.CharLM, "the report's transformer", _FEED_FORWARD, _n_layer, heads=True, solved=False)
@@ -103,7 +107,7 @@ _add(
     networks.ConvLM,
     "causal dilated convolutions",
     "after every convolution",
-    lambda config: len(networks.dilations(config)),
+    _n_convolutions,
     receptive_field=lambda config: 1 + (networks.KERNEL - 1) * sum(networks.dilations(config)),
 )
 _add("tinylstm", networks.RecurrentLM, "an LSTM", _OUTPUT.format("LSTM"), _one)
@@ -142,6 +146,23 @@ def _add_of(task, name, make, description, acts, n_activations=_n_layer, **more)
 _add_of("images", "cnn", images.CNN, "residual convolutions", "between the two convolutions of every block")
 _add_of("images", "vit", images.ViT, "a vision transformer", _FEED_FORWARD, heads=True)
 _add_of("images", "image_mlp", images.ImageMLP, "feed-forward layers over all pixels", _FEED_FORWARD)
+_add_of(
+    "audio", "audio_cnn", recordings.audio_cnn, "residual convolutions", "between the two convolutions of every block"
+)
+_add_of(
+    "audio", "audio_transformer", recordings.audio_transformer, "a transformer over frames", _FEED_FORWARD, heads=True
+)
+_add_of(
+    "audio",
+    "audio_wave",
+    recordings.audio_wave,
+    "dilated convolutions over the raw wave",
+    "after the first and every dilated convolution",
+    lambda config: 1 + _n_convolutions(config),
+)
+_add_of("series", "tcn", sequences.tcn, "dilated convolutions", "after every convolution", _n_convolutions)
+_add_of("series", "series_lstm", sequences.series_lstm, "an LSTM", _OUTPUT.format("LSTM"), _one)
+_add_of("series", "series_transformer", sequences.series_transformer, "a transformer", _FEED_FORWARD, heads=True)
 
 # Ablations of these (variants.py): available by name, not part of `all`.
 VARIANTS: dict[str, Architecture] = {}

@@ -2,11 +2,13 @@
 
 from common.errors import UserError, unknown
 from tasks import corpus as corpora
+from tasks.audio import Audio
 from tasks.base import Task
 from tasks.images import Images
+from tasks.series import Series
 from tasks.text import Text
 
-TASKS: dict[str, type[Task]] = {kind.name: kind for kind in (Text, Images)}
+TASKS: dict[str, type[Task]] = {kind.name: kind for kind in (Text, Images, Audio, Series)}
 
 
 def task_class(name: str) -> type[Task]:
