@@ -19,6 +19,8 @@ scaling   studies of 10, 30 and 100 trials of a tiny model: CPU time per trial, 
           written and peak memory
 peers     a training step compared with nanoGPT's at the same size, in float32 and bfloat16, as one process on all cores
           and as one process per core, compiled and not; against nanoGPT's best arrangement in each dtype
+diagnostics
+          the duration of each probe and comparison of diagnose.py, in training steps
 cuda      a step of the full-size model on a GPU in bfloat16 and float32: tokens per second, share of the measured peak,
           evaluation, memory; and trials per hour by pack size, compiled and not, and by processes sharing the GPU
 
@@ -250,6 +252,10 @@ def measure(part, repeats, size, nanogpt):
         from benchmarks.gpu import benchmark_cuda
 
         yield from benchmark_cuda(repeats)
+    elif part == "diagnostics":
+        from benchmarks.diagnostics import benchmark_diagnostics
+
+        yield from benchmark_diagnostics(repeats, size)
     elif part == "scaling":
         from benchmarks.scaling import benchmark_scaling
 
@@ -284,7 +290,7 @@ def show(results, kinds) -> str:
 
 def main(argv=None) -> int:
     p = Parser(prog="benchmark.py", description="Measure every speed in docs/performance.md on this machine.")
-    choices = (*PARTS, "study", "scaling", "peers", "cuda")
+    choices = (*PARTS, "study", "scaling", "peers", "diagnostics", "cuda")
     p.add_argument(
         "parts", nargs="*", metavar="PART", help=f"any of {', '.join(choices)} (default: {', '.join(PARTS)})"
     )

@@ -55,7 +55,11 @@ def study_line(results: list[dict]) -> str:
     """
     identity = results[0]["identity"]
     labels = sorted({data_facts(result)["label"] for result in results})
-    counts = sorted({len(complete(result)) for result in results})
+    totals: dict[tuple, int] = {}  # an activation's trials may be in several groups, each a result of its own
+    for result in results:
+        key = (result["architecture"], result["activation"], str(result["identity"]["config"]))
+        totals[key] = totals.get(key, 0) + len(complete(result))
+    counts = sorted(set(totals.values()))
     lost = sum(len(result["trials"]) - len(complete(result)) for result in results)
     n = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     steps = sorted({result["identity"]["config"]["max_iters"] for result in results})
