@@ -40,7 +40,7 @@ def main(argv=None) -> int:
     from analyze_results import read_study
     from common.provenance import usable_cpus
     from common.storage import sibling
-    from report.diagnostics import tables
+    from report.diagnostics import association_table, tables
     from study import diagnose
     from study.recompute import study_task
 
@@ -59,6 +59,8 @@ def main(argv=None) -> int:
     workers = args.workers or usable_cpus()
     known = diagnose.run(study, wanted, checkpoints, task, workers, user_files, say)
     print(tables(wanted, known))
+    if table := association_table(study, wanted, known):
+        print(f"\n{table}")
     return 0
 
 

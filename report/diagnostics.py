@@ -2,10 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 from tabulate import tabulate
 
+from analysis.associations import FEWEST, associations
 from analysis.estimates import mean_interval
-from analysis.words import decimals_for, listing, with_interval
+from analysis.results import Margins, Study, activation_sensitivity, estimate
+from analysis.words import brief_p, decimals_for, listing, with_interval
 
 
 def tables(wanted: Sequence, known: Mapping[str, dict]) -> str:
@@ -42,3 +45,57 @@ def _table(name, groups):
         rows.append([key, *(with_interval(e, decimals_for(e, 3)) for e in estimates)])
     headers = [name, *(f"{label} (n = {len(values)})" for label, values in groups.items())]
     return tabulate(rows, headers, "pipe", disable_numparse=True)
+
+
+def association_table(study: Study, wanted: Sequence, known: Mapping[str, dict]) -> str:
+    """Rank correlations over a study's architectures of each diagnostic with relative PD and with the loss's sensitivity.
+
+    A diagnostic's value for an architecture is the mean over activations and trials of a number that every architecture has.
+    Empty with fewer than FEWEST architectures.
+    """
+    values: dict[str, dict[str, list[float]]] = {}
+    for entry in wanted:
+        for key, value in known[entry.key].get("values", {}).items():
+            architectures = values.setdefault(f"{entry.name}: {key}", {})
+            architectures.setdefault(entry.cells[0].architecture, []).append(value)
+    outcomes = {name: _outcomes(cells) for name, cells in study.architectures.items()}
+    names = [name for name, found in outcomes.items() if None not in found]
+    common = {
+        key: np.array([np.mean(of[name]) for name in names])
+        for key, of in values.items()
+        if all(name in of for name in names)
+    }
+    titles = ("relative PD", "loss: SD between activations")
+    found = associations(
+        common, {title: np.array([outcomes[name][k] for name in names]) for k, title in enumerate(titles)}
+    )
+    if not found:
+        return ""
+    rows = [
+        [
+            a.diagnostic,
+            a.outcome,
+            f"{a.correlation:+.2f} [{a.low:+.2f}, {a.high:+.2f}]",
+            brief_p(a.p),
+            brief_p(a.p_adjusted),
+        ]
+        for a in found
+    ]
+    note = (
+        f"Over n = {len(names)} architectures (at least {FEWEST} are needed), means over activations and trials: Spearman's"
+        " correlation with a 95% bootstrap interval over architectures; p by permutation, corrected by Holm over the table. Exploratory."
+    )
+    return (
+        tabulate(rows, ["Diagnostic", "with", "Correlation", "p", "p (Holm)"], "pipe", disable_numparse=True)
+        + f"\n\n{note}"
+    )
+
+
+def _outcomes(cells):
+    """(mean relative PD over activations, between-activation SD of the final loss) of an architecture; None if unknown."""
+    pds = [estimate(cell, "relative_pd").mean for cell in cells]
+    sensitivity = activation_sensitivity(cells, Margins())
+    return (
+        None if None in pds else float(np.mean(pds)),
+        None if sensitivity is None else sensitivity["val_loss"].between_sd.mean,
+    )

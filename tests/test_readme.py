@@ -135,6 +135,21 @@ def test_what_the_learning_rate_does_is_what_the_studies_show():
     assert found("smelu_1_centred=5e-4", "relu=5e-4").verdict == NOT_REACHED
 
 
+def test_where_full_size_models_overfit_is_what_the_page_says():
+    lowest = {"relu": [], "others": []}
+    for name in ("relu", "swish", "smelu_1_centred"):
+        for trial in result("full_size", f"charlm_{name}")["trials"]:
+            point = min(trial["history"], key=lambda point: point["val_loss"])
+            lowest["relu" if name == "relu" else "others"].append((point["val_loss"], point["step"]))
+    text = " ".join(ANSWER.split())
+    relu, others = (np.array(lowest[key]) for key in ("relu", "others"))
+    steps = [f"{lows[:, 1].min():,.0f} to {lows[:, 1].max():,.0f} steps" for lows in (relu, others)]
+    assert {f"{loss:.2f}" for loss in relu[:, 0]} == {"1.50", "1.51"} and f"(1.50 to 1.51 nats after {steps[0]})" in text
+    assert {f"{loss:.2f}" for loss in others[:, 0]} == {"1.49", "1.50"} and f"1.49 to 1.50 after {steps[1]}" in text
+    summary = result("full_size", "charlm_relu")["summary"]
+    assert f"{summary['val_loss']['mean']:.3f} nats" in text and f"loss of {summary['train_loss']['mean']:.2f}" in text
+
+
 def test_what_the_replication_decides_is_what_the_page_says():
     import analyze_results
 
