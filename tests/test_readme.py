@@ -144,7 +144,10 @@ def test_where_full_size_models_overfit_is_what_the_page_says():
     text = " ".join(ANSWER.split())
     relu, others = (np.array(lowest[key]) for key in ("relu", "others"))
     steps = [f"{lows[:, 1].min():,.0f} to {lows[:, 1].max():,.0f} steps" for lows in (relu, others)]
-    assert {f"{loss:.2f}" for loss in relu[:, 0]} == {"1.50", "1.51"} and f"(1.50 to 1.51 nats after {steps[0]})" in text
+    assert {f"{loss:.2f}" for loss in relu[:, 0]} == {
+        "1.50",
+        "1.51",
+    } and f"(1.50 to 1.51 nats after {steps[0]})" in text
     assert {f"{loss:.2f}" for loss in others[:, 0]} == {"1.49", "1.50"} and f"1.49 to 1.50 after {steps[1]}" in text
     summary = result("full_size", "charlm_relu")["summary"]
     assert f"{summary['val_loss']['mean']:.3f} nats" in text and f"loss of {summary['train_loss']['mean']:.2f}" in text
