@@ -1,7 +1,7 @@
 """Which diagnostics go with reproducibility: rank correlations over architectures (exploratory)."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.stats import rankdata
@@ -26,7 +26,7 @@ class Association:
     low: float
     high: float
     p: float
-    p_adjusted: float
+    p_adjusted: float | None = None
 
 
 def associations(
@@ -45,12 +45,13 @@ def associations(
         Empty with fewer than FEWEST architectures. Constant diagnostics are left out.
     """
     rng = np.random.default_rng(seed)
-    found = []
-    for name, x in diagnostics.items():
-        for outcome, y in outcomes.items():
-            if len(x) >= FEWEST and np.ptp(x) > 0 and np.ptp(y) > 0:
-                found.append((name, outcome, len(x), *_spearman(np.asarray(x), np.asarray(y), rng)))
-    return [Association(*row, adjusted) for row, adjusted in zip(found, holm([row[-1] for row in found]))]
+    found = [
+        Association(name, outcome, len(x), *_spearman(np.asarray(x), np.asarray(y), rng))
+        for name, x in diagnostics.items()
+        for outcome, y in outcomes.items()
+        if len(x) >= FEWEST and np.ptp(x) > 0 and np.ptp(y) > 0
+    ]
+    return [replace(one, p_adjusted=p) for one, p in zip(found, holm([one.p for one in found]))]
 
 
 def _spearman(x, y, rng):

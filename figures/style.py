@@ -26,7 +26,7 @@ FORMATS = ("png", "pdf", "svg")
 INK, QUIET, FAINT = "#222222", "#666666", "#D9D9D9"
 SHADES = "Blues"  # sequential, also in greyscale
 DIVERGING = "PuOr_r"  # below and above a reference; safe for colour-blind readers
-NATS = "nats per prediction"
+NATS = "nats"
 MOST_BANDS = 8  # with more activations in a panel, bands would hide each other
 # matplotlib's default style, regardless of the user's matplotlibrc, then ours. savefig.format is an option of the scripts.
 STYLE = {
