@@ -23,6 +23,8 @@ ARCHITECTURES = {
     "tcn": "TCN",
     "series_lstm": "Series LSTM",
     "series_transformer": "Series transformer",
+    "policy_mlp": "Policy MLP",
+    "policy_mlp_wide": "Policy MLP, wide",
 }
 
 

@@ -138,8 +138,9 @@ def cached_by_cells(function):
 
 
 def values(cell: Cell, name: str, numbers: Sequence[int] | None = None) -> list[float | None]:
-    """A measure of trials, in the order of `numbers` (default: all of the cell's); None if missing."""
-    return [cell.trials.get(k, {}).get(name) for k in (cell.numbers if numbers is None else numbers)]
+    """A measure of trials (or "score": its value), in the order of `numbers` (default: all of the cell's); None if missing."""
+    found = [cell.trials.get(k, {}).get(name) for k in (cell.numbers if numbers is None else numbers)]
+    return [value["value"] if isinstance(value, dict) else value for value in found]
 
 
 def pair_values(cell: Cell, value: Callable[[dict], float | None], numbers: Sequence[int] | None = None) -> np.ndarray:

@@ -55,6 +55,10 @@ class Case:
             return self.task.example_batch(self.config)
         return self.tokens(size), self.tokens(size, site="targets")
 
+    def loss(self, model, size=2) -> torch.Tensor:
+        """A loss of a batch that the whole model takes part in."""
+        return (self.task.example_loss if self.task else loss_of)(model, *self.batch(size))
+
     def model(self, seed=1, activation=None, dropout=0.0) -> nn.Module:
         """A model with its initial weights."""
         config = self.config.replace(dropout=dropout)
@@ -203,6 +207,7 @@ def activation_acts(case: Case) -> str | None:
     for name, module in modules.items():
         module.register_forward_hook(lambda *_, name=name: called.add(name))
     logits = model(x)
+    case.loss(model)  # calls what a forward pass leaves out: the value function of a policy
     if idle := [name for name in modules if name not in called]:
         return f"the activation {case.activation} at {idle[0]} is created but never used"
     weights = {name: p for name, p in model.state_dict().items() if name not in activation_parameters(model)}
@@ -219,7 +224,7 @@ def activation_acts(case: Case) -> str | None:
 def learns_everywhere(case: Case) -> str | None:
     """A gradient reaches every parameter."""
     model = case.lively_model().train()
-    loss_of(model, *case.batch(4)).backward()
+    case.loss(model, 4).backward()
     for name, parameter in model.named_parameters():
         if parameter.grad is None or not parameter.grad.any():
             return f"no gradient reaches the parameter {name}"

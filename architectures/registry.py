@@ -25,7 +25,7 @@ from torch.overrides import TorchFunctionMode
 import activations
 import model as parts
 import randomness
-from architectures import images, networks, recordings, sequences, variants
+from architectures import images, networks, policies, recordings, sequences, variants
 from common.errors import UserError, unknown
 from config import Config
 
@@ -163,6 +163,12 @@ _add_of(
 _add_of("series", "tcn", sequences.tcn, "dilated convolutions", "after every convolution", _n_convolutions)
 _add_of("series", "series_lstm", sequences.series_lstm, "an LSTM", _OUTPUT.format("LSTM"), _one)
 _add_of("series", "series_transformer", sequences.series_transformer, "a transformer", _FEED_FORWARD, heads=True)
+for _name, _times, _what in (
+    ("policy_mlp", 1, "hidden layers"),
+    ("policy_mlp_wide", policies.WIDE, "wider hidden layers"),
+):
+    _make, _acts = partial(policies.PolicyMLP, times=_times), "after every hidden layer of policy and value function"
+    _add_of("control", _name, _make, _what, _acts, lambda config: 2 * config.n_layer)
 
 # Ablations of these (variants.py): available by name, not part of `all`.
 VARIANTS: dict[str, Architecture] = {}

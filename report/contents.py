@@ -22,12 +22,13 @@ from report.details import (
     trials,
 )
 from report.document import Document, Section
+from report.score import score
 from report.several_studies import architectures, arithmetics, check_comparable, sources
 from report.view import View
 
 OF_A_STUDY_FIRST = (architectures,)
 OF_AN_ARCHITECTURE = (
-    *(answer, comparisons, sources, arithmetics, training, trade_off, measures, groups),
+    *(answer, score, comparisons, sources, arithmetics, training, trade_off, measures, groups),
     *(spread, outlying, other_text, trials, each_activation),
 )
 OF_A_STUDY_LAST = (facts.study_facts, facts.methods)

@@ -115,6 +115,8 @@ class Progress:
         took = (record["training_time_s"] or 0) + (record["evaluation_time_s"] or 0)
         if record["status"] == "complete":
             text = f"val loss {record['val_loss']:.4f}  val accuracy {record['val_accuracy']:.2%}  {took:.1f} s"
+            if score := record.get("score"):
+                text = f"{score['name']} {score['value']:.2f}  {text}"
         else:
             text = f"{record['status'].upper()}: {record['reason']}"
         self.say(

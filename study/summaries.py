@@ -14,6 +14,8 @@ def summarize(result: dict) -> dict:
     """Name -> {mean, sd, n (trials), ci95, method} of every measure, over a result's complete trials and pairs."""
     records = [record for record in result["trials"] if record["status"] == "complete"]
     summary = {name: mean_interval([record[name] for record in records]).as_dict() for name in TRIAL_SUMMARY}
+    if scores := [record["score"]["value"] for record in records if "score" in record]:
+        summary["score"] = mean_interval(scores).as_dict()
     numbers = [record["trial"] for record in records]
     index = {number: position for position, number in enumerate(numbers)}
     for name in metrics.METRICS:

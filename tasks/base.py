@@ -99,6 +99,10 @@ class Task(ABC):
         """The initial `learner.task_state`: numbers and tensors by name."""
         return {}
 
+    def example_loss(self, model, x, y):
+        """A loss on a few examples that every parameter takes part in, for architectures/checks.py."""
+        return cross_entropy(model(x), y)
+
     @abstractmethod
     def log_probabilities(self, model, split: str, config, chosen=None) -> Iterator:
         """Yields (n, T, C) float32 tensors of log-probabilities of successive examples of a split.

@@ -4,11 +4,12 @@ from common.errors import UserError, unknown
 from tasks import corpus as corpora
 from tasks.audio import Audio
 from tasks.base import Task
+from tasks.control import Control
 from tasks.images import Images
 from tasks.series import Series
 from tasks.text import Text
 
-TASKS: dict[str, type[Task]] = {kind.name: kind for kind in (Text, Images, Audio, Series)}
+TASKS: dict[str, type[Task]] = {kind.name: kind for kind in (Text, Images, Audio, Series, Control)}
 
 
 def task_class(name: str) -> type[Task]:
