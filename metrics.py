@@ -100,7 +100,7 @@ def truncated(name: str, low: float | None, high: float | None) -> tuple[float |
     Parameters
     ----------
     name : str
-        A key of METRICS, or a measure of trials: accuracies lie in [0, 1], losses and times in [0, inf].
+        A key of METRICS, or a measure of trials: accuracies lie in [0, 1], losses and times in [0, inf], scores anywhere.
     low, high : float or None
 
     Returns
@@ -112,6 +112,8 @@ def truncated(name: str, low: float | None, high: float | None) -> tuple[float |
         return None, None
     own = METRICS.get(name)
     lowest, highest = (own.low, own.high) if own else (0, 1 if name.endswith("accuracy") else _INF)
+    if name == "score":
+        lowest = -_INF
     return max(low, lowest), min(high, highest)
 
 

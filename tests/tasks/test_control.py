@@ -204,6 +204,8 @@ def test_the_score_is_printed_beside_disagreement_with_what_the_loss_means(tasks
     assert verdict == "Does the choice of activation matter? Mean return: **sensitive**."
     assert table.rows[0][:3] == ["ReLU", "3", "410.00 [385.16, 434.84]"]
     assert table.rows[1][-2].startswith("+100.00 [") and table.rows[1][-1].startswith("different")
+    losing = [cell("relu", (-400.0, -410, -420)), cell("gelu", (-80.0, -90, -85))]  # as in Acrobot
+    assert score(View(None, losing, Margins())).content[-1].rows[0][2] == "-410.00 [-434.84, -385.16]"
     assert score(View(None, [Cell({"trials": [{"trial": 1, "status": "complete"}], "pairs": []})], Margins())) is None
 
 
