@@ -24,6 +24,7 @@ AEON = DataFile(
 CLASSIFIED = ("JapaneseVowels_eq", "ItalyPowerDemand", "OSULeaf", "ArrowHead", "GunPoint", "BasicMotions")
 PREDICTED = "OSULeaf"  # its next value
 N_BINS = 16
+N_STEPS = 128  # of a series, the first ones, after each of which the next value is predicted
 
 
 def read_ts(text: str) -> tuple[np.ndarray, np.ndarray]:
@@ -47,11 +48,12 @@ def read_classified(name: str) -> tuple[Split, Split]:
 
 
 def read_next_value(name: str) -> tuple[Split, Split]:
-    """The series without their last value (n, T - 1, 1), and the bin of the value that follows each (n, T - 1).
+    """The first N_STEPS values of each series (n, T, 1), and the bin of the value that follows each (n, T).
 
     The bins hold equally many values of the training split.
     """
     (x, _), (x_test, _) = _read(name)
+    x, x_test = (values[:, : N_STEPS + 1] for values in (x, x_test))
     edges = np.quantile(x, np.arange(1, N_BINS) / N_BINS)
     train, validation = (Split(v[:, :-1], np.searchsorted(edges, v[:, 1:, 0], side="right")) for v in (x, x_test))
     return train, validation

@@ -87,6 +87,12 @@ def test_the_next_value_is_predicted_in_bins_that_hold_equally_many_training_val
         assert (np.diff(bins[:-1][order]) >= 0).all()
 
 
+def test_the_first_values_of_long_series_are_predicted(known, monkeypatch):
+    monkeypatch.setattr(series, "N_STEPS", 4)
+    _, validation = series.read_next_value("OSULeaf")
+    assert validation.inputs.shape == (6, 4, 1) and validation.targets.shape == (6, 4)
+
+
 def test_the_data_set_of_a_result_is_found_again(predicted):
     assert predicted.label == "OSULeaf_next"
     assert load_recorded({"task": predicted.facts()}).sha256 == predicted.sha256
