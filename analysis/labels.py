@@ -17,6 +17,8 @@ ARCHITECTURES = {
     "cnn": "CNN",
     "vit": "ViT",
     "image_mlp": "Image MLP",
+    "gcn": "GCN",
+    "gat": "GAT",
     "audio_cnn": "Audio CNN",
     "audio_transformer": "Audio transformer",
     "audio_wave": "Wave convolutions",

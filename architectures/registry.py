@@ -25,7 +25,7 @@ from torch.overrides import TorchFunctionMode
 import activations
 import model as parts
 import randomness
-from architectures import images, networks, policies, recordings, sequences, variants
+from architectures import graphs, images, networks, policies, recordings, sequences, variants
 from common.errors import UserError, unknown
 from config import Config
 
@@ -169,6 +169,10 @@ for _name, _times, _what in (
 ):
     _make, _acts = partial(policies.PolicyMLP, times=_times), "after every hidden layer of policy and value function"
     _add_of("control", _name, _make, _what, _acts, lambda config: 2 * config.n_layer)
+_HIDDEN = "after every hidden layer"
+_add_of("graph", "gcn", graphs.GraphNetwork, "graph convolutions", _HIDDEN)
+_gat = partial(graphs.GraphNetwork, layer=graphs.GraphAttention)
+_add_of("graph", "gat", _gat, "attention over neighbours", _HIDDEN, heads=True)
 
 # Ablations of these (variants.py): available by name, not part of `all`.
 VARIANTS: dict[str, Architecture] = {}

@@ -256,7 +256,7 @@ def outlying(view: View) -> Section | None:
 
 def other_text(view: View) -> Section | None:
     """The uncertainty due to the finite evaluation set, compared with that due to the trials."""
-    rows = []
+    rows, data = [], "text" if "corpus" in view.cells[0].result else "data"
     for name in ("val_loss", "relative_pd"):
         for cell in view.cells:
             against = None if cell is view.reference else view.reference
@@ -271,14 +271,16 @@ def other_text(view: View) -> Section | None:
                 rows.append([MEASURES[name].label, of, *(number(error, 5) for error in errors)])
     if not rows:
         return None
-    windows = next(len(array) for cell in view.cells for array in (cell.arrays or {}).values())
+    count = next(len(array) for cell in view.cells for array in (cell.arrays or {}).values())
+    windows = f"{count:,} evaluation {'windows' if data == 'text' else 'examples'}"
     caption = (
-        f"Standard errors ({counted(view.cells)}): over trials (what all intervals here use); over the {windows:,} evaluation"
-        f" windows (moving-block bootstrap, blocks of {BLOCK}); and both. Where the second is the larger one, other text from"
+        f"Standard errors ({counted(view.cells)}): over trials (what all intervals here use); over the {windows}"
+        f" (moving-block bootstrap, blocks of {BLOCK}); and both. Where the second is the larger one, other {data} from"
         " the same source could change the value more than more trials would sharpen it."
     )
-    headers = ["Measure", "Of", "SE over trials", "SE over the text", "SE of both"]
-    return Section("Would another text change this?", [Table(headers, rows, caption)])
+    headers = ["Measure", "Of", "SE over trials", f"SE over the {data}", "SE of both"]
+    title = f"Would {'another text' if data == 'text' else 'other data'} change this?"
+    return Section(title, [Table(headers, rows, caption)])
 
 
 # --- every trial, every activation ----------------------------------------------------------------------------------

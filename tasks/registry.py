@@ -5,11 +5,12 @@ from tasks import corpus as corpora
 from tasks.audio import Audio
 from tasks.base import Task
 from tasks.control import Control
+from tasks.graph import Graph
 from tasks.images import Images
 from tasks.series import Series
 from tasks.text import Text
 
-TASKS: dict[str, type[Task]] = {kind.name: kind for kind in (Text, Images, Audio, Series, Control)}
+TASKS: dict[str, type[Task]] = {kind.name: kind for kind in (Text, Images, Graph, Audio, Series, Control)}
 
 
 def task_class(name: str) -> type[Task]:
