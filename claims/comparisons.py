@@ -40,12 +40,14 @@ class Evidence:
     """The data on which the claims are tested.
 
     cells: role -> activation -> Cell. Roles: "published", "matched", "full size", "architecture <name>".
-    timing: content of the file written by audit_timing.py. notes: on studies and files that are not used.
+    timing: content of the file written by audit_timing.py. notes: on studies and files that are not used. truth: name -> case
+    of the quick sensitivity test's ground truth (sensitivity.truth).
     """
 
     cells: dict[str, dict[str, Cell]] = field(default_factory=dict)
     timing: dict | None = None
     notes: tuple[str, ...] = ()
+    truth: dict[str, dict] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

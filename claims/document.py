@@ -200,6 +200,10 @@ def _sources(evidence):
     if architectures:
         line = study_line([cell.result for cells in architectures for cell in cells.values()])
         lines.append(f"- {len(architectures)} architectures: {line}")
+    if evidence.truth:
+        lines.append(
+            f"- The [ground truth of the quick sensitivity test](guide.md): {len(evidence.truth)} small models of text"
+        )
     if evidence.timing:
         where = evidence.timing["environment"]
         lines.append(

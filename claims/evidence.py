@@ -12,6 +12,8 @@ from common import json_files, storage
 from common.errors import UserError
 from config import Config
 from config_cpu import ConfigCPU
+from sensitivity.truth import FILE as CASES
+from sensitivity.truth import load
 from tasks.corpus import SHAKESPEARE_SHA256
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -40,7 +42,7 @@ def read_claims() -> tuple[list[dict], dict[str, dict]]:
 
 
 def gather(studies: Sequence[Path], timing: Path | None = None) -> Evidence:
-    """Reads studies and a timing file (possibly among the studies), and determines the role of each."""
+    """Reads studies, a timing file and a ground truth (possibly among the studies), and determines the role of each."""
     files = [Path(path) for path in (*studies, timing) if path is not None and Path(path).is_file()]
     if timing is not None and not Path(timing).is_file():
         raise UserError(f"{timing} is no file; audit_timing.py writes one")
@@ -54,10 +56,14 @@ def gather(studies: Sequence[Path], timing: Path | None = None) -> Evidence:
         for role, members in found.items():
             if role not in cells or _n_trials(members) > _n_trials(cells[role]):
                 cells[role] = members
+    truth = {}
     for path in files:
+        if path.name == CASES.name:
+            truth = load(path)
+            continue
         times, note = _read_timing(path)
         notes += note
-    return Evidence(cells, times, tuple(notes))
+    return Evidence(cells, times, tuple(notes), truth)
 
 
 def _n_trials(members):
@@ -121,13 +127,14 @@ def _read_timing(path):
 
 
 def shipped() -> tuple[list[Path], Path | None]:
-    """(the shipped studies of the report's text that the audit can use, the shipped timing file)."""
+    """(the shipped studies and ground truth of the report's text that the audit can use, the shipped timing file)."""
     usable = []
     for folder in (path.parent for path in sorted(REFERENCE.glob(f"*/{storage.STUDY_FILE}"))):
         study, results = storage.read_study(folder)
         of_report = study["identity"]["corpus_sha256"] == SHAKESPEARE_SHA256
         if of_report and roles_of(study["identity"], results)[0]:
             usable.append(folder)
+    usable += [CASES] if CASES.exists() else []
     timing = REFERENCE / "timing.json"
     return usable, timing if timing.exists() else None
 

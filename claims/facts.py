@@ -12,6 +12,7 @@ from analysis import results, significance
 from analysis.estimates import mean_interval
 from analysis.labels import activation_label, architecture_label
 from analysis.power import MOST_TRIALS, trials_for_power
+from analysis.words import brief_p
 from claims.comparisons import (
     MARGINS,
     TESTS,
@@ -29,6 +30,7 @@ from claims.comparisons import (
     with_interval,
 )
 from claims.timing import first_full_step_seconds, trial_seconds
+from sensitivity import truth
 
 # The verdict on a claim with several parts is the first of these that any part has.
 STRONGEST_FIRST = (
@@ -393,6 +395,31 @@ def sensitivity(evidence, reported, role, measure, claimed) -> Answer:
     if kind == claimed:
         return Answer("reproduced", ours, f"{why}.")
     return Answer("contradicted" if kind == "sensitive" else "not reproduced", ours, f"{why}.")
+
+
+@claim_test
+def families_more_sensitive(evidence, reported, these, than) -> Answer:
+    """Does the activation matter for the loss of more models of some family than of another?
+
+    Compares the mean probabilities that it matters over the cases of the quick sensitivity test's ground truth.
+    """
+    if not evidence.truth:
+        raise Untested("needs the ground truth of the quick sensitivity test")
+    means = {}
+    for family in (these, than):
+        known = [truth.label(case, "loss") for case in evidence.truth.values() if case["family"] == family]
+        means[family] = mean_interval([q for q in known if q is not None])
+    ours = "probability that the activation matters for the loss: " + "; ".join(
+        f"{family} {with_interval(mean)}" for family, mean in means.items()
+    )
+    found = significance.compare_independent(means[these], means[than])
+    if found.p is None or found.p >= 0.05:
+        return Answer("inconclusive", ours, "Small models, trained for 450 to 900 steps.")
+    return Answer(
+        "reproduced" if found.difference.mean > 0 else "contradicted",
+        ours,
+        f"Welch's t over cases, p = {brief_p(found.p)}.",
+    )
 
 
 @claim_test

@@ -18,10 +18,12 @@ from sensitivity.validation import choices, validate
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 OUTCOMES = {"loss": "final loss (more than 0.02 nats)", "pd": "relative PD at a fixed loss (more than 5%)"}
+FAILS = """ **That is no better than a coin, so `quick_sensitivity.py` always answers "inconclusive" for this
+outcome.** (This rule was added when the labels were known; it can only turn answers into "inconclusive".)"""
 SURE = 0.9  # a label above it is called "matters", below 1 - SURE "does not"
 
 
-def write(known: dict[str, dict] | None = None, folder: Path = DOCS, permutations: int = 199) -> list[Path]:
+def write(known: dict[str, dict] | None = None, folder: Path = DOCS, permutations: int = 99) -> list[Path]:
     """Writes guide.md and figures/guide_tree.png and returns their paths; raises UserError without a ground truth."""
     known = truth.load() if known is None else known
     if not truth.enough(known, "loss"):
@@ -106,7 +108,7 @@ Leave one family out, every choice inside the folds; n = {report["n"]} cases, {r
 
 Shipped: {report["shipped"]} (feature set {report["chosen"][0]}, penalty {report["chosen"][1]:g}). It says "does not matter"
 {limits[0]}, "matters" {limits[1]}. Reliability in three bins: {bins}. Label permutation: p = {report["permutation_p"]:.3f}.
-Decided: {report["decided"]} of {report["n"]}, expected error {_number(report["error"], 2)}.
+Decided: {report["decided"]} of {report["n"]}, expected error {_number(report["error"], 2)}.{FAILS if report["fails"] else ""}
 Log score of the {well.sum()} cases that are trained well: {_number(rest)}."""
 
 

@@ -127,6 +127,9 @@ def answer(outcome: str, quick: dict, model: Model, known: dict) -> dict:
     found |= {"basis": test.kind, "probability": p, "interval": (low, high), "more_seeds": None}
     if why := outside_range(model, known):
         return found | {"verdict": "inconclusive", "leaf": f"outside the validated range ({why})"}
+    if test.fails:
+        why = f"no test of this outcome passed validation (log score {test.score:.2f}, a coin's is {math.log(2):.2f})"
+        return found | {"verdict": "inconclusive", "leaf": why, "more_seeds": direct["more_seeds"]}
     verdict = test.fitted.answer(p)
     limits = {"matters": ("at least", test.fitted.high), "does not matter": ("at most", test.fitted.low)}
     words = "{} the threshold {:.2f}".format(*limits[verdict]) if verdict in limits else "between the thresholds"

@@ -3,6 +3,7 @@
 report = validate(truth.table(truth.load(), "loss"))
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -38,6 +39,16 @@ class Shipped:
     fitted: Fitted
     out_of_fold: OutOfFold
     table: Table
+
+    @property
+    def score(self) -> float:
+        """Its log score on families that it was fitted without."""
+        return log_score(self.out_of_fold.p, self.table.q)
+
+    @property
+    def fails(self) -> bool:
+        """Whether it predicts no better than a coin. Such a test decides nothing (added when the labels were known)."""
+        return self.score >= math.log(2)
 
     def row(self, features: Sequence[float], briefly: float) -> np.ndarray:
         """(1, F) input of the regression for a new model."""
@@ -96,6 +107,7 @@ def validate(table: Table, permutations: int = 199) -> dict:
     decided_families = {str(f) for f in families[known]}
     return {
         "shipped": test.kind,
+        "fails": test.fails,
         "chosen": test.fitted.chosen,
         "thresholds": (test.fitted.low, test.fitted.high),
         "chosen_without": test.out_of_fold.chosen,

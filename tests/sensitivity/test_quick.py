@@ -163,6 +163,13 @@ def test_with_a_ground_truth_the_predictor_answers_within_its_range_only():
     assert low <= no["probability"] <= high and wider[0] <= low and wider[1] >= high
 
 
+def test_a_test_that_predicts_no_better_than_a_coin_decides_nothing():
+    known = simulated_truth(signal=False)
+    for sd in (-4.0, -0.5):
+        found = quick.answer("loss", quick_result(sd), quick.Model("attention", 60_000, 600, "text"), known)
+        assert found["verdict"] == "inconclusive" and "passed validation (log score" in found["leaf"]
+
+
 def test_a_diverged_activation_matters_whatever_the_predictor_says():
     found = quick_result()
     found["losses"]["gelu"][0] = None
