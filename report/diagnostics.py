@@ -37,14 +37,20 @@ def tables(wanted: Sequence, known: Mapping[str, dict]) -> str:
 
 
 def _table(name, groups):
-    """A row for each number, a column for each activation (or pair of them)."""
+    """A row for each number and a column for each activation (or pair of them), or the other way round if that is narrower."""
     keys = list(dict.fromkeys(key for values in groups.values() for one in values for key in one))
-    rows = []
-    for key in keys:
-        estimates = [mean_interval([one.get(key) for one in values]) for values in groups.values()]
-        rows.append([key, *(with_interval(e, decimals_for(e, 3)) for e in estimates)])
-    headers = [name, *(f"{label} (n = {len(values)})" for label, values in groups.items())]
+    labels = [f"{label} (n = {len(values)})" for label, values in groups.items()]
+    columns = [[_mean(values, key) for key in keys] for values in groups.values()]
+    if len(labels) > len(keys):
+        rows, headers = [[label, *column] for label, column in zip(labels, columns)], [name, *keys]
+    else:
+        rows, headers = [[key, *row] for key, row in zip(keys, zip(*columns))], [name, *labels]
     return tabulate(rows, headers, "pipe", disable_numparse=True)
+
+
+def _mean(values, key):
+    estimate = mean_interval([one.get(key) for one in values])
+    return with_interval(estimate, decimals_for(estimate, 3))
 
 
 def association_table(study: Study, wanted: Sequence, known: Mapping[str, dict]) -> str:

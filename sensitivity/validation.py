@@ -180,10 +180,11 @@ def choices(known: Mapping[str, dict], table: Table, skipped: np.ndarray) -> dic
     return {way: tuple(np.mean(rows, axis=0)) for way, rows in found.items() if rows}
 
 
+FOLLOWED = "quick test, full comparison unless it says no"
 WAYS = (
     "ReLU without comparing",
     "best of the quick trials",
     "successive halving",
-    "quick test, full comparison unless it says no",
+    FOLLOWED,
     "full comparison",
 )

@@ -336,6 +336,14 @@ def test_what_the_two_smelus_do_to_sensitivity_is_what_the_study_shows():
     assert f"{a}, {b} and {c} are insensitive in loss, and {d}, {e} and {f} sensitive" in text
 
 
+def test_how_often_the_activation_matters_is_what_the_ground_truth_says():
+    from sensitivity import truth
+
+    q = truth.table(truth.load(), "loss").q
+    assert f"within the range of the {len(q)} cases" in " ".join(README.split())
+    assert f"mattered in {q.mean():.0%} of them" in " ".join(README.split())
+
+
 def test_the_audits_summary_is_that_of_its_document():
     document = (ROOT / "docs" / "audit.md").read_text(encoding="utf-8")
     counts = re.search(r"(\d+) checkable claims: (.*)\.\n", document)
