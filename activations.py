@@ -63,7 +63,7 @@ class _Smelu(torch.autograd.Function):
 
     (x + beta)^2 / (4 beta) is never less than x, so y is exactly x for x >= beta, and exactly 0 for x <= -beta. The input
     is saved for the backward pass, not d: recomputing d costs less than writing it to memory. 16-bit inputs are computed
-    in float32. It is elementwise, so torch.vmap does not change it.
+    in float32.
     """
 
     @staticmethod
@@ -72,15 +72,12 @@ class _Smelu(torch.autograd.Function):
         return torch.add(wide.new_full((), 0.5), wide, alpha=0.5 / beta).clamp_(0, 1)
 
     @staticmethod
-    def forward(x, beta):
+    def forward(ctx, x, beta):
+        ctx.save_for_backward(x)
+        ctx.beta = beta
         y = _Smelu.slope(x, beta)
         y.mul_(y).mul_(beta)
         return torch.maximum(y, x, out=y).to(x.dtype)
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        x, ctx.beta = inputs
-        ctx.save_for_backward(x)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -88,14 +85,10 @@ class _Smelu(torch.autograd.Function):
         (x,) = ctx.saved_tensors
         return _Smelu.slope(x, ctx.beta).mul_(grad).to(x.dtype), None
 
-    @staticmethod
-    def vmap(info, in_dims, x, beta):
-        return _Smelu.apply(x, beta), in_dims[0]
-
 
 def _smelu(x, beta, written_out=False):
-    """SmeLU; in plain operations for torch.compile, which fuses them and may ignore the vmap rule above, or if
-    `written_out`, since the function above has no second derivative."""
+    """SmeLU; in plain operations for torch.compile, which fuses them, or if `written_out`, since the function above has
+    no second derivative."""
     if written_out or torch.compiler.is_compiling():
         return torch.maximum(beta * (0.5 + x / (2 * beta)).clamp(0, 1).square(), x)
     return _Smelu.apply(x, beta)

@@ -22,7 +22,7 @@ peers     a training step compared with nanoGPT's at the same size, in float32 a
 diagnostics
           the duration of each probe and comparison of diagnose.py, in training steps
 cuda      a step of the full-size model on a GPU in bfloat16 and float32: tokens per second, share of the measured peak,
-          evaluation, memory; and trials per hour by pack size, compiled and not, and by processes sharing the GPU
+          evaluation, memory; and trials per hour by the number of processes that share the GPU, compiled and not
 
 Floating-point operations of a step: three times the forward pass, with full T x T attention and the head, without
 embeddings. Values are medians over repeats with the quartiles. A goal applies to one kind of machine

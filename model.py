@@ -17,8 +17,8 @@ from kernels.attention import attention, library_attention, plain_attention
 class Dropout(nn.Module):
     """Dropout whose mask is drawn by address: (seed, step), set by `address_dropout`, and this module's site.
 
-    If a mask is passed in the buffer `given` (True: kept), it is used instead: a model batched over trials cannot draw
-    each trial's masks itself (training/packed.py).
+    If a mask is passed in the buffer `given` (True: kept), it is used instead: compiled code cannot draw masks by address
+    (training/compiled.py).
     """
 
     def __init__(self, probability):
@@ -86,12 +86,6 @@ def address_dropout(model, seed, step):
             module.seed, module.step = seed, step
 
 
-def linear_in_one_type(x, weight, bias=None):
-    """F.linear in the dtype of the product: under vmap and autocast, F.linear with a bias would return float32."""
-    product = F.linear(x, weight)
-    return product if bias is None else product + bias.to(product.dtype)
-
-
 class Attention(nn.Module):
     """Causal multi-head self-attention; dropout on the attention weights and on the output."""
 
@@ -104,14 +98,13 @@ class Attention(nn.Module):
         self.projection = nn.Linear(n_embd, n_embd, bias=bias)
         self.weight_dropout = Dropout(dropout)
         self.output_dropout = Dropout(dropout)
-        self.written_out = False  # True: plain operations on every device, which can be batched
+        self.written_out = False  # True: plain operations on every device; compiled, and differentiated twice
 
     def forward(self, x):  # (B, T, C) -> (B, T, C)
         layers = (self.query, self.key, self.value)
         bias = None if self.query.bias is None else torch.cat([layer.bias for layer in layers])
         weight = torch.cat([layer.weight for layer in layers])  # one product instead of three
-        qkv = (linear_in_one_type if self.written_out else F.linear)(x, weight, bias)
-        return self.output_dropout(self.projection(self._attend(qkv)))
+        return self.output_dropout(self.projection(self._attend(F.linear(x, weight, bias))))
 
     def _attend(self, qkv):
         batch, length, _ = qkv.shape

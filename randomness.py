@@ -16,6 +16,7 @@ STREAMS = ("init", "data", "dropout", "bit", "probe")
 
 # Incremented for a dtype whenever results change because this mapping or the arithmetic of training changes.
 NUMERICS_VERSIONS = {"float32": 1, "bfloat16": 2}  # bfloat16 2: attention and dropout of kernels/bfloat16.py
+COMPILED_VERSIONS = {"float32": 2, "bfloat16": 3}  # of compiled trials: one more since they are no batch of one trial
 
 # Dropout compares 16 random bits with a threshold, so the drop probability is exact to 2**-17, about 1e-5.
 DROPOUT_LEVELS = 2**16
@@ -54,9 +55,9 @@ def dropout_threshold(probability: float) -> tuple[int, float]:
     return dropped - DROPOUT_LEVELS // 2, 1 - dropped / DROPOUT_LEVELS
 
 
-def numerics_version(dtype: str) -> int:
-    """The version of the numerics of this dtype; trials of equal versions are bit-identical."""
-    return NUMERICS_VERSIONS[dtype]
+def numerics_version(dtype: str, compiled: bool = False) -> int:
+    """The version of the numerics of plain or compiled trials in this dtype; those of equal versions are bit-identical."""
+    return (COMPILED_VERSIONS if compiled else NUMERICS_VERSIONS)[dtype]
 
 
 def device_key(seed: int, stream: str, step: int, site: int) -> int:

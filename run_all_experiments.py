@@ -32,6 +32,8 @@ from training.options import (
     load_user_files,
 )
 
+WORKERS_ON_A_GPU = 4  # the fastest of those measured (docs/gpu.md); lowered during a run that is out of memory
+
 
 def parser():
     p = Parser(
@@ -57,7 +59,7 @@ def parser():
         "--workers",
         type=int,
         help="trials at a time; with Ray on GPUs: per GPU; ignored on the CPUs of an existing Ray cluster (default: the"
-        " available cores, or 1 on a GPU)",
+        f" available cores, on a GPU at most {WORKERS_ON_A_GPU})",
     )
     p.add_argument("--engine", choices=("local", "ray"), default="local", help="default: local")
     p.add_argument("--ray-address", metavar="ADDRESS", help="a running Ray cluster (default: one on this machine)")
@@ -67,13 +69,6 @@ def parser():
         metavar="STREAM",
         help="random streams that differ between trials: init, data, dropout (default: all three), bit (flip one bit of"
         " one initial weight), or none; the others keep the seed of trial 1",
-    )
-    p.add_argument(
-        "--pack",
-        type=int,
-        metavar="N",
-        help="train N trials of an activation as one batched model, for a large GPU; part of the study's identity, since"
-        " it rounds differently (default: train trials singly; see training/packed.py)",
     )
     add_compile_option(p)
     add_file_options(p)
@@ -115,19 +110,12 @@ def model_facts(plan, task) -> dict:
     return facts
 
 
-def check_packs(plan, task) -> None:
-    """Raises UserError if a model cannot be packed or compiled, or a pack does not fit into the GPU's memory."""
-    if not (plan.pack or plan.compiled):
-        return
-    import torch
+def default_workers(plan) -> int:
+    """Trials at a time: as many as the cores can run, and on a GPU at most WORKERS_ON_A_GPU."""
+    from common.provenance import usable_cpus
 
-    from training import packed
-
-    for architecture, activation in plan.experiments:
-        slot_bytes = packed.check_can_be_packed(architecture, activation, plan.config, task, plan.compiled)
-        if plan.device == "cuda":
-            memory = torch.cuda.get_device_properties(0).total_memory
-            packed.check_fits(plan.pack or 1, slot_bytes, memory, f"{architecture} with {activation}")
+    cores = max(1, usable_cpus() // plan.config.threads_per_trial)
+    return min(cores, WORKERS_ON_A_GPU) if plan.device == "cuda" else cores
 
 
 def make_engine(args, plan, workers, context):
@@ -149,9 +137,9 @@ def main(argv=None) -> int:
 def check_and_run(args, signals) -> int:
     """Checks the options, then runs the study or studies; a dry run prints their cost instead."""
     from architectures.registry import default_architecture
-    from common.provenance import usable_cpus
     from diagnostics.probes import check_probes
     from tasks.registry import load_task
+    from training.compiled import check_can_be_compiled
     from training.memory import check_memory
 
     user_files, defined = load_user_files(args)
@@ -170,16 +158,15 @@ def check_and_run(args, signals) -> int:
     plans = [at_size(args, plan, size, task.model_sizes) for size in sizes] or [plan]
     for plan in plans:
         check_folders(plan)
-    workers = args.workers or max(1, usable_cpus() // plan.config.threads_per_trial)
-    if plan.device == "cuda" and args.workers is None:
-        workers = 1
+    workers = args.workers or default_workers(plan)
     for note in notes:
         print(note)
     for plan in plans:
-        check_memory(plan.config, plan.experiments, task.model_sizes, plan.device, plan.pack)
+        check_memory(plan.config, plan.experiments, task.model_sizes, plan.device)
     studies = [(plan, model_facts(plan, task)) for plan in plans]
     for plan in plans:
-        check_packs(plan, task)
+        for names in plan.experiments if plan.compiled else ():
+            check_can_be_compiled(*names, plan.config, task)
     note_status("analyze", analysis_command(plans, args))
     if args.dry_run or sizes:
         print_cost(args, studies, task, workers)
@@ -260,7 +247,7 @@ def run_plan(args, plan, task, facts, workers, user_files, signals, seed_by_seed
     from study.experiment import Experiment
     from study.jobs import Context
     from study.progress import Progress
-    from study.run import remove_leftovers, run, trials_of
+    from study.run import remove_leftovers, run, trial_of
     from study.summaries import other_results
     from training.identity import holds_study, open_study
 
@@ -288,9 +275,9 @@ def run_plan(args, plan, task, facts, workers, user_files, signals, seed_by_seed
         others = other_results(plan, experiments, say=lambda text: print(f"note: {text}", flush=True))
         jobs = [(experiment, job) for experiment in experiments for job in experiment.jobs()]
         if seed_by_seed:
-            jobs.sort(key=lambda item: min((trial.number for trial in trials_of(item[1])), default=0))
+            jobs.sort(key=lambda item: trial.number if (trial := trial_of(item[1])) else 0)
         remove_leftovers(plan, experiments, jobs)
-        n_to_train = sum(len(trials_of(job)) for _, job in jobs)
+        n_to_train = sum(trial_of(job) is not None for _, job in jobs)
         print(plan.describe(task), flush=True)
         warn_if_single(plan)
         note_changes()

@@ -72,66 +72,98 @@ def run_trial(trial: Trial, task, partial_path=None, report=None, should_stop=No
         log-probabilities or the path of their file); log_probabilities (W, T, V); window_loss (W,). All but the record
         are None if the trial diverged.
     """
+    from training.compiled import CompiledTrial
     from training.step import SingleTrial
 
-    return run_together(SingleTrial, (trial,), (trial,), task, partial_path, report, should_stop, probes)[0]
+    prepare_torch(trial.config)
+    learner = (CompiledTrial if trial.compiled else SingleTrial)(trial, task)
+    state = _load_partial(partial_path, learner, report)
+    _train(learner, state, partial_path, report, should_stop, probes)
+    return _outcome(learner, state)
 
 
-def run_pack(trials, wanted, task, **hooks) -> list[dict]:
-    """Trains the trials of a pack as one batched model; returns what `run_trial` returns, for each wanted trial.
-
-    Parameters
-    ----------
-    trials : sequence of Trial
-        All N, in slot order.
-    wanted : sequence of Trial
-        Those whose outcomes are returned.
-    task, **hooks
-        As for `run_trial`.
-    """
-    from training.packed import Stack
-
-    return run_together(Stack, trials, wanted, task, **hooks)
-
-
-def run_together(
-    make_learner, trials, wanted, task, partial_path=None, report=None, should_stop=None, probes=()
-) -> list[dict]:
-    """Trains one or several trials in lockstep and evaluates the wanted ones.
-
-    Parameters
-    ----------
-    make_learner : callable
-        SingleTrial or packed.Stack: (trials, task) -> the learner that the training loop updates.
-    trials : sequence of Trial
-        Of one architecture, activation, configuration and device.
-    wanted : sequence of Trial
-        Those whose outcomes are returned.
-    task, partial_path, report, should_stop, probes
-        As for `run_trial`; the file at partial_path holds the state of all trials.
-
-    Returns
-    -------
-    list of dict
-        What `run_trial` returns, for each wanted trial. Times are divided evenly among the trials.
-    """
-    prepare_torch(trials[0].config)
-    learner = make_learner(trials, task)
-    state = _load_partial(partial_path, trials, wanted, task, learner, report)
-    _train(trials, wanted, task, learner, state, partial_path, report, should_stop, probes)
-    return [
-        _outcome(trial, task, learner.model_of(slot), state, state["members"][slot])
-        for slot, trial in enumerate(trials)
-        if trial in wanted
-    ]
+def _train(learner, state, partial_path, report, should_stop, probes):
+    """The training loop: from state["step"] to max_iters, or until the loss is no longer finite."""
+    trial = learner.trial
+    # Reading a loss synchronizes with a GPU; there, losses are read at the curve points only.
+    reads_each_loss = trial.device == "cpu"
+    reported = saved = time.perf_counter()
+    curve_steps = set(trial.config.curve_steps())
+    for step in range(state["step"], trial.config.max_iters + 1):
+        if step in curve_steps and (not state["history"] or state["history"][-1]["step"] < step):
+            _add_point(step, learner, state, probes, partial_path, report)
+        if step == trial.config.max_iters or state["diverged_at"] is not None:
+            return
+        started = time.perf_counter()
+        loss = learner.update(step)
+        state["step"] = step + 1
+        now = time.perf_counter()
+        state["training_time_s"] += now - started
+        if reads_each_loss:
+            _note_loss(state, loss.item(), state["step"])
+            if state["diverged_at"] is not None:
+                return
+        if report and now - reported > REPORT_EVERY_S:
+            report({"trial": trial.number, "step": state["step"], "loss": state["loss"]})
+            reported = now
+        stop = should_stop is not None and should_stop()
+        if stop or now - saved > SAVE_EVERY_S:
+            _save_partial(partial_path, learner, state, report)
+            saved = time.perf_counter()
+        if stop:
+            raise Interrupted
 
 
-def _outcome(trial, task, model, state, member):
-    """What `run_trial` returns for a trial whose training has ended."""
+def _note_loss(state, loss, step):
+    """Records the last loss, or the step at which it stopped being finite."""
+    if math.isfinite(loss):
+        state["loss"] = loss
+    else:
+        state["diverged_at"] = step
+
+
+def _add_point(step, learner, state, probes, partial_path, report):
+    """Evaluates the trial at a curve point."""
+    from diagnostics.probes import measure_probes
+    from training import evaluate
+    from training.step import synchronize
+
+    trial, model, task = learner.trial, learner.model, learner.task
+    state["training_time_s"] += synchronize(trial.device)
+    started = time.perf_counter()
+    train_loss, val_loss, log_p = evaluate.curve_point(model, task, trial.config)
+    _note_loss(state, train_loss if math.isfinite(val_loss) else val_loss, step)
+    if state["diverged_at"] is None:
+        point = {"step": step, "train_loss": train_loss, "val_loss": val_loss}
+        if probes:
+            point["probes"] = measure_probes(probes, model, task, trial, step)
+        state["history"].append(point)
+        state["curve"].append((step, _kept_point(log_p, step, trial, task, partial_path, report)))
+    state["evaluation_time_s"] += time.perf_counter() - started
+
+
+def _kept_point(log_p, step, trial, task, partial_path, report):
+    """The path of a file with a point's predictions next to the saved state; themselves if it cannot be written."""
+    from training.curve_files import about_curve, curve_folder, point_path, write_point
+
+    if partial_path is None:
+        return log_p
+    folder = curve_folder(Path(partial_path).parent, trial.number)
+    try:
+        write_point(folder, about_curve(trial, task, environment_of(trial)), step, log_p)
+    except RunError as error:
+        if report:
+            report({"warning": f"{error}; the trial continues, but cannot be resumed from this point"})
+        return log_p
+    return str(point_path(folder, step))
+
+
+def _outcome(learner, state):
+    """What `run_trial` returns, after training has ended."""
     from training import evaluate
 
-    together = len(state["members"])
-    diverged = member["diverged_at"] is not None
+    trial, model, task = learner.trial, learner.model, learner.task
+    diverged = state["diverged_at"] is not None
     record = {
         "trial": trial.number,
         "seed": trial.seed,
@@ -141,16 +173,16 @@ def _outcome(trial, task, model, state, member):
         "val_loss": None,
         "train_accuracy": None,
         "val_accuracy": None,
-        "training_time_s": state["training_time_s"] / together,
-        "evaluation_time_s": state["evaluation_time_s"] / together,
-        "history": member["history"],
+        "training_time_s": state["training_time_s"],
+        "evaluation_time_s": state["evaluation_time_s"],
+        "history": state["history"],
         "checkpoint": None,
         "weights_sha256": None,
         "environment": environment_of(trial),
     }
     outcome = {"record": record, "weights": None, "curve": None, "log_probabilities": None, "window_loss": None}
     if diverged:
-        record["reason"] = f"the loss was no longer finite at step {member['diverged_at']}"
+        record["reason"] = f"the loss was no longer finite at step {state['diverged_at']}"
         return outcome
     started = time.perf_counter()
     final = evaluate.final_evaluation(model, task, trial.config)
@@ -169,101 +201,10 @@ def _outcome(trial, task, model, state, member):
         return outcome
     return outcome | {
         "weights": weights,
-        "curve": member["curve"],
+        "curve": state["curve"],
         "log_probabilities": final["log_probabilities"],
         "window_loss": final["window_loss"],
     }
-
-
-def _train(trials, wanted, task, learner, state, partial_path, report, should_stop, probes):
-    """The training loop: from state["step"] to max_iters, or until no trial has a finite loss."""
-    config, device, members = trials[0].config, trials[0].device, state["members"]
-    # Reading a loss synchronizes with a GPU; there, losses are read at the curve points only.
-    reads_each_loss = device == "cpu"
-    reported = saved = time.perf_counter()
-    curve_steps = set(config.curve_steps())
-    for step in range(state["step"], config.max_iters + 1):
-        if step in curve_steps:
-            _add_points(step, trials, wanted, task, learner, state, probes, partial_path, report)
-            if step == config.max_iters or not _still_training(members):
-                return
-        started = time.perf_counter()
-        losses = learner.update(step)
-        state["step"] = step + 1
-        now = time.perf_counter()
-        state["training_time_s"] += now - started
-        if reads_each_loss:
-            for member, loss in zip(members, losses):
-                _note_loss(member, loss.item(), state["step"])
-        if not _still_training(members):
-            return
-        if report and now - reported > REPORT_EVERY_S:
-            for trial, member in zip(trials, members):
-                report({"trial": trial.number, "step": step + 1, "loss": member["loss"]})
-            reported = now
-        stop = should_stop is not None and should_stop()
-        if stop or now - saved > SAVE_EVERY_S:
-            _save_partial(partial_path, trials, task, learner, state, report)
-            saved = time.perf_counter()
-        if stop:
-            raise Interrupted
-
-
-def _still_training(members):
-    """Trials whose loss is still finite."""
-    return [member for member in members if member["diverged_at"] is None]
-
-
-def _note_loss(member, loss, step):
-    """Records a trial's last loss, or the step at which it stopped being finite."""
-    if member["diverged_at"] is None and not math.isfinite(loss):
-        member["diverged_at"] = step
-    elif member["diverged_at"] is None:
-        member["loss"] = loss
-
-
-def _add_points(step, trials, wanted, task, learner, state, probes, partial_path, report):
-    """Evaluates every trial that has no curve point at this step yet."""
-    from diagnostics.probes import measure_probes
-    from training import evaluate
-    from training.step import synchronize
-
-    slots = [
-        slot
-        for slot, member in enumerate(state["members"])
-        if member["diverged_at"] is None and (not member["history"] or member["history"][-1]["step"] < step)
-    ]
-    if not slots:
-        return
-    state["training_time_s"] += synchronize(trials[0].device)
-    started = time.perf_counter()
-    for slot in slots:
-        member, model = state["members"][slot], learner.model_of(slot)
-        train_loss, val_loss, log_p = evaluate.curve_point(model, task, trials[slot].config)
-        _note_loss(member, train_loss if math.isfinite(val_loss) else val_loss, step)
-        if member["diverged_at"] is None:
-            point = {"step": step, "train_loss": train_loss, "val_loss": val_loss}
-            if probes:
-                point["probes"] = measure_probes(probes, model, task, trials[slot], step)
-            member["history"].append(point)
-            if trials[slot] in wanted:
-                _keep_point(member, log_p, step, trials[slot], task, partial_path, report)
-    state["evaluation_time_s"] += time.perf_counter() - started
-
-
-def _keep_point(member, log_p, step, trial, task, partial_path, report):
-    """Writes a point's predictions to a file next to the saved state; in memory if there is none or the disk is full."""
-    from training.curve_files import about_curve, curve_folder, point_path, write_point
-
-    if partial_path is not None:
-        folder = curve_folder(Path(partial_path).parent, trial.number)
-        try:
-            write_point(folder, about_curve(trial, task, environment_of(trial)), step, log_p)
-            log_p = str(point_path(folder, step))
-        except RunError as error:
-            if report:
-                report({"warning": f"{error}; the trial continues, but cannot be resumed from this point"})
-    member["curve"].append((step, log_p))
 
 
 def learned_activation_parameters(model) -> dict | None:
@@ -277,43 +218,40 @@ def learned_activation_parameters(model) -> dict | None:
     return found or None
 
 
-def _save_partial(path, trials, task, learner, state, report):
-    members = [{**member, "curve": []} for member in state["members"]]  # curve points have their own files
-    content = {**state, "learner": learner.state(), "members": members}
-    identities = [partial_identity(trial, task) for trial in trials]
-    checkpoint_files.save_state(path, identities, numeric_environment(environment_of(trials[0])), content, report)
+def _save_partial(path, learner, state, report):
+    trial = learner.trial
+    content = {**state, "learner": learner.state(), "curve": []}  # curve points have their own files
+    identity, environment = partial_identity(trial, learner.task), numeric_environment(environment_of(trial))
+    checkpoint_files.save_state(path, identity, environment, content, report)
 
 
-def _load_partial(path, trials, wanted, task, learner, report):
-    """The state from which the trials resume: the one saved at `path` if it is usable, else step 0."""
-    members = [{"history": [], "curve": [], "diverged_at": None, "loss": None} for _ in trials]
-    state = {"step": 0, "training_time_s": 0.0, "evaluation_time_s": 0.0, "members": members}
-    identities = [partial_identity(trial, task) for trial in trials]
-    content = checkpoint_files.load_state(path, identities, numeric_environment(environment_of(trials[0])), report)
-    if content is None or not _restore_curves(path, trials, wanted, task, content["members"], report):
-        return state
+def _load_partial(path, learner, report):
+    """The state from which the trial resumes: the one saved at `path` if it is usable, else step 0."""
+    trial = learner.trial
+    start = {"step": 0, "training_time_s": 0.0, "evaluation_time_s": 0.0}
+    start |= {"history": [], "curve": [], "diverged_at": None, "loss": None}
+    identity, environment = partial_identity(trial, learner.task), numeric_environment(environment_of(trial))
+    content = checkpoint_files.load_state(path, identity, environment, report)
+    if content is None or not _restore_curve(path, learner, content, report):
+        return start
     learner.load(content["learner"])
-    for trial in trials if report else ():
+    if report:
         report({"trial": trial.number, "resumed": content["step"]})
-    return {name: content[name] for name in state}
+    return {name: content[name] for name in start}
 
 
-def _restore_curves(path, trials, wanted, task, members, report):
-    """Adds the paths of the curve points to members; False if one is unusable, since it cannot be computed later."""
+def _restore_curve(path, learner, content, report):
+    """Adds the paths of the curve points; False if one is unusable, since it cannot be computed later."""
     from training.curve_files import about_curve, curve_folder, curve_problem, point_path
 
-    for trial, member in zip(trials, members):
-        if trial not in wanted:
-            continue
-        about = about_curve(trial, task, environment_of(trial))
-        folder = curve_folder(Path(path).parent, trial.number)
-        steps = [point["step"] for point in member["history"]]
-        member["curve"] = [(step, str(point_path(folder, step))) for step in steps]
-        if problem := curve_problem(folder, about, steps):
-            if report:
-                report({"warning": f"{problem}; the trial starts over"})
-            return False
-    return True
+    trial = learner.trial
+    folder = curve_folder(Path(path).parent, trial.number)
+    steps = [point["step"] for point in content["history"]]
+    content["curve"] = [(step, str(point_path(folder, step))) for step in steps]
+    problem = curve_problem(folder, about_curve(trial, learner.task, environment_of(trial)), steps)
+    if problem and report:
+        report({"warning": f"{problem}; the trial starts over"})
+    return problem is None
 
 
 # --- the script -----------------------------------------------------------------------------------------------------
@@ -373,6 +311,7 @@ def train_one(args, defined) -> int:
     from activations import resolve
     from architectures.registry import check_task, default_architecture
     from tasks.registry import load_task
+    from training.compiled import check_can_be_compiled
     from training.memory import check_memory
     from training.step import build
 
@@ -388,9 +327,7 @@ def train_one(args, defined) -> int:
     check_memory(config, [(architecture, activation)], task.model_sizes, device)
     build(trial, task.model_sizes)  # reports an invalid model before any work begins
     if trial.compiled:
-        from training import packed
-
-        packed.check_can_be_packed(architecture, activation, config, task, compiled=True)
+        check_can_be_compiled(architecture, activation, config, task)
     output = args.output or Path("checkpoints/single") / f"{trial.name}_seed_{args.seed}.pt"
     if output.exists():
         raise UserError(f"{output} exists already; move it away or choose another --output")
@@ -441,14 +378,12 @@ def sample(args, defined) -> int:
 
 
 def run_protocol(trial, task, **hooks) -> dict:
-    """Trains a trial with the function for its kind: matched, compiled, or under the published protocol."""
+    """Trains a trial under its protocol, matched or published."""
     try:
         if trial.protocol == "published":
             from training import published_trials
 
             return published_trials.run_trial(trial, task, **hooks)
-        if trial.compiled:
-            return run_pack((trial,), (trial,), task, **hooks)[0]
         return run_trial(trial, task, **hooks)
     except SystemExit as error:  # from a user-defined model: must not end the program with its status
         raise RunError(f"the model called sys.exit({error.code}) during training") from error
@@ -488,19 +423,19 @@ def verify(path: Path, number: int, corpus: str, defined: dict[str, str]) -> int
     if number not in numbers:
         raise UserError(f"{path} has no trial {number}; it has {', '.join(map(str, numbers))}")
     expected = result["trials"][numbers.index(number)]
-    dtype = result["identity"]["config"]["dtype"]
-    if result["numerics_version"] != randomness.numerics_version(dtype):
+    trial = trial_of_result(result, expected)
+    version = randomness.numerics_version(trial.config.dtype, trial.compiled)
+    if result["numerics_version"] != version:
         raise UserError(
-            f"{path} was made with numerics_version {result['numerics_version']} of {dtype}, but this program has"
-            f" {randomness.numerics_version(dtype)}; check out commit {result['provenance']['git_commit']}"
+            f"{path} was made with numerics_version {result['numerics_version']} of {trial.config.dtype}, but this program"
+            f" has {version}; check out commit {result['provenance']['git_commit']}"
         )
     check_user_sources(result)
     check_user_files_are_used(defined, [(result["architecture"], result["activation"])])
-    trial = trial_of_result(result, expected)
     check_device(trial.device)
     task = load_recorded(result, corpus)
     print(f"retraining {trial.name}, trial {trial.number} ({trial.config.max_iters} steps)", flush=True)
-    found = train_again(trial, result["identity"], task)["record"]
+    found = run_protocol(trial, task)["record"]
     history = [{name: point[name] for name in point if name != "probes"} for point in expected["history"]]
     expected = {**expected, "checkpoint": None, "history": history}  # probes are not measured again
     difference = json_files.first_difference(json_files.stable(expected), json_files.stable(found))
@@ -514,18 +449,14 @@ def verify(path: Path, number: int, corpus: str, defined: dict[str, str]) -> int
     return 1
 
 
-def train_again(trial, identity, task) -> dict:
-    """The outcome of a study's trial, trained again; a packed trial is trained with its whole pack."""
-    if trial.pack is None:
-        return run_protocol(trial, task)
-    from training import packed
-
-    return run_pack(packed.pack_of(trial, identity["seed_base"], identity["vary"]), (trial,), task)[0]
-
-
 def trial_of_result(result, record) -> Trial:
-    """The identity of a trial, from its result."""
+    """The identity of a trial, from its result; raises UserError for a batched one of an earlier version."""
     identity = result["identity"]
+    if "pack" in identity:
+        raise UserError(
+            f"these trials were trained {identity['pack']} at a time in one batched model, which this program no longer"
+            f" does; check out commit {result['provenance']['git_commit']}"
+        )
     return Trial(
         architecture=result["architecture"],
         activation=result["activation"],
@@ -535,7 +466,6 @@ def trial_of_result(result, record) -> Trial:
         seeds=record["seeds"],
         device=identity["device"],
         protocol=identity["protocol"],
-        pack=identity.get("pack"),
         compiled=identity.get("compiled", False),
     )
 

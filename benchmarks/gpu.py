@@ -1,4 +1,4 @@
-"""Speed on a GPU (`python benchmark.py cuda`): single trials, processes that share the GPU, and packs."""
+"""Speed on a GPU (`python benchmark.py cuda`): single trials, and processes that share the GPU."""
 
 import contextlib
 import multiprocessing
@@ -8,20 +8,16 @@ import numpy as np
 
 from training.workload import Workload, forward_flops, quartiles
 
-PROCESSES = (1, 2, 4, 8, 16)  # sharing one GPU
-PACKS = (2, 4, 8, 16)
+PROCESSES = (1, 2, 4, 8)  # sharing one GPU
 
 
-def steps_together(config, device, processes, steps, **how) -> list[float] | None:
-    """Seconds that each of several concurrent processes on one device took for its steps; None: out of memory.
-
-    `how`: pack, compiled.
-    """
+def steps_together(config, device, processes, steps, compiled=False) -> list[float] | None:
+    """Seconds that each of several concurrent processes on one device took for its steps; None: out of memory."""
     spawn = multiprocessing.get_context("spawn")
     running = []
     for _ in range(processes):
         ours, theirs = spawn.Pipe()
-        process = spawn.Process(target=_steps_in_process, args=(theirs, config, device, steps, how))
+        process = spawn.Process(target=_steps_in_process, args=(theirs, config, device, steps, compiled))
         process.start()
         theirs.close()
         running.append((process, ours))
@@ -44,8 +40,8 @@ def _received(channel):
         return None
 
 
-def _steps_in_process(channel, config, device, steps, how):
-    """Sends whether it is ready, receives whether all are, sends the seconds its steps took; None: out of memory."""
+def _steps_in_process(channel, config, device, steps, compiled):
+    """Warms up (and compiles), sends whether it is ready, receives whether all are, sends the seconds its steps took; None: out of memory."""
     from common.memory import is_out_of_memory
     from training.step import synchronize
 
@@ -63,14 +59,14 @@ def _steps_in_process(channel, config, device, steps, how):
             if not is_out_of_memory(error):
                 raise
 
-    workload = unless_out_of_memory(lambda: Workload(config, device, **how))
+    workload = unless_out_of_memory(lambda: Workload(config, device, compiled=compiled))
     channel.send(workload and unless_out_of_memory(lambda: seconds_of(3)))
     if channel.recv():
         channel.send(unless_out_of_memory(lambda: seconds_of(steps)))
 
 
 def benchmark_cuda(repeats):
-    """Yields the speeds of the full-size model on a GPU: alone, in several processes at once, and in packs."""
+    """Yields the speeds of the full-size model on a GPU: alone, and in several processes at once."""
     import torch
 
     from common.errors import UserError
@@ -111,10 +107,8 @@ def benchmark_cuda(repeats):
         }
         del workload
         torch.cuda.empty_cache()
-    yield from trials_per_hour_packed("cuda", Config(), (None,), True)
-    yield from trials_per_hour("cuda", Config(), PROCESSES)
-    for compiled in (False, True):
-        yield from trials_per_hour_packed("cuda", Config(), PACKS, compiled)
+    for compiled in (True, False):
+        yield from trials_per_hour("cuda", Config(), PROCESSES, compiled)
 
 
 def attention_times(device, config, repeats, timed) -> dict:
@@ -158,24 +152,11 @@ def attention_times(device, config, repeats, timed) -> dict:
     return rows
 
 
-def trials_per_hour(device, config, counts, steps=100):
+def trials_per_hour(device, config, counts, compiled, steps=60):
     """Yields whole trials per hour (training steps only) by the number of processes, until out of memory."""
     for count in counts:
-        found = steps_together(config, device, count, steps)
+        found = steps_together(config, device, count, steps, compiled)
         rate = "out of memory" if found is None else 3600 * count * steps / max(found) / config.max_iters
-        yield {f"trials_per_hour_{count}_processes": rate}
-        if found is None:
-            break
-
-
-def trials_per_hour_packed(device, config, packs, compiled, steps=50):
-    """Yields whole trials per hour (training steps only) by pack size in one process, until out of memory.
-
-    A pack of None is a single trial. Compilation happens in the first steps, which are not counted.
-    """
-    for pack in packs:
-        found = steps_together(config, device, 1, steps, pack=pack, compiled=compiled)
-        rate = "out of memory" if found is None else 3600 * (pack or 1) * steps / found[0] / config.max_iters
-        yield {f"trials_per_hour_pack_of_{pack or 1}" + ("_compiled" if compiled else ""): rate}
+        yield {f"trials_per_hour_{count}_processes" + ("_compiled" if compiled else ""): rate}
         if found is None:
             break

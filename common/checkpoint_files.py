@@ -154,7 +154,7 @@ def save_state(path: Path | None, identity, environment: dict, content: dict, re
     path : Path or None
         None: nothing is written.
     identity
-        Of the trial, or of all trials trained together; must be equal for resuming.
+        Of the trial; must be equal for resuming.
     environment : dict
         From `provenance.numeric_environment`; must be equal for resuming.
     content : dict
@@ -174,8 +174,8 @@ def save_state(path: Path | None, identity, environment: dict, content: dict, re
 def load_state(path: Path | None, identity, environment: dict, report) -> dict | None:
     """Reads the state written by `save_state` for this identity and environment; None if there is none.
 
-    A damaged file, or one of another kind, is set aside. `report` receives a warning about it, and about a state saved in
-    another environment: a trial resumed from it would be bit-identical with neither.
+    A damaged file, or one of another kind, is set aside. `report` receives a warning about it, about a state of another
+    trial, and about one saved in another environment: a trial resumed from it would be bit-identical with neither.
     """
 
     def say(warning):
@@ -193,7 +193,10 @@ def load_state(path: Path | None, identity, environment: dict, report) -> dict |
         reason = error if isinstance(error, RunError) else f"{path} is not the state of a trial"
         say(f"{reason}; set aside as {set_aside(path).name}")
         return None
-    if same and (difference := first_difference(content.get("environment", {}), environment)):
+    if not same:
+        say(f"{path} was saved by another trial, or by another version of this program")
+        return None
+    if difference := first_difference(content.get("environment", {}), environment):
         say(f"{path} was saved in another environment ({difference})")
         return None
-    return content if same else None
+    return content

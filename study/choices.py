@@ -85,13 +85,11 @@ def make_plan(args):
     from study.plan import Plan
 
     vary = chosen_streams(args.vary)
-    for name, value, least in (("--trials", args.trials, 1), ("--workers", args.workers, 1), ("--pack", args.pack, 2)):
-        if value is not None and value < least:
-            raise UserError(f"{name} must be at least {least}, but it is {value}")
+    for name, value in (("--trials", args.trials), ("--workers", args.workers)):
+        if value is not None and value < 1:
+            raise UserError(f"{name} must be at least 1, but it is {value}")
     if not 0 <= args.seed_base <= 2**32 - 1 - args.trials:
         raise UserError(f"--seed-base must be from 0 to 2^32 - 1 - trials, but it is {args.seed_base}")
-    if args.pack and args.engine == "ray":
-        raise UserError("--pack needs the local engine; leave out --engine ray")
     if args.ray_address and args.engine != "ray":
         raise UserError("--ray-address needs --engine ray; add it, or leave out the address")
     if args.protocol == "published":
@@ -108,7 +106,7 @@ def make_plan(args):
     check_rates(rates, experiments)
     folders = folders_of(args, results)
     probes = tuple(split_list(args.probes)) if args.probes else ()
-    trials = {"n_trials": args.trials, "pack": args.pack, "compiled": choose_compiled(args, device)}
+    trials = {"n_trials": args.trials, "compiled": choose_compiled(args, device)}
     trials |= {"learning_rates": rates, "probes": probes}
     plan = Plan(
         config, device, args.protocol, args.seed_base, vary, experiments=tuple(experiments), **trials, **folders
@@ -173,8 +171,6 @@ def refuse_ignored_options(args):
     """Raises UserError for an option that the published protocol would ignore."""
     from training import published_protocol
 
-    if args.pack is not None:
-        raise UserError("--pack has no effect under the published protocol, which trains trials singly; leave it out")
     if args.compile == "on":
         raise UserError("--compile on has no effect under the published protocol, which is eager; leave it out")
     if args.probes:

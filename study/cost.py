@@ -48,7 +48,6 @@ def print_cost(args, studies, task, workers) -> None:
 def work_left(args, plan, task, facts) -> tuple[list[tuple[str, str]], int]:
     """((architecture, kind) of each remaining job, number of pairs to compare) of a study."""
     from study.experiment import Experiment
-    from study.run import trials_of
     from training.identity import holds_study
 
     begun = not args.fresh and holds_study(plan.results_dir, plan.identity(task))
@@ -58,12 +57,7 @@ def work_left(args, plan, task, facts) -> tuple[list[tuple[str, str]], int]:
         jobs = [(architecture, "trial") for architecture, _ in plan.experiments for _ in range(plan.n_trials)]
         return jobs, len(plan.experiments) * math.comb(plan.n_trials, 2)
     experiments = [Experiment(plan, task, *key, facts[key]) for key in plan.experiments]
-    jobs = [
-        (experiment.architecture, "trial" if trials_of(job) else job.function)
-        for experiment in experiments
-        for job in experiment.jobs()
-        for _ in trials_of(job) or (job,)
-    ]
+    jobs = [(experiment.architecture, job.function) for experiment in experiments for job in experiment.jobs()]
     return jobs, sum(len(experiment.pending_pairs()) for experiment in experiments)
 
 
@@ -95,7 +89,7 @@ def estimate(plan, task, facts, jobs, n_pairs, workers) -> tuple[float, float]:
         seconds[architecture, "trial"] = plan.config.max_iters * step_s + n_windows * window_s
         seconds[architecture, "predict"] = task.n_examples("validation", plan.config) * window_s
     pairs_s = n_pairs * measure_pair(plan, task, window_s) if n_pairs else 0.0
-    at_a_time = 1 if plan.device == "cuda" else workers  # the speed-up of processes sharing a GPU is unknown
+    at_a_time = 1 if plan.device == "cuda" else workers  # as if processes sharing a GPU gained nothing: an overestimate
     n_trials = sum(kind == "trial" for _, kind in jobs)
     n_examples, positions, classes = prediction_shape(plan.config, task)
     predictions = 4 * n_examples * positions * classes
@@ -167,7 +161,7 @@ def measure(plan, architecture, activation, n_parameters, task) -> tuple[float, 
 
     Measured by a single process; with all cores busy, each is a little slower. On a CPU, large models are timed on a few
     sequences, since a full batch would take minutes. A step of the published protocol is assumed to take as long as a
-    matched one (the arithmetic is the same), and a packed or compiled step as long as an ordinary one (an overestimate).
+    matched one (the arithmetic is the same), and a compiled step as long as an ordinary one (an overestimate).
     """
     import torch
 

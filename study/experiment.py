@@ -22,7 +22,7 @@ from common.provenance import program
 from randomness import numerics_version
 from study.jobs import Job, Member
 from study.summaries import TRIAL_SUMMARY, summarize, summary_of
-from training import curve_files, packed
+from training import curve_files
 from training.identity import (
     check_belongs,
     difference_of_identities,
@@ -168,11 +168,8 @@ class Experiment:
         return [self.plan.results_dir / self.name, self.folder, *self.folder.glob("trial_*.curve")]
 
     def partial_path(self, number):
-        """File in which a running trial, or its pack, saves its state."""
-        if self.plan.pack is None:
-            return self.folder / f"trial_{number}.partial.pt"
-        first = number - (number - 1) % self.plan.pack
-        return self.folder / f"trial_{first}_to_{first + self.plan.pack - 1}.partial.pt"
+        """File in which a running trial saves its state."""
+        return self.folder / f"trial_{number}.partial.pt"
 
     def predictions_path(self, number):
         return self.folder / f"trial_{number}{PREDICTIONS}"
@@ -298,17 +295,9 @@ class Experiment:
                     self.ready.add(number)
                 else:
                     yield self.prediction_job(number)
-        for path, trials in itertools.groupby(to_train, lambda trial: str(self.partial_path(trial.number))):
-            yield self.training_job(path, tuple(trials))
-
-    def training_job(self, partial_path, trials):
-        """The job that trains one trial, or the missing trials of a pack."""
-        numbers = ", ".join(str(trial.number) for trial in trials)
-        if self.plan.pack is None:
-            return Job(f"{self.name} trial {numbers}", "trial", {"trial": trials[0], "partial_path": partial_path})
-        pack = packed.pack_of(trials[0], self.plan.seed_base, self.plan.vary)
-        arguments = {"trials": pack, "wanted": trials, "partial_path": partial_path}
-        return Job(f"{self.name} pack of trials {numbers}", "pack", arguments)
+        for trial in to_train:
+            arguments = {"trial": trial, "partial_path": str(self.partial_path(trial.number))}
+            yield Job(f"{self.name} trial {trial.number}", "trial", arguments)
 
     def add_trial(self, trial, outcome):
         """Writes a trained trial: checkpoint, predictions, values, result, in this order, so what is listed exists."""
@@ -442,7 +431,7 @@ class Experiment:
         content = {
             "kind": json_files.RESULT,
             "schema_version": json_files.SCHEMA_VERSION,
-            "numerics_version": numerics_version(self.plan.config.dtype),
+            "numerics_version": numerics_version(self.plan.config.dtype, self.plan.compiled),
             "architecture": self.architecture,
             "activation": self.activation,
             **user_sources(self.architecture, self.activation),

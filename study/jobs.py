@@ -1,4 +1,4 @@
-"""The jobs that an engine runs: train a trial or pack, predict, compare pairs. Pure functions of their arguments."""
+"""The jobs that an engine runs: train a trial, predict, compare pairs. Pure functions of their arguments."""
 
 import functools
 import itertools
@@ -56,14 +56,6 @@ def train_trial(context, report, should_stop, trial, partial_path):
 
     hooks = {"partial_path": partial_path, "report": report, "should_stop": should_stop, "probes": context.probes}
     return train.run_protocol(trial, context.task, **hooks)
-
-
-def train_pack(context, report, should_stop, trials, wanted, partial_path):
-    """Trains a pack of trials and evaluates the wanted ones."""
-    import train
-
-    hooks = {"partial_path": partial_path, "report": report, "should_stop": should_stop, "probes": context.probes}
-    return train.run_pack(trials, wanted, context.task, **hooks)
 
 
 def predict(context, report, should_stop, checkpoint, weights_sha256, device):
@@ -166,7 +158,6 @@ def diagnose(context, report, should_stop, name, members, activations, seed):
 
 FUNCTIONS = {
     "trial": train_trial,
-    "pack": train_pack,
     "predict": predict,
     "evaluate": evaluate,
     "compare": compare,

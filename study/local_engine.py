@@ -15,6 +15,7 @@ import multiprocessing
 import os
 import pickle
 import signal
+import threading
 import time
 import traceback
 from collections import deque
@@ -54,7 +55,12 @@ def _work(channel, stop):
     """Receives jobs, runs them and sends back the results, in a loop."""
     context = channel.recv()
     context.prepare()
+    from tqdm import tqdm
+
     from training.trial import Interrupted
+
+    # torch.compile uses tqdm, whose default lock is a named semaphore; os._exit would leave it to the resource tracker.
+    tqdm.set_lock(threading.RLock())
 
     def send(kind, payload):
         # Not channel.send(): with torch loaded it passes tensors as file descriptors in /dev/shm, which can run out.

@@ -4,17 +4,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from config import Config
-from randomness import numerics_version
 from training.identity import config_of_experiment
 from training.trial import Trial, arithmetic, stream_seeds
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A run of a study. `pack` and `compiled` are as in `Trial`.
+    """A run of a study.
 
     experiments: (architecture, activation) pairs.
     learning_rates: activation or architecture -> learning rate; all others use the configuration's.
+    compiled: as in `Trial`.
     probes: measured at each curve point; not part of the identity.
     """
 
@@ -28,7 +28,6 @@ class Plan:
     results_dir: Path
     checkpoints_dir: Path
     plots_dir: Path
-    pack: int | None = None
     compiled: bool = False
     learning_rates: dict[str, float] = field(default_factory=dict)
     probes: tuple[str, ...] = ()
@@ -42,8 +41,7 @@ class Plan:
             "seed_base": self.seed_base,
             "vary": list(self.vary),
             "config": self.config.as_dict(),
-            "numerics_version": numerics_version(self.config.dtype),
-            **arithmetic(self.pack, self.compiled),
+            **arithmetic(self.config, self.compiled),
             **({"learning_rates": self.learning_rates} if self.learning_rates else {}),
         }
 
@@ -55,7 +53,7 @@ class Plan:
         """The identity of one trial."""
         seeds = stream_seeds(self.seed_base, number, self.vary)
         seed = self.seed_base + number - 1
-        how = (self.device, self.protocol, self.pack, self.compiled)
+        how = (self.device, self.protocol, self.compiled)
         config = self.config_of(architecture, activation)
         return Trial(architecture, activation, config, number, seed, seeds, *how)
 
@@ -67,7 +65,5 @@ class Plan:
         return (
             f"study in {self.results_dir}: {', '.join(architectures)} with {', '.join(activations)}, "
             f"{self.n_trials} trials each, {self.protocol} protocol, {what} {task.label}, {self.device}, "
-            f"{self.config.max_iters} steps"
-            + (f", packs of {self.pack}" if self.pack else "")
-            + (", compiled" if self.compiled else "")
+            f"{self.config.max_iters} steps" + (", compiled" if self.compiled else "")
         )

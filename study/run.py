@@ -7,6 +7,7 @@ from pathlib import Path
 from common import files
 from study.jobs import Job
 from study.summaries import write_summary
+from training.trial import Trial
 
 
 def run(plan, task, experiments, others, jobs, engine, progress, interrupted, workers=None) -> bool:
@@ -105,32 +106,28 @@ def _submit_comparison(experiment, number, under_way, submit):
 
 def _note_failure(experiment, job, reason, progress):
     progress.say(f"{job.name} FAILED: {reason}")
-    for trial in trials_of(job):
+    if trial := trial_of(job):
         progress.trial_done(experiment.name, experiment.add_failure(trial, reason))
 
 
 def _show(progress, experiment, job, event):
     if "warning" in event:
         progress.say(f"{job.name}: {event['warning']}")
-    elif event["trial"] not in [trial.number for trial in trials_of(job)]:
-        pass  # it only fills a pack and is not part of the study
     elif "resumed" in event:
         progress.resumed(experiment.name, event["trial"], event["resumed"])
     else:
         progress.step(experiment.name, event["trial"], event["step"], event["loss"])
 
 
-def trials_of(job) -> tuple:
-    """The trials whose outcomes a job returns; () for jobs that train none."""
-    if job.function == "pack":
-        return job.arguments["wanted"]
-    return (job.arguments["trial"],) if job.function == "trial" else ()
+def trial_of(job) -> Trial | None:
+    """The trial that a job trains; None for other jobs."""
+    return job.arguments["trial"] if job.function == "trial" else None
 
 
 def remove_leftovers(plan, experiments, jobs) -> None:
     """Removes what a killed run left: half-written files, and saved states of trials that need no more training."""
     remove_unfinished_files(plan, experiments)
-    to_train = {job.arguments["partial_path"] for _, job in jobs if trials_of(job)}
+    to_train = {job.arguments["partial_path"] for _, job in jobs if trial_of(job)}
     for experiment in experiments:
         for number in experiment.records:
             if str(experiment.partial_path(number)) not in to_train:
@@ -148,12 +145,11 @@ def remove_unfinished_files(plan, experiments) -> None:
 
 def _finish(experiment, job, payload, progress):
     """Stores the result of a job; yields each trial that can now be compared with the finished ones."""
-    if trials := trials_of(job):
-        for trial, outcome in zip(trials, payload if job.function == "pack" else [payload]):
-            experiment.add_trial(trial, outcome)
-            progress.trial_done(experiment.name, outcome["record"])
-            if outcome["record"]["status"] == "complete":
-                yield trial.number
+    if trial := trial_of(job):
+        experiment.add_trial(trial, payload)
+        progress.trial_done(experiment.name, payload["record"])
+        if payload["record"]["status"] == "complete":
+            yield trial.number
         Path(job.arguments["partial_path"]).unlink(missing_ok=True)
     elif job.function == "predict":
         number = int(job.name.rsplit(" ", 1)[1])

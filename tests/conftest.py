@@ -93,11 +93,21 @@ def task(corpus):
 @pytest.fixture
 def in_float64(monkeypatch):
     """Models are built in float64, so that two ways of computing differ by little more than nothing."""
-    from training import packed, step
+    from training import step
 
     real = step.build
-    for module in (step, packed):
-        monkeypatch.setattr(module, "build", lambda *arguments: real(*arguments).double())
+    monkeypatch.setattr(step, "build", lambda *arguments: real(*arguments).double())
+
+
+@pytest.fixture
+def not_compiled(monkeypatch):
+    """A compiled trial takes the function to be compiled as it is, which saves a minute."""
+    import torch
+
+    from training import compiled
+
+    monkeypatch.setattr(torch, "compile", lambda function, **_: function)
+    monkeypatch.setattr(compiled, "_last_compiled", {})
 
 
 @pytest.fixture

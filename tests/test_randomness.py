@@ -22,7 +22,8 @@ addresses = st.tuples(
 
 def test_the_stored_vectors_belong_to_these_versions():
     assert randomness.NUMERICS_VERSIONS == {"float32": 1, "bfloat16": 2}
-    assert set(randomness.NUMERICS_VERSIONS) == set(config.DTYPES)
+    assert randomness.COMPILED_VERSIONS == {"float32": 2, "bfloat16": 3}
+    assert set(randomness.NUMERICS_VERSIONS) == set(randomness.COMPILED_VERSIONS) == set(config.DTYPES)
 
 
 @pytest.mark.parametrize(

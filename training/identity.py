@@ -15,8 +15,8 @@ from config import Config
 
 
 def complete(identity: dict) -> dict:
-    """An identity with every configuration field, defaults filled in."""
-    return {**identity, "config": Config(**identity["config"]).as_dict()}
+    """An identity with `compiled` (first, so that a difference names it) and every configuration field, defaults filled in."""
+    return {"compiled": False, **identity, "config": Config(**identity["config"]).as_dict()}
 
 
 def difference_of_identities(stored: dict, found: dict) -> str | None:

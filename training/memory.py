@@ -25,15 +25,14 @@ def least_bytes(architecture: str, config: Config, model_sizes) -> int:
     return WORD * (4 * n_weights + kept // (2 if config.dtype == "bfloat16" else 1))
 
 
-def check_memory(config: Config, experiments, model_sizes, device: str, pack: int | None = None) -> None:
-    """Raises UserError if one trial (or one pack) does not fit into this machine's memory, or its GPU's."""
+def check_memory(config: Config, experiments, model_sizes, device: str) -> None:
+    """Raises UserError if a trial does not fit into this machine's memory, or its GPU's."""
     memory = machine_memory(device)
     for architecture in dict.fromkeys(name for name, _ in experiments):
-        needed = (pack or 1) * least_bytes(architecture, config, model_sizes)
+        needed = least_bytes(architecture, config, model_sizes)
         if needed > memory:
-            what = f"a pack of {pack} trials" if pack else "a trial"
             raise UserError(
-                f"{what} of {architecture} at this size needs at least {needed / 2**30:,.0f} GiB, but this machine's"
+                f"a trial of {architecture} at this size needs at least {needed / 2**30:,.0f} GiB, but this machine's"
                 f" {'GPU' if device == 'cuda' else 'memory'} has {memory / 2**30:,.0f}; take a smaller n_embd, n_layer,"
                 " block_size or batch_size"
             )

@@ -29,26 +29,21 @@ def set_learning_rate(optimizer, config, step):
 
 
 class SingleTrial:
-    """One trial as the training loop sees it; packed.Stack is the batched version."""
+    """One trial as the training loop sees it; compiled.CompiledTrial is the compiled version."""
 
-    def __init__(self, trials, task):
-        (self.trial,) = trials
-        self.task = task
-        self.model = build(self.trial, task.model_sizes).train()
-        self.optimizer = make_optimizer(self.model.parameters(), self.trial.config)
-        self.task_state = task.initial_state(self.trial.config)
-
-    def model_of(self, slot):
-        """The model; slot is always 0."""
-        return self.model
+    def __init__(self, trial, task):
+        self.trial, self.task = trial, task
+        self.model = build(trial, task.model_sizes).train()
+        self.optimizer = make_optimizer(self.model.parameters(), trial.config)
+        self.task_state = task.initial_state(trial.config)
 
     def update(self, step):
-        """One training step; returns a tuple with the loss before it."""
+        """One training step; returns the loss before it."""
         trial = self.trial
         address_dropout(self.model, trial.seeds["dropout"], step)
         set_learning_rate(self.optimizer, trial.config, step)
         generator = randomness.generator(trial.seeds["data"], "data", step)
-        return (self.task.training_step(self, generator, trial.config),)
+        return self.task.training_step(self, generator, trial.config)
 
     def minimize(self, loss):
         """Backward pass and one optimizer step."""

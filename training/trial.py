@@ -16,8 +16,7 @@ class Trial:
     """The identity of a trial, except for its task and data.
 
     seeds: stream (init, data, dropout) -> seed; bit -> seed of the flipped bit, or None.
-    pack: number of trials trained together as one batched model (training/packed.py); None: trained singly.
-    compiled: whether the training step is compiled with torch.compile.
+    compiled: whether the training step is compiled with torch.compile (training/compiled.py).
     """
 
     architecture: str
@@ -28,7 +27,6 @@ class Trial:
     seeds: dict[str, int | None]
     device: str = "cpu"
     protocol: str = "matched"
-    pack: int | None = None
     compiled: bool = False
 
     @property
@@ -36,9 +34,10 @@ class Trial:
         return f"{self.architecture}_{self.activation}"
 
 
-def arithmetic(pack, compiled) -> dict:
-    """The entries of an identity for packed or compiled trials, whose steps round differently; {} for others."""
-    return ({"pack": pack} if pack else {}) | ({"compiled": True} if compiled else {})
+def arithmetic(config, compiled) -> dict:
+    """The entries of an identity on which rounding depends; `compiled` is absent from those of plain trials."""
+    version = {"numerics_version": randomness.numerics_version(config.dtype, compiled)}
+    return version | ({"compiled": True} if compiled else {})
 
 
 def stream_seeds(seed_base: int, number: int, vary) -> dict[str, int | None]:
@@ -94,8 +93,7 @@ def partial_identity(trial, task):
         "seeds": trial.seeds,
         "device": trial.device,
         **task.identity(),
-        "numerics_version": randomness.numerics_version(trial.config.dtype),
-        **arithmetic(trial.pack, trial.compiled),
+        **arithmetic(trial.config, trial.compiled),
     }
 
 
@@ -113,8 +111,7 @@ def checkpoint_content(trial: Trial, task, outcome) -> dict:
         **task.checkpoint_facts(),
         "trial": trial.number,
         "seeds": trial.seeds,
-        "numerics_version": randomness.numerics_version(trial.config.dtype),
-        **arithmetic(trial.pack, trial.compiled),
+        **arithmetic(trial.config, trial.compiled),
         "weights_sha256": outcome["record"]["weights_sha256"],
     }
 

@@ -37,34 +37,31 @@ def random_text(vocabulary_size=65, length=10**6):
 
 
 class Workload:
-    """Training steps and one-batch evaluations of a model, exactly as a trial or a pack runs them.
+    """Training steps and one-batch evaluations of a model, exactly as a trial runs them.
 
     task: default: random text.
     """
 
-    def __init__(
-        self, config, device="cpu", activation="relu", architecture="charlm", task=None, pack=None, compiled=False
-    ):
-        from training import packed
+    def __init__(self, config, device="cpu", activation="relu", architecture="charlm", task=None, compiled=False):
+        from training.compiled import CompiledTrial
         from training.step import SingleTrial
         from training.trial import Trial, prepare_torch, stream_seeds
 
         prepare_torch(config)
         seeds = stream_seeds(0, 1, ("init", "data", "dropout"))
-        trial = Trial(architecture, activation, config, 1, 0, seeds, device, pack=pack, compiled=compiled)
-        trials = packed.pack_of(trial, 0, ("init", "data", "dropout")) if pack else (trial,)
+        trial = Trial(architecture, activation, config, 1, 0, seeds, device, compiled=compiled)
         self.config, self.device, self.task = config, device, task or random_text()
-        self.learner = (packed.Stack if pack or compiled else SingleTrial)(trials, self.task)
+        self.learner = (CompiledTrial if compiled else SingleTrial)(trial, self.task)
         self.examples = np.arange(min(config.batch_size, self.task.n_examples("train", config)))
         self.number = 0
 
     def step(self):
-        losses = self.learner.update(self.number)
+        loss = self.learner.update(self.number)
         self.number += 1
         if self.device == "cpu":  # a trial reads its loss there, too
-            losses[0].item()
+            loss.item()
 
     def evaluation(self):
         from training.evaluate import loss_and_accuracy
 
-        return loss_and_accuracy(self.learner.model_of(0), self.task, "train", self.config, self.examples)
+        return loss_and_accuracy(self.learner.model, self.task, "train", self.config, self.examples)

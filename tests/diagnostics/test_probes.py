@@ -7,7 +7,6 @@ import torch
 import train
 from common import json_files
 from common.errors import UserError
-from config_cpu import ConfigCPU
 from diagnostics.probes import PROBES, check_probes, gradient_norm, measure_probes
 from tasks.base import cross_entropy
 from training.step import build
@@ -63,11 +62,3 @@ def test_a_study_stores_its_probes_and_resumes_with_them(tmp_path, tiny_corpus_f
 def test_under_the_published_protocol_probes_are_refused(tmp_path):
     run = studies.run("run_all_experiments.py", "--protocol=published", "--probes=gradient_norm", folder=tmp_path)
     assert run.status == 2 and run.err.startswith("error: --probes has no effect under the published protocol")
-
-
-def test_a_packed_trial_is_probed_as_itself(task):
-    pack = studies.a_pack(2)
-    found = train.run_pack(pack, pack, task, probes=("gradient_norm",))
-    norms = [outcome["record"]["history"][0]["probes"]["gradient_norm"]["all"] for outcome in found]
-    config = ConfigCPU(**{**studies.SIZES, "eval_interval": 2})
-    assert norms[0] != norms[1] and config == pack[0].config

@@ -22,7 +22,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from common import array_files, checkpoint_files, json_files, storage
 from config_cpu import ConfigCPU
-from training import packed
 from training.trial import Trial, stream_seeds
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -46,9 +45,9 @@ SAVE_TWICE = """
 import train
 train.SAVE_EVERY_S = -1
 save = train._save_partial
-def save_twice(path, trials, task, learner, state, report):
+def save_twice(path, learner, state, report):
     if state["step"] in (2, 4):
-        save(path, trials, task, learner, state, report)
+        save(path, learner, state, report)
 train._save_partial = save_twice
 """
 
@@ -64,17 +63,12 @@ randomness.generator = slow
 """
 
 
-def a_trial(number=1, activation="relu", vary=("init", "data", "dropout"), device="cpu", **changes):
-    """A trial of CharLM at these sizes but for some changes, as a study with seed 42 would have it."""
+def a_trial(
+    number=1, activation="relu", vary=("init", "data", "dropout"), device="cpu", architecture="charlm", **changes
+):
+    """A trial at these sizes but for some changes, as a study with seed 42 would have it."""
     config = ConfigCPU(**{**SIZES, **changes})
-    return Trial("charlm", activation, config, number, 41 + number, stream_seeds(42, number, vary), device)
-
-
-def a_pack(size=3, architecture="charlm", activation="gelu", vary=("init", "data", "dropout"), device="cpu", **changes):
-    """The trials of a pack at these sizes but for some changes."""
-    config = ConfigCPU(**{**SIZES, "eval_interval": 2, **changes})
-    trial = Trial(architecture, activation, config, 1, 42, stream_seeds(42, 1, vary), device, pack=size)
-    return packed.pack_of(trial, 42, vary)
+    return Trial(architecture, activation, config, number, 41 + number, stream_seeds(42, number, vary), device)
 
 
 def assert_same(one, other):

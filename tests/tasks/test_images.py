@@ -107,3 +107,10 @@ def test_a_study_of_the_first_architecture_is_trained_and_verified(tmp_path):
     result = "results/images_vary_init/cnn_relu.json"
     verified = studies.run("train.py", "--verify", result, "--trial", "2", folder=tmp_path)
     assert verified.status == 0 and "identical: weights_sha256" in verified.out, verified.out + verified.err
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_what_is_compiled_of_an_image_model_is_its_step(architecture, digits, not_compiled):
+    trial = a_trial(architecture, max_iters=3)
+    compiled = train.run_trial(studies.replace(trial, compiled=True), digits)
+    assert studies.farthest(compiled["weights"], train.run_trial(trial, digits)["weights"]) < 1e-6

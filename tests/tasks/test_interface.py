@@ -13,7 +13,7 @@ from common import checkpoint_files, json_files
 from common.errors import UserError
 from config_cpu import ConfigCPU
 from tasks.registry import load_recorded, load_task
-from training import packed
+from training import compiled
 from training.trial import Interrupted, Trial, stream_seeds
 
 SIZES = {"n_embd": 8, "n_head": 2, "max_iters": 30, "eval_interval": 10, "learning_rate": 0.02, "curve_windows": 40}
@@ -65,18 +65,18 @@ def test_a_task_with_a_state_of_its_own_resumes_to_the_same_bits(name, steps, tm
     studies.assert_same(train.run_trial(a_trial(name), task, partial), expected)
 
 
-def test_a_task_whose_step_is_its_own_cannot_be_packed():
+def test_a_task_whose_step_is_its_own_cannot_be_compiled():
     task = load_task("walk")
-    with pytest.raises(UserError, match="walk cannot be packed or compiled"):
-        packed.check_can_be_packed("sectors_walk", "relu", ConfigCPU(**SIZES), task)
+    with pytest.raises(UserError, match="walk cannot be compiled"):
+        compiled.check_can_be_compiled("sectors_walk", "relu", ConfigCPU(**SIZES), task)
 
 
-def test_a_supervised_task_can_be_packed():
+def test_a_supervised_task_can_be_compiled(not_compiled):
     task, trial = load_task("points"), a_trial("points")
-    pack = packed.pack_of(studies.replace(trial, pack=2), 42, ("init", "data", "dropout"))
-    alone = [train.run_trial(a_trial("points", k), task)["log_probabilities"] for k in (1, 2)]
-    together = [outcome["log_probabilities"] for outcome in train.run_pack(pack, pack, task)]
-    np.testing.assert_allclose(together, alone, atol=1e-4)
+    compiled.check_can_be_compiled("sectors_points", "relu", trial.config, task)
+    plain = train.run_trial(trial, task)["log_probabilities"]
+    found = train.run_trial(studies.replace(trial, compiled=True), task)["log_probabilities"]
+    np.testing.assert_allclose(found, plain, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["points", "walk"])

@@ -22,14 +22,16 @@ import train
 from activations import ACTIVATIONS
 from architectures.registry import architectures_of
 from benchmarks import gpu
-from benchmarks.gpu import attention_times, trials_per_hour, trials_per_hour_packed
-from common import checkpoint_files, json_files
+from benchmarks.gpu import attention_times, trials_per_hour
+from common import checkpoint_files, json_files, provenance
 from common.memory import is_out_of_memory
 from config_cpu import ConfigCPU
 from model import Attention, levels_on_device
+from run_all_experiments import default_workers
 from study import choices, cost
 from study.jobs import Context, predict
-from training import evaluate, packed, step
+from training import evaluate, step
+from training.compiled import CompiledTrial
 from training.step import SingleTrial
 from training.trial import Interrupted, checkpoint_content
 from training.workload import Workload, random_text
@@ -121,6 +123,12 @@ def test_a_dry_run_waits_for_what_it_has_timed(monkeypatch):
     plan = SimpleNamespace(config=a_trial("cpu").config, device="cpu:0", experiments=experiments)
     cost.measure(plan, "charlm", "relu", 1000, random_text())
     assert len(waits) >= 4 and set(waits) == {"cpu:0"}
+
+
+@pytest.mark.parametrize(("device", "cores", "expected"), [("cuda", 16, 4), ("cuda", 2, 2), ("cpu", 16, 16)])
+def test_the_default_number_of_workers_on_a_gpu_is_the_fastest_that_was_measured(device, cores, expected, monkeypatch):
+    monkeypatch.setattr(provenance, "usable_cpus", lambda: cores)
+    assert default_workers(SimpleNamespace(device=device, config=ConfigCPU())) == expected
 
 
 def test_attention_is_timed_written_out_and_as_pytorchs_own():
@@ -316,13 +324,13 @@ NOT_DETERMINISTIC = re.compile(
     [(name, "gelu") for name in architectures_of("text")]
     + [("charlm", name) for name in ACTIVATIONS if name != "gelu"],
 )
-def test_every_operation_of_a_trial_has_a_deterministic_form_on_a_gpu(architecture, activation, task):
-    """A step forward and back, alone and, where that can be, in a pack; with attention as a GPU computes it."""
-    trials = studies.a_pack(2, architecture=architecture, activation=activation)
-    learners = [SingleTrial(trials[:1], task)]
+def test_every_operation_of_a_trial_has_a_deterministic_form_on_a_gpu(architecture, activation, task, not_compiled):
+    """A step forward and back, plain and what is compiled of it; with attention as a GPU computes it."""
+    trial = studies.a_trial(architecture=architecture, activation=activation)
+    learners = [SingleTrial(trial, task)]
     if architecture not in ("tinylstm", "gru", "hybridlm", "lstm_attention"):
-        learners.append(packed.Stack(trials, task))
-    for module in learners[0].model_of(0).modules():
+        learners.append(CompiledTrial(trial, task))
+    for module in learners[0].model.modules():
         if isinstance(module, Attention):
             module.written_out = True
     with studies.Operations() as found:
@@ -358,20 +366,12 @@ def test_the_benchmark_counts_trials_of_all_processes_until_they_do_not_fit(work
     monkeypatch.setattr(multiprocessing, "get_context", lambda method: fork)  # so that the workload is inherited
     monkeypatch.setattr(gpu, "Workload", workload)
     config = ConfigCPU(**{**studies.SIZES, "max_iters": 60})
-    found = merged(trials_per_hour("cpu", config, (1, 2), steps=4))
+    found = merged(trials_per_hour("cpu", config, (1, 2), False, steps=4))
     if workload in (NoRoom, Dying):
         assert found == {"trials_per_hour_1_processes": "out of memory"}
     else:
         assert set(found) == {"trials_per_hour_1_processes", "trials_per_hour_2_processes"}
         assert all(0 < rate < math.inf for rate in found.values())
-
-
-def test_the_benchmark_counts_the_trials_of_a_pack(monkeypatch):
-    monkeypatch.setattr(multiprocessing, "get_context", lambda method: fork)
-    config = ConfigCPU(**{**studies.SIZES, "max_iters": 60})
-    found = merged(trials_per_hour_packed("cpu", config, (2, 3), False, steps=4))
-    assert set(found) == {"trials_per_hour_pack_of_2", "trials_per_hour_pack_of_3"}
-    assert all(0 < rate < math.inf for rate in found.values())
 
 
 # --- docs/gpu.md ----------------------------------------------------------------------------------------------------
@@ -394,4 +394,4 @@ def test_every_command_of_the_page_is_one_that_its_script_accepts(command):
 
 
 def test_the_page_has_commands():
-    assert len(commands_of_the_page()) >= 13
+    assert len(commands_of_the_page()) >= 12

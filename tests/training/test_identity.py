@@ -41,7 +41,7 @@ def test_another_identity_is_refused_by_naming_the_field(tmp_path):
 def test_a_study_stored_before_a_field_was_added_is_the_same_study(tmp_path):
     assert difference_of_identities(old_identity(), identity()) is None
     assert difference_of_identities(old_identity(), identity(cooldown=0.2)) == "config.cooldown: 0.0 against 0.2"
-    assert complete(old_identity()) == identity()
+    assert complete(old_identity()) == complete(identity())
     json_files.write_json(tmp_path / "study.json", {"identity": old_identity()})
     before = (tmp_path / "study.json").read_bytes()
     open_study(tmp_path, identity(), {})
@@ -108,3 +108,21 @@ def test_a_study_from_before_a_field_was_added_is_resumed_verified_and_analysed(
     assert "identical: weights_sha256" in studies.run("train.py", *verify, folder=tmp_path).out
     analysed = studies.run("analyze_results.py", "--no-figures", folder=tmp_path)
     assert analysed.status == 0, analysed.out + analysed.err
+
+
+def test_a_study_of_batched_trials_of_an_earlier_version_is_analysed_and_not_continued(tmp_path, tiny_corpus_file):
+    study = ("run_all_experiments.py", *studies.TINY, "--corpus", tiny_corpus_file, "--activations", "relu", "gelu")
+    assert studies.run(*study, "--trials=2", folder=tmp_path).status == 0
+    for path in (tmp_path / "results").glob("*.json"):
+        content = json_files.read_json(path)
+        content["identity"]["pack"] = 2
+        json_files.write_json(path, content)
+    analysed = studies.run("analyze_results.py", "--no-figures", folder=tmp_path)
+    assert analysed.status == 0, analysed.out + analysed.err
+    again = studies.run(*study, "--trials=3", folder=tmp_path)
+    assert again.status == 2 and "(pack: 2 against missing: stored against asked for)" in again.err, again.err
+    verify = ("--verify", "results/charlm_relu.json", "--corpus", tiny_corpus_file)
+    verified = studies.run("train.py", *verify, folder=tmp_path)
+    assert verified.status == 2 and verified.err.startswith(
+        "error: these trials were trained 2 at a time in one batched"
+    )
