@@ -7,6 +7,7 @@ import numpy as np
 
 from analysis.labels import activation_label
 from analysis.sensitivity import sensitivity_of_means
+from analysis.words import plural
 from common.errors import UserError
 from sensitivity import cases, labels, truth
 from sensitivity.validation import probability, shipped
@@ -129,7 +130,7 @@ def answer(outcome: str, quick: dict, model: Model, known: dict) -> dict:
         return found | {"verdict": "inconclusive", "leaf": f"outside the validated range ({why})"}
     if test.fails:
         why = f"no test of this outcome passed validation (log score {test.score:.2f}, a coin's is {math.log(2):.2f})"
-        return found | {"verdict": "inconclusive", "leaf": why, "more_seeds": direct["more_seeds"]}
+        return found | {"verdict": "inconclusive", "leaf": why, "probability": None, "interval": None}
     verdict = test.fitted.answer(p)
     limits = {"matters": ("at least", test.fitted.high), "does not matter": ("at most", test.fitted.low)}
     words = "{} the threshold {:.2f}".format(*limits[verdict]) if verdict in limits else "between the thresholds"
@@ -172,7 +173,8 @@ def answer_lines(found: dict, minutes_per_seed: float) -> list[str]:
         "inconclusive": "inconclusive",
     }[found["verdict"]]
     if found["verdict"] == "inconclusive" and found["more_seeds"]:
-        sentence += f": {found['more_seeds']} more quick trials of each, about {found['more_seeds'] * minutes_per_seed:.0f} minutes"
+        minutes = plural(max(1, round(found["more_seeds"] * minutes_per_seed)), "minute")
+        sentence += f": {plural(found['more_seeds'], 'more quick trial')} of each, about {minutes}"
     lines = [f"{outcome}: {sentence}"]
     if found["probability"] is not None:
         interval = "" if found["interval"] is None else " [{:.2f}, {:.2f}]".format(*found["interval"])
