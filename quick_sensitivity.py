@@ -275,7 +275,7 @@ def full_command(args, config, architecture, activations) -> str:
 
 def report(args, answers, found, architecture, full_h, used_s, command) -> None:
     """Prints the answers, the measurements, the time of a full comparison, and its command."""
-    from sensitivity import quick
+    from sensitivity import quick, truth
 
     seeds = len(next(iter(found["losses"].values())))
     say(f"\n{architecture}: does the choice of activation matter?")
@@ -285,11 +285,12 @@ def report(args, answers, found, architecture, full_h, used_s, command) -> None:
     say("\n".join(quick.loss_lines(found)))
     known = [f"{name} {value:.3g}" for name, value in found["features"].items() if value is not None]
     say(f"features: {', '.join(known) or 'none: fewer than two complete seeds'}")
+    money = f", {full_h * args.hourly_rate:.2f} in money" if args.hourly_rate else ""
     say(
-        f"this test took {used_s / 60:.1f} minutes; a full comparison ({args.trials} trials of each) takes about"
-        f" {full_h:.2f} hours of one worker"
-        + (f", {full_h * args.hourly_rate:.2f} in money" if args.hourly_rate else "")
+        f"this test took {used_s / 60:.1f} minutes; skipping the full comparison would save"
+        f" {args.trials * len(found['losses'])} trials, about {full_h:.2f} hours of one worker{money}"
     )
+    say(quick.validated_line(truth.load()))
     if any(one["verdict"] != "does not matter" for one in answers):
         say(f"full comparison: {command}")
 

@@ -12,9 +12,8 @@ from architectures.encoder import Encoder
 from architectures.networks import hidden_widths
 from model import Dropout, FeedForward
 
-LARGE = (
-    16  # images from this side on: the first convolution has stride 2, and patches have 4 x 4 pixels instead of 2 x 2
-)
+# Images from this side on: the first convolution has stride 2, and patches have 4 x 4 pixels instead of 2 x 2.
+LARGE = 16
 
 
 def _stride(sizes):

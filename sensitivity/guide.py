@@ -89,7 +89,7 @@ python quick_sensitivity.py --architecture-file my_model.py --max-iters 600 --le
 
 ![decision tree](figures/guide_tree.png)
 
-The test that ships for the final loss is **{loss["shipped"]}**. {decided}
+The test that ships for the final loss is the **{loss["shipped"]}** (feature set: {loss["chosen"][0]}). {decided}
 The activation matters in {_interval(loss["prevalence"], loss["prevalence_interval"], 2)} of the cases (mean probability; 95%
 interval over families); the 2025 report's "80% insensitive" would be a value of 0.20. Following the test, and comparing in full
 unless it says "does not matter", saves {saved:.0%} of the training steps (negative: it costs more than it saves); the report

@@ -190,6 +190,15 @@ def answer_lines(found: dict, minutes_per_seed: float) -> list[str]:
     return [*lines, f"  because: {found['leaf']}"]
 
 
+def validated_line(known: dict) -> str:
+    """The range in which the test was validated, as a sentence."""
+    if not truth.enough(known, "loss"):
+        return "not validated: no ground truth is available"
+    covered = truth.validated_range(known)
+    ranges = ", ".join(f"{low:,} to {high:,} {name}" for name, (low, high) in covered.items())
+    return f"validated on {len(known)} cases: text, {ranges} (docs/guide.md)"
+
+
 def loss_lines(quick: dict) -> list[str]:
     """One line per activation: its mean final loss in the quick trials."""
     lines = []

@@ -49,9 +49,7 @@ class ArrayTask(SupervisedTask):
         return x.float()
 
     def facts(self):
-        sizes = {f"n_{name}": len(split.targets) for name, split in self.splits.items()}
-        facts = {"name": self.name, "label": self.label, "sha256": self.sha256, "n_classes": self.n_classes}
-        return {**facts, "model_sizes": self.model_sizes, **sizes}
+        return super().facts() | {f"n_{name}": len(split.targets) for name, split in self.splits.items()}
 
     def draw_batch(self, generator, config, device):
         x, y = self.splits["train"]

@@ -8,6 +8,7 @@ log-mel features side by side, and an architecture takes its part: `features_of`
 import io
 import wave
 import zipfile
+from typing import ClassVar
 
 import numpy as np
 
@@ -122,7 +123,7 @@ class Audio(ArrayTask):
 
     name = "audio"
     model_sizes: dict
-    data_sets = {"spoken_digits": read_digits}  # noqa: RUF012
+    data_sets: ClassVar = {"spoken_digits": read_digits}
 
     def __init__(self, *arguments):
         super().__init__(*arguments)

@@ -67,9 +67,10 @@ class Task(ABC):
         """Configuration fields whose defaults, for this task and data, differ from those in config.py."""
         return {}
 
-    @abstractmethod
     def facts(self) -> dict:
-        """What results record of the task: name, label, sha256, sizes, constants; JSON-compatible."""
+        """What results record of the task; a subclass adds sizes and constants. JSON-compatible."""
+        names = ("name", "label", "sha256", "n_classes", "model_sizes")
+        return {name: getattr(self, name) for name in names}
 
     def check(self, config) -> None:  # noqa: B027 - most tasks have nothing to check
         """Raises UserError if there are too few data for a configuration."""

@@ -10,6 +10,7 @@ much a policy acts like it, not how good it is. The latter is the score, the mea
 """
 
 import functools
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -36,7 +37,7 @@ class Control(Task):
 
     name = "control"
     unused = ("n_head", "block_size", "dropout")
-    data_sets = {label: functools.partial(fixed_states, label) for label in ENVIRONMENTS}  # noqa: RUF012
+    data_sets: ClassVar = {label: functools.partial(fixed_states, label) for label in ENVIRONMENTS}
 
     @classmethod
     def load(cls, data):
@@ -58,16 +59,7 @@ class Control(Task):
     def facts(self):
         counts = {"n_environments": N_ENVIRONMENTS, "rollout": ROLLOUT, "epochs": EPOCHS, "n_episodes": N_EPISODES}
         weights = {name.lower(): getattr(ppo, name) for name in ppo.CONSTANTS}
-        sizes = {"n_classes": self.n_classes, "model_sizes": self.model_sizes, "n_states": N_STATES}
-        return {
-            "name": self.name,
-            "label": self.label,
-            "sha256": self.sha256,
-            **sizes,
-            **counts,
-            **weights,
-            "note": NOTE,
-        }
+        return super().facts() | {"n_states": N_STATES, **counts, **weights, "note": NOTE}
 
     def targets(self, split, config):
         return self.actions

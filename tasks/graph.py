@@ -143,13 +143,8 @@ class Graph(Task):
         return fields | (of_cora if cls.data_set(data) == "cora" else {})
 
     def facts(self):
-        facts = {"name": self.name, "label": self.label, "sha256": self.sha256, "n_classes": self.n_classes}
-        facts |= {
-            "model_sizes": self.model_sizes,
-            "n_nodes": len(self.data.classes),
-            "n_edges": int(self.data.edges.sum()) // 2,
-        }
-        return facts | {f"n_{split}": len(nodes) for split, nodes in self.nodes.items()}
+        sizes = {"n_nodes": len(self.data.classes), "n_edges": int(self.data.edges.sum()) // 2}
+        return super().facts() | sizes | {f"n_{split}": len(nodes) for split, nodes in self.nodes.items()}
 
     def _tensors(self, device):
         """(features, adjacency) on a device."""

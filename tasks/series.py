@@ -7,6 +7,7 @@ are the archives' own. Values are standardized by mean and standard deviation of
 import io
 import zipfile
 from functools import partial
+from typing import ClassVar
 
 import numpy as np
 
@@ -74,8 +75,10 @@ class Series(ArrayTask):
 
     name = "series"
     model_sizes: dict
-    data_sets = {data: partial(read_classified, data) for data in CLASSIFIED}  # noqa: RUF012
-    data_sets |= {f"{PREDICTED}_next": partial(read_next_value, PREDICTED)}
+    data_sets: ClassVar = {
+        **{data: partial(read_classified, data) for data in CLASSIFIED},
+        f"{PREDICTED}_next": partial(read_next_value, PREDICTED),
+    }
 
     @classmethod
     def defaults(cls, data):

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
+from grids import grid
 from torch.nn import functional as F
 
-from activations import ACTIVATIONS, REPORT
 from architectures.checks import check
 from architectures.graphs import GraphAttention, GraphConvolution
 from architectures.registry import ARCHITECTURES, architectures_of, build_model
@@ -14,9 +14,6 @@ pytest.importorskip("sklearn", reason="scikit-learn is not installed (requiremen
 from tasks.registry import load_task
 
 NAMES = architectures_of("graph")
-SOME = (*REPORT, "swiglu", "prelu")
-GRID = [(name, activation) for name in NAMES for activation in SOME]
-GRID += [("gcn", activation) for activation in ACTIVATIONS if activation not in SOME]
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +21,7 @@ def digits():
     return load_task("graph")
 
 
-@pytest.mark.parametrize(("architecture", "activation"), GRID)
+@pytest.mark.parametrize(("architecture", "activation"), grid("graph", "gcn"))
 def test_an_architecture_with_an_activation_passes_every_check(architecture, activation, digits):
     """The activation acts; it learns everywhere, starts ignorant, can overfit; it is stored and it repeats."""
     assert check(architecture, activation, ConfigCPU(), digits) == []

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
+from grids import grid
 
-from activations import ACTIVATIONS, REPORT
 from architectures.checks import check
 from architectures.registry import ARCHITECTURES, architectures_of, build_model
 from config_cpu import ConfigCPU
@@ -12,9 +12,6 @@ pytest.importorskip("sklearn", reason="scikit-learn is not installed (requiremen
 from tasks.registry import load_task
 
 NAMES = architectures_of("images")
-SOME = (*REPORT, "swiglu", "prelu")
-GRID = [(name, activation) for name in NAMES for activation in SOME]
-GRID += [("image_mlp", activation) for activation in ACTIVATIONS if activation not in SOME]
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +19,7 @@ def digits():
     return load_task("images")
 
 
-@pytest.mark.parametrize(("architecture", "activation"), GRID)
+@pytest.mark.parametrize(("architecture", "activation"), grid("images", "image_mlp"))
 def test_an_architecture_with_an_activation_passes_every_check(architecture, activation, digits):
     """The activation acts; it learns everywhere, starts ignorant, can overfit; it is stored and it repeats."""
     assert check(architecture, activation, ConfigCPU(), digits) == []

@@ -23,9 +23,6 @@ class Points(SupervisedTask):
         self.n, self.n_classes, self.model_sizes = n, 3, 3
         self.sha256 = hashlib.sha256(self.points.tobytes()).hexdigest()
 
-    def facts(self):
-        return {"name": self.name, "label": self.label, "sha256": self.sha256, "n_classes": 3, "model_sizes": 3}
-
     def draw_batch(self, generator, config, device):
         chosen = generator.integers(self.n, size=config.batch_size)
         return torch.from_numpy(self.points[chosen]).to(device), torch.from_numpy(self.sectors[chosen]).to(device)

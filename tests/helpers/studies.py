@@ -17,12 +17,14 @@ from dataclasses import replace  # noqa: F401 - for tests that change a trial
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import train
 from common import array_files, checkpoint_files, json_files, storage
 from config_cpu import ConfigCPU
-from training.trial import Trial, stream_seeds
+from training.trial import Interrupted, Trial, stream_seeds
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -80,6 +82,13 @@ def assert_same(one, other):
     assert np.array_equal(one["window_loss"], other["window_loss"])
     assert [step for step, _ in one["curve"]] == [step for step, _ in other["curve"]]
     assert all(np.array_equal(_point(a), _point(b)) for (_, a), (_, b) in zip(one["curve"], other["curve"]))
+
+
+def interrupted_and_resumed(trial, task, folder, steps=3, resumed_task=None):
+    """The outcome of a trial that was stopped after some steps and resumed, there with another copy of its task if given."""
+    with pytest.raises(Interrupted):
+        train.run_trial(trial, task, folder / "partial.pt", should_stop=stop_after(steps))
+    return train.run_trial(trial, resumed_task or task, folder / "partial.pt")
 
 
 def _point(source):

@@ -79,6 +79,7 @@ def test_an_activation_that_decides_whether_training_works_matters(tmp_path, tin
     assert loss["verdict"] == "matters" and loss["probability"] > 0.99 and loss["difference"][1] > 0.02
     assert "final loss: in the quick trials the activation matters (by more than 0.02 nats)" in said
     assert "full comparison: python run_all_experiments.py --architectures deciding --activations relu gelu" in said
+    assert "skipping the full comparison would save 12 trials" in said and "not validated" in said
 
 
 def test_a_budget_gives_as_many_seeds_as_fit_and_says_the_least():
@@ -159,6 +160,9 @@ def test_with_a_ground_truth_the_predictor_answers_within_its_range_only():
     ):
         found = quick.answer("loss", quick_result(), model, known)
         assert found["verdict"] == "inconclusive" and says in found["leaf"]
+    assert quick.validated_line(known).startswith(
+        "validated on 30 cases: text, 30,000 to 117,000 parameters, 450 to 900"
+    )
     low, high = no["interval"]
     wider = quick.answer("loss", quick_result(-4.0), quick.Model("other", 60_000, 600, "text"), known)["interval"]
     assert low <= no["probability"] <= high and wider[0] <= low and wider[1] >= high

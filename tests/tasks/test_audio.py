@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import studies
 import torch
+from grids import grid
 
 import train
-from activations import ACTIVATIONS, REPORT
 from architectures.checks import check
 from architectures.recordings import STRIDE
 from architectures.registry import ARCHITECTURES, architectures_of, build_model, initialize
@@ -20,12 +20,8 @@ from config_cpu import ConfigCPU
 from tasks import audio
 from tasks.arrays import Split
 from tasks.registry import load_task
-from training.trial import Interrupted
 
 NAMES = architectures_of("audio")
-SOME = (*REPORT, "swiglu", "prelu")
-GRID = [(name, activation) for name in NAMES for activation in SOME]
-GRID += [("audio_transformer", activation) for activation in ACTIVATIONS if activation not in SOME]
 
 
 def wav(samples) -> bytes:
@@ -145,7 +141,7 @@ def test_the_data_set_has_30_recordings_of_each_digit_for_validation_and_270_for
 # --- architectures ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("architecture", "activation"), GRID)
+@pytest.mark.parametrize(("architecture", "activation"), grid("audio", "audio_transformer"))
 def test_an_architecture_with_an_activation_passes_every_check(architecture, activation, small):
     """The activation acts; it learns everywhere, starts ignorant, can overfit; it is stored and it repeats."""
     assert check(architecture, activation, ConfigCPU(n_layer=1), small) == []
@@ -168,8 +164,6 @@ def test_an_architecture_takes_either_the_wave_or_the_features(architecture, sma
 
 @pytest.mark.parametrize("architecture", NAMES)
 def test_a_trial_that_was_interrupted_ends_with_the_same_bits(architecture, small, tmp_path):
-    trial = studies.replace(studies.a_trial(dropout=0.2), architecture=architecture)
+    trial = studies.a_trial(architecture=architecture, dropout=0.2)
     expected = train.run_trial(trial, small)
-    with pytest.raises(Interrupted):
-        train.run_trial(trial, small, tmp_path / "partial.pt", should_stop=studies.stop_after(3))
-    studies.assert_same(train.run_trial(trial, small, tmp_path / "partial.pt"), expected)
+    studies.assert_same(studies.interrupted_and_resumed(trial, small, tmp_path), expected)

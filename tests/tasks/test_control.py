@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import studies
 import torch
+from grids import grid
 
 import train
-from activations import ACTIVATIONS, REPORT
 from analysis.results import Cell, Margins
 from architectures.checks import check
 from architectures.registry import architectures_of, build_model
@@ -22,9 +22,6 @@ from training.trial import Interrupted, Trial, stream_seeds
 
 gymnasium = pytest.importorskip("gymnasium", reason="gymnasium is not installed (requirements-tasks.txt)")
 NAMES = architectures_of("control")
-SOME = (*REPORT, "swiglu", "prelu")
-GRID = [(name, activation) for name in NAMES for activation in SOME]
-GRID += [("policy_mlp", activation) for activation in ACTIVATIONS if activation not in SOME]
 
 
 @pytest.fixture(scope="module")
@@ -212,7 +209,7 @@ def test_the_score_is_printed_beside_disagreement_with_what_the_loss_means(tasks
 # --- architectures ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("architecture", "activation"), GRID)
+@pytest.mark.parametrize(("architecture", "activation"), grid("control", "policy_mlp"))
 def test_a_policy_with_an_activation_passes_every_check(architecture, activation, tasks):
     """The activation acts; it learns everywhere, starts ignorant, can overfit; it is stored and it repeats."""
     assert check(architecture, activation, ConfigCPU(n_layer=1), tasks["CartPole-v1"]) == []

@@ -13,7 +13,6 @@ import train
 from common.errors import UserError
 from tasks import graph
 from tasks.registry import load_recorded, load_task
-from training.trial import Interrupted
 
 pytest.importorskip("sklearn", reason="scikit-learn is not installed (requirements-tasks.txt)")
 
@@ -21,10 +20,6 @@ pytest.importorskip("sklearn", reason="scikit-learn is not installed (requiremen
 @pytest.fixture(scope="module")
 def digits():
     return load_task("graph")
-
-
-def a_trial(architecture, **changes):
-    return studies.replace(studies.a_trial(**changes), architecture=architecture)
 
 
 def test_each_digit_is_joined_with_its_nearest_others(digits):
@@ -53,13 +48,11 @@ def test_the_adjacency_matrix_is_normalized_with_self_loops(digits):
 
 @pytest.mark.parametrize("architecture", ["gcn", "gat"])
 def test_a_trial_that_was_interrupted_ends_with_the_same_bits(architecture, digits, tmp_path):
-    trial = a_trial(architecture, dropout=0.2)
+    trial = studies.a_trial(architecture=architecture, dropout=0.2)
     expected = train.run_trial(trial, digits)
     assert expected["log_probabilities"].shape == (1000, 1, 10)
-    with pytest.raises(Interrupted):
-        train.run_trial(trial, digits, tmp_path / "partial.pt", should_stop=studies.stop_after(3))
-    resumed = train.run_trial(trial, pickle.loads(pickle.dumps(digits)), tmp_path / "partial.pt")
-    studies.assert_same(resumed, expected)
+    copy = pickle.loads(pickle.dumps(digits))
+    studies.assert_same(studies.interrupted_and_resumed(trial, digits, tmp_path, resumed_task=copy), expected)
 
 
 def test_a_study_of_the_first_architecture_is_trained_and_verified(tmp_path):

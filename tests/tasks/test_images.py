@@ -12,7 +12,6 @@ import train
 from common.errors import UserError
 from tasks import images
 from tasks.registry import load_recorded, load_task
-from training.trial import Interrupted
 
 pytest.importorskip("sklearn", reason="scikit-learn is not installed (requirements-tasks.txt)")
 ARCHITECTURES = ("cnn", "vit", "image_mlp")
@@ -21,10 +20,6 @@ ARCHITECTURES = ("cnn", "vit", "image_mlp")
 @pytest.fixture(scope="module")
 def digits():
     return load_task("images")
-
-
-def a_trial(architecture, **changes):
-    return studies.replace(studies.a_trial(**changes), architecture=architecture)
 
 
 def test_every_third_digit_is_a_validation_example(digits):
@@ -90,13 +85,10 @@ def test_another_data_set_is_refused():
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_a_trial_that_was_interrupted_ends_with_the_same_bits(architecture, digits, tmp_path):
-    trial = a_trial(architecture, dropout=0.2)
+    trial, other = (studies.a_trial(k, architecture=architecture, dropout=0.2) for k in (1, 2))
     expected = train.run_trial(trial, digits)
-    with pytest.raises(Interrupted):
-        train.run_trial(trial, digits, tmp_path / "partial.pt", should_stop=studies.stop_after(3))
-    studies.assert_same(train.run_trial(trial, digits, tmp_path / "partial.pt"), expected)
-    other = train.run_trial(a_trial(architecture, dropout=0.2, number=2), digits)
-    assert other["record"]["weights_sha256"] != expected["record"]["weights_sha256"]
+    studies.assert_same(studies.interrupted_and_resumed(trial, digits, tmp_path), expected)
+    assert train.run_trial(other, digits)["record"]["weights_sha256"] != expected["record"]["weights_sha256"]
 
 
 def test_a_study_of_the_first_architecture_is_trained_and_verified(tmp_path):
@@ -111,6 +103,6 @@ def test_a_study_of_the_first_architecture_is_trained_and_verified(tmp_path):
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_what_is_compiled_of_an_image_model_is_its_step(architecture, digits, not_compiled):
-    trial = a_trial(architecture, max_iters=3)
+    trial = studies.a_trial(architecture=architecture, max_iters=3)
     compiled = train.run_trial(studies.replace(trial, compiled=True), digits)
     assert studies.farthest(compiled["weights"], train.run_trial(trial, digits)["weights"]) < 1e-6

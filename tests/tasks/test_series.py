@@ -5,21 +5,17 @@ import zipfile
 import numpy as np
 import pytest
 import studies
+from grids import grid
 
 import train
-from activations import ACTIVATIONS, REPORT
 from architectures.checks import check
 from architectures.registry import architectures_of, build_model, initialize
 from config_cpu import ConfigCPU
 from tasks import series
 from tasks.data_files import sha256_of
 from tasks.registry import load_recorded, load_task
-from training.trial import Interrupted
 
 NAMES = architectures_of("series")
-SOME = (*REPORT, "swiglu", "prelu")
-GRID = [(name, activation) for name in NAMES for activation in SOME]
-GRID += [("tcn", activation) for activation in ACTIVATIONS if activation not in SOME]
 HEADER = "# about it\n@problemName waves\n@univariate false\n\n@classLabel true slow fast\n@data\n"
 TRAIN = HEADER + "1,2,3:0,0,1:fast\n-1,-2,-3.5:1e1,0,1:slow\n"
 
@@ -101,7 +97,7 @@ def test_the_data_set_of_a_result_is_found_again(predicted):
 # --- architectures ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("architecture", "activation"), GRID)
+@pytest.mark.parametrize(("architecture", "activation"), grid("series", "tcn"))
 def test_an_architecture_with_an_activation_passes_every_check(architecture, activation, classified):
     """The activation acts; it learns everywhere, starts ignorant, can overfit; it is stored and it repeats."""
     assert check(architecture, activation, ConfigCPU(n_layer=1), classified) == []
@@ -121,9 +117,7 @@ def test_the_next_value_is_predicted_at_every_step_from_the_values_so_far(archit
 
 @pytest.mark.parametrize("architecture", NAMES)
 def test_a_trial_that_was_interrupted_ends_with_the_same_bits(architecture, predicted, tmp_path):
-    trial = studies.replace(studies.a_trial(dropout=0.2), architecture=architecture)
+    trial = studies.a_trial(architecture=architecture, dropout=0.2)
     expected = train.run_trial(trial, predicted)
     assert expected["log_probabilities"].shape == (6, 11, 16)
-    with pytest.raises(Interrupted):
-        train.run_trial(trial, predicted, tmp_path / "partial.pt", should_stop=studies.stop_after(3))
-    studies.assert_same(train.run_trial(trial, predicted, tmp_path / "partial.pt"), expected)
+    studies.assert_same(studies.interrupted_and_resumed(trial, predicted, tmp_path), expected)
