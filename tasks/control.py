@@ -95,8 +95,9 @@ class Control(Task):
         for _ in range(ROLLOUT):
             before = state["observations"].to(device)
             log_p = self._log_p(model, before, config)
-            actions = draw(log_p, generator)
-            state, *outcome = self._act_all(state, actions.cpu().numpy(), generator)
+            actions = draw(log_p.cpu(), generator)
+            state, *outcome = self._act_all(state, actions.numpy(), generator)
+            actions = actions.to(device)
             seen.append((before, actions, log_p.gather(1, actions[:, None])[:, 0], *outcome))
         learner.task_state = state
         observations, actions, log_p, after, rewards, terminated, ended = (
@@ -105,6 +106,7 @@ class Control(Task):
         values, next_values = (
             self._values(model, x.flatten(0, 1), config).view_as(rewards) for x in (observations, after)
         )
+        rewards = (1 - ppo.DISCOUNT) * rewards  # then values are of the size of a reward
         advantage = ppo.advantages(rewards, values, next_values, terminated, ended)
         rows = {"observations": observations, "actions": actions, "old_log_p": log_p}
         rows |= {"advantage": advantage, "returns": advantage + values}
@@ -161,5 +163,5 @@ class Control(Task):
 def draw(log_p: torch.Tensor, generator: np.random.Generator) -> torch.Tensor:
     """(B,) actions drawn with the given log-probabilities (B, A), by inverting the cumulative distribution."""
     cumulative = log_p.double().exp().cumsum(-1)
-    below = torch.from_numpy(generator.random((len(log_p), 1))).to(log_p.device) * cumulative[:, -1:]
+    below = torch.from_numpy(generator.random((len(log_p), 1))) * cumulative[:, -1:]
     return (cumulative <= below).sum(-1).clamp(max=log_p.shape[1] - 1)

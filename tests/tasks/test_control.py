@@ -162,6 +162,22 @@ def test_an_interrupted_trial_continues_its_episodes_and_ends_with_the_same_bits
     studies.assert_same(train.run_trial(trial, tasks[name], partial), expected)
 
 
+def test_a_study_with_an_activation_of_ones_own_is_estimated_trained_and_verified(tmp_path):
+    (tmp_path / "soft.py").write_text("import torch\n\n\ndef soft(x):\n    return x * torch.sigmoid(4 * x)\n")
+    study = ("run_all_experiments.py", "--task", "control", "--config", "cpu", "--vary", "data", "--trials", "2")
+    study += ("--workers", "1", "--max-iters", "1", "--n-embd", "8", "--activation-file", "soft.py")
+    estimated = studies.run(*study, "--dry-run", folder=tmp_path)
+    assert estimated.status == 0 and "2 trials, 2 of them to train: about" in estimated.out, (
+        estimated.out + estimated.err
+    )
+    done = studies.run(*study, folder=tmp_path)
+    assert done.status == 0 and "mean return" in done.out, done.out + done.err
+    result = "results/control_vary_data/policy_mlp_soft.json"
+    verify = ("train.py", "--verify", result, "--trial", "2", "--activation-file", "soft.py")
+    verified = studies.run(*verify, folder=tmp_path)
+    assert verified.status == 0 and "identical: weights_sha256" in verified.out, verified.out + verified.err
+
+
 def test_an_episode_ends_at_the_limit_and_the_next_one_begins(tasks, monkeypatch):
     task = tasks["CartPole-v1"]
     monkeypatch.setattr(control, "longest", lambda name: 5)
