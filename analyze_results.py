@@ -4,6 +4,7 @@
     python analyze_results.py results/published        # another study
     python analyze_results.py --compare results/vary_init results/vary_data results/vary_dropout
     python analyze_results.py --scales results/scale_1M results/scale_2M results/scale_5M
+    python analyze_results.py --across results/images results/graph results/control
     python analyze_results.py --export tables          # trials.csv, pairs.csv, curves.csv and tables.tex
     python analyze_results.py --contrasts gelu:relu swish:relu --at-loss 2.05     # prespecified, one family
     python analyze_results.py --recompute              # recompute every loss and pair from the checkpoints
@@ -92,6 +93,13 @@ def parser():
     p.add_argument(
         "--pooled", nargs="+", type=Path, metavar="STUDY", help="what relative PD depends on most, over several studies"
     )
+    p.add_argument(
+        "--across",
+        nargs="+",
+        type=Path,
+        metavar="STUDY",
+        help="whether the activation matters, by task and architecture",
+    )
     p.add_argument("--audit", nargs="+", type=Path, metavar="STUDY", help="check the report's claims on these studies")
     p.add_argument(
         "--corpus", default="auto", metavar="FILE", help="file of the study's text (default: as recorded; verified)"
@@ -129,6 +137,11 @@ def analyze(args) -> int:
 
         plots = None if args.no_figures else args.plots_dir or Path("plots")
         return publish_pooled([read_study(path) for path in args.pooled], plots)
+    if args.across:
+        from report.across import publish_across
+
+        plots = None if args.no_figures else args.plots_dir or Path("plots")
+        return publish_across([read_study(path) for path in args.across], margins_given(args), plots)
     if args.measure and not args.contrasts:
         raise UserError("--measure is the measure of contrasts; it needs --contrasts")
     if args.contrasts:

@@ -1,7 +1,7 @@
 """Measures every speed in docs/performance.md, where possible as ratios on the same machine.
 
-    python benchmark.py                     # step, bfloat16, workers, dtype, start: about twenty minutes
-    python benchmark.py study               # the report's study against the report's protocol: about forty minutes
+    python benchmark.py                     # step, bfloat16, workers, dtype, start: about six minutes
+    python benchmark.py study               # the report's study against the report's protocol: about twenty minutes
     python benchmark.py peers --nanogpt ~/nanoGPT
     python benchmark.py step --json step.json
     python benchmark.py study --quick       # smoke test: one repeat of a tiny model

@@ -475,6 +475,19 @@ def activation_sensitivity(cells: Sequence[Cell], margins: Margins) -> dict[str,
     }
 
 
+def score_sensitivity(cells: Sequence[Cell], margins: Margins) -> tuple[str, float | None, Sensitivity] | None:
+    """A task's own score: its name, the margin (a fraction of the reference's mean), and the sensitivity to the activation.
+
+    None if the trials have no score. The margin is None, and the verdict inconclusive, if the reference's mean is 0.
+    """
+    scores = [record["score"] for cell in cells for record in cell.trials.values() if record.get("score")]
+    if not scores:
+        return None
+    margin, numbers = margins.pairs * abs(estimate(reference_of(cells), "score").mean) or None, union(cells)
+    found = sensitivity_of_means([values(cell, "score", numbers) for cell in cells], margin)
+    return scores[0]["name"], margin, found
+
+
 def has_both(cell: Cell) -> bool:
     """Whether the cell has both axes of the Pareto frontier, a validation loss and a relative PD."""
     return None not in (estimate(cell, "val_loss").mean, estimate(cell, "relative_pd").mean)

@@ -27,7 +27,7 @@ from config import Config
 
 RATIO = HEAD_SIZE = 64
 TOLERANCE = 0.03  # relative, of the number of parameters
-SMALLEST, LARGEST = 10**6, 10**9
+SMALLEST, LARGEST = 10**5, 10**9
 # Three kinds of smoothness: ReLU is continuous, SmeLU has a continuous derivative (the report claims it is more
 # reproducible), GELU has all derivatives (and is what GPT uses).
 ACTIVATIONS = ("relu", "smelu_1", "gelu")
@@ -40,7 +40,7 @@ def size_of(name: str) -> int:
     found = re.fullmatch(r"(\d+(?:\.\d+)?)([KMG]?)", name.strip().upper())
     size = round(float(found[1]) * {"": 1, "K": 1e3, "M": 1e6, "G": 1e9}[found[2]]) if found else 0
     if not SMALLEST <= size <= LARGEST:
-        raise UserError(f"a size is a number of parameters from 1M to 1000M, such as 5M, but it is {name!r}")
+        raise UserError(f"a size is a number of parameters from 0.1M to 1000M, such as 5M, but it is {name!r}")
     return size
 
 

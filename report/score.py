@@ -1,8 +1,7 @@
 """The section on a task's own score, where loss and accuracy do not say how good a model is."""
 
 from analysis import significance
-from analysis.results import compare_cells, estimate, union, values
-from analysis.sensitivity import sensitivity_of_means
+from analysis.results import compare_cells, estimate, score_sensitivity
 from analysis.words import with_interval
 from report.document import Section, Table
 from report.view import View, counted, headed, shown
@@ -15,9 +14,8 @@ def score(view: View) -> Section | None:
     scores = [record["score"] for cell in view.cells for record in cell.trials.values() if record.get("score")]
     if not scores:
         return None
-    name, reference = scores[0]["name"], view.reference
-    mean = estimate(reference, "score").mean
-    margin = view.margins.pairs * abs(mean) or None
+    reference = view.reference
+    name, margin, overall = score_sensitivity(view.cells, view.margins)
     found = [compare_cells(cell, reference, "score") for cell in view.compared]
     judged = dict(zip(view.compared, significance.verdicts(found, [margin] * len(found))))
     rows = []
@@ -40,7 +38,5 @@ def score(view: View) -> Section | None:
     sentences = [note] if (note := reference.result["task"].get("note")) else []
     if view.compared and margin is not None:
         caption += f" The margin is {view.margins.pairs:.0%} of {reference.label}'s: {margin:.2f}."
-        numbers = union(view.cells)
-        overall = sensitivity_of_means([values(cell, "score", numbers) for cell in view.cells], margin)
         sentences.append(f"Does the choice of activation matter? {label}: **{overall.verdict_text}**.")
     return Section(f"{label} and disagreement", [*sentences, Table(headers, rows, caption)], brief=True)

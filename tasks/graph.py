@@ -137,7 +137,7 @@ class Graph(Task):
 
     @classmethod
     def defaults(cls, data):
-        fields = {"n_layer": 1, "n_head": 4, "n_embd": 64, "learning_rate": 0.01, "max_iters": 200, "eval_interval": 20}
+        fields = {"n_layer": 1, "n_head": 2, "n_embd": 64, "learning_rate": 0.01, "max_iters": 200, "eval_interval": 20}
         fields |= {"curve_windows": 1000, "batch_size": 100, "dropout": 0.5, "weight_decay": 0.1}
         of_cora = {"batch_size": CORA_LABELLED, "dropout": 0.8, "weight_decay": 0.5}
         return fields | (of_cora if cls.data_set(data) == "cora" else {})
