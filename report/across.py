@@ -49,20 +49,9 @@ def table(groups: Sequence[Sequence[Cell]], margins: Margins) -> str:
     found = [_sensitivities(cells, margins) for cells in groups]
     rows = [_row(cells, *both) for cells, both in zip(groups, found)]
     reference = listing(dict.fromkeys(reference_of(cells).label for cells in groups))
-    headers = [
-        "Data",
-        "Architecture",
-        "n",
-        f"Accuracy or score, {reference}",
-        "Loss or score",
-        f"Relative PD, {reference}",
-    ]
-    headers += [
-        f"Relative PD, {reference}",
-        "Others, % of it",
-        "Relative PD: verdict",
-        f"Top-1 disagreement, {reference}",
-    ]
+    headers = ["Data", "Architecture", "n", f"Accuracy or score, {reference}", "Loss or score: verdict"]
+    headers += [f"Relative PD, {reference}", "Others, % of it", "Relative PD: verdict"]
+    headers.append(f"Top-1 disagreement, {reference}")
     lines = [tabulate(rows, headers, "pipe", disable_numparse=True), ""]
     for what, verdicts in zip(("Loss or score", "Relative PD"), zip(*((q.verdict, pd.verdict) for q, pd in found))):
         counts = ", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in VERDICTS)

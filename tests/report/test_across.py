@@ -26,6 +26,7 @@ def rows_of(text):
 def test_every_architecture_of_every_study_is_judged_as_in_a_study_of_its_own(studies):
     groups = across.comparable(studies)
     rows = rows_of(across.table(groups, Margins()))
+    assert all(len(row) == 9 for row in rows) and [row[6] for row in rows][-1] == "82"
     assert len(rows) == sum(len(study.architectures) for study in studies) == 7
     expected = [activation_sensitivity(cells, Margins()) for study in studies for cells in study.architectures.values()]
     assert [(row[4], row[7]) for row in rows] == [(e["val_loss"].verdict, e["relative_pd"].verdict) for e in expected]
@@ -59,6 +60,11 @@ def test_a_score_takes_the_place_of_the_loss_with_a_margin_relative_to_the_refer
     name, margin, found = score_sensitivity(longer.cells, Margins())
     assert (name, found.verdict, row[4]) == ("mean return", verdict, verdict)
     assert margin == pytest.approx(0.05 * 403, rel=0.01) and row[3].startswith("40")
+
+
+def test_every_column_has_a_name_of_its_own(studies):
+    header = across.table(across.comparable(studies), Margins()).splitlines()[0].split("|")[1:-1]
+    assert len(header) == len(set(header)) == 9
 
 
 def test_the_command_prints_the_table_and_draws_the_figure(studies, tmp_path, capsys):
