@@ -40,17 +40,24 @@ class Config:
     eval_spacing: str = _option(
         "linear", "spacing of curve points: linear, or log (steps 0, 1, 2, 4, 8, ... and the last)"
     )
+    branch_step: int = _option(0, "training steps in which all trials draw the same data and dropout; then they branch")
 
     def __post_init__(self):
         for spec in fields(self):
             value = _of_type(spec.name, getattr(self, spec.name), type(spec.default))
             object.__setattr__(self, spec.name, value)  # 1 and 1.0 must be the same identity
         for spec in fields(self):
-            if type(spec.default) is int:
+            if type(spec.default) is int and spec.name != "branch_step":
                 _check(getattr(self, spec.name) >= 1, spec.name, getattr(self, spec.name), "must be at least 1")
         _check(0 < self.learning_rate < float("inf"), "learning_rate", self.learning_rate, "must be positive")
         _check(0 <= self.weight_decay < float("inf"), "weight_decay", self.weight_decay, "must not be negative")
         _check(0 <= self.dropout < 1, "dropout", self.dropout, "must be at least 0 and less than 1")
+        _check(
+            0 <= self.branch_step < self.max_iters or not self.branch_step,
+            "branch_step",
+            self.branch_step,
+            f"must be from 0 to less than max_iters ({self.max_iters})",
+        )
         _check(0 <= self.cooldown <= 1, "cooldown", self.cooldown, "must be from 0 to 1")
         for name, choices in (("dtype", DTYPES), ("eval_spacing", EVAL_SPACINGS)):
             if getattr(self, name) not in choices:

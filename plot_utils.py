@@ -4,7 +4,7 @@
     python plot_utils.py activations                # all activations with their derivatives
 
 One activation: `training_curves`, `reproducibility`, `summary`, `disagreement_passage`. Across activations: `forest`,
-`all_validation_curves`, `pd_at_equal_loss`, `pareto`, `gradient_norms`. Across studies and architectures: `sources`,
+`all_validation_curves`, `pd_at_equal_loss`, `pareto`, `gradient_norms`, `probes_along_training`. Across studies and architectures: `sources`,
 `sensitivity_against_size`, `architecture_heatmap`. A figure without data shows a message.
 `matplotlib.rcParams["savefig.format"] = "pdf"` (or "svg") writes that format as well.
 """
@@ -20,6 +20,7 @@ from pathlib import Path
 from analysis.labels import study_line  # noqa: F401 - for custom figures
 from common.scripts import run
 from figures.across_activations import *  # noqa: F403
+from figures.diagnostics import *  # noqa: F403
 from figures.functions import activation_shapes, smelu_printed_formula
 from figures.of_analysis import *  # noqa: F403
 from figures.one_activation import *  # noqa: F403

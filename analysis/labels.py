@@ -76,6 +76,8 @@ def study_line(results: list[dict]) -> str:
     ]
     if set(identity["vary"]) != {"init", "data", "dropout"}:
         parts.append(f"varied: {', '.join(identity['vary']) or 'nothing'}")
+    if branch := identity["config"].get("branch_step"):
+        parts.append(f"branches at step {branch:,}")
     if lost:
         parts.append(f"{lost} trial{'s' if lost > 1 else ''} diverged or failed, left out of means and pairs")
     return " · ".join(parts)

@@ -66,6 +66,12 @@ def pre_activations(model, batch, generator: np.random.Generator, config) -> dic
     return units.pre_activations(model, batch[0], config) | {"effective_rank": units.effective_rank(inputs[-1].numpy())}
 
 
+def pre_activation_histogram(model, batch, generator: np.random.Generator, config) -> dict[str, float]:
+    """Lower end of each bin of `units.EDGES` -> share of the activations' inputs in it; the outer bins hold all beyond."""
+    shares = units.histogram(model, batch[0], config)
+    return {f"{low:g}": float(share) for low, share in zip(units.EDGES, shares)}
+
+
 def curvature(model, batch, generator: np.random.Generator, config) -> dict[str, float]:
     """Largest eigenvalue and trace (with its standard error) of the Hessian and of the Gauss-Newton matrix, in float64."""
     found: dict[str, float] = {}
@@ -82,8 +88,10 @@ PROBES: dict[str, Callable] = {
     "gradient_norm": gradient_norm,
     "noise_scale": noise_scale,
     "pre_activations": pre_activations,
+    "pre_activation_histogram": pre_activation_histogram,
     "curvature": curvature,
 }
+DRAWN = ("pre_activation_histogram",)  # probes with too many numbers for a table; `diagnose.py` draws them
 
 
 def check_probes(names: Iterable[str], task: Task) -> None:

@@ -3,7 +3,6 @@
 import itertools
 
 import numpy as np
-from matplotlib import colormaps
 from matplotlib.lines import Line2D
 
 import metrics
@@ -33,7 +32,7 @@ from figures.style import (
     write_at_right,
 )
 
-__all__ = ["all_validation_curves", "forest", "gradient_norms", "pareto", "pd_at_equal_loss"]
+__all__ = ["all_validation_curves", "forest", "pareto", "pd_at_equal_loss"]
 
 VERDICTS = {  # style of each verdict
     "different": {"marker": "o", "markerfacecolor": INK, "color": INK},
@@ -142,47 +141,6 @@ def pd_at_equal_loss(results):
     over_steps(axes[1, 0])
     axes[1, 1].set_xlabel(f"validation loss ({NATS}), until its lowest →")
     return drawn
-
-
-MOST_LAYERS = 12  # shown; those with the largest final norm
-
-
-@figure("Gradient norm along training")
-def gradient_norms(results):
-    """The gradient's norm along training: in total for every activation (left), per layer for the first one (right)."""
-    curves = {r["activation"]: found for r in results if (found := _probe_curves(r, "gradient_norm"))}
-    if not curves:
-        raise NothingToDraw("No complete trial has the probe gradient_norm (--probes gradient_norm).")
-    drawn, ((left, right),) = panels(3.2, 1, 2)
-    draw_curves(left, {name: (steps, mean_curve(values["all"])) for name, (steps, values) in curves.items()})
-    left.set_title(f"Whole gradient: mean over trials{interval_note(left)}")
-    over_steps(left)
-    left.set(yscale="log", ylabel=f"norm ({NATS} per unit of the weights)")
-    legend_at_right(left)
-    first = next(iter(curves))
-    steps, values = curves[first]
-    means = {layer: line.mean(axis=0) for layer, line in values.items() if layer != "all"}
-    shown = sorted(means, key=lambda layer: -means[layer][-1])[:MOST_LAYERS]
-    for layer, colour in zip(shown, colormaps["viridis"](np.linspace(0, 0.9, len(shown)))):
-        right.plot(steps, means[layer], color=colour, linewidth=1.1, label=layer)
-    right.legend(loc="upper left", bbox_to_anchor=(1.0, 1.03), fontsize=6, title="largest first", title_fontsize=6)
-    over_steps(right)
-    right.set(yscale="log", title=f"Per layer, {short_label(first)}: mean over trials")
-    return drawn
-
-
-def _probe_curves(result, probe):
-    """(steps, name -> (trials, steps) values) of a probe over the complete trials that have it; None if there are none."""
-    histories = [
-        [point for point in trial["history"] if probe in point.get("probes", {})] for trial in complete(result)
-    ]
-    histories = [history for history in histories if history]
-    if not histories:
-        return None
-    steps = sorted(set.intersection(*({point["step"] for point in history} for history in histories)))
-    at = [{point["step"]: point["probes"][probe] for point in history} for history in histories]
-    names = at[0][steps[0]]
-    return np.array(steps), {name: np.array([[one[step][name] for step in steps] for one in at]) for name in names}
 
 
 # --- the plane of loss and PD ---------------------------------------------------------------------------------------

@@ -71,6 +71,12 @@ def training(view: View) -> Section | None:
             f" trials; bands: {T_BAND}. Right: per layer, the first activation."
         )
         content.append(Figure(caption, plot_utils.gradient_norms, view.results))
+    if any(p.get("probes") for r in view.results for t in r["trials"] for p in t["history"]):
+        caption = (
+            f"Probes on a fixed batch ({counted(view.cells)}), against the training step (left; bands: {T_BAND}) and against"
+            " relative PD at that step (right)."
+        )
+        content.append(Figure(caption, plot_utils.probes_along_training, view.results))
     return Section("Along training, and at equal loss", content) if content else None
 
 

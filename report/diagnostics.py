@@ -1,18 +1,21 @@
 """Diagnostics of a study as tables: means over trials, or over disjoint pairs of trials."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 from tabulate import tabulate
 
 from analysis.associations import FEWEST, associations
-from analysis.estimates import mean_interval
+from analysis.estimates import Estimate, mean_interval
 from analysis.results import Margins, Study, activation_sensitivity, estimate
 from analysis.words import brief_p, decimals_for, listing, with_interval
+from diagnostics.probes import DRAWN
+from training.identity import complete
 
 
 def tables(wanted: Sequence, known: Mapping[str, dict]) -> str:
-    """One Markdown table for each probe or comparison.
+    """One Markdown table for each probe or comparison that is not drawn.
 
     Parameters
     ----------
@@ -21,7 +24,7 @@ def tables(wanted: Sequence, known: Mapping[str, dict]) -> str:
         Key -> what was measured, from `study.diagnose.run`.
     """
     blocks = []
-    for name in dict.fromkeys(entry.name for entry in wanted):
+    for name in dict.fromkeys(entry.name for entry in wanted if entry.name not in DRAWN):
         groups: dict[str, list[dict]] = {}
         reasons: dict[str, list[str]] = {}
         for entry in (entry for entry in wanted if entry.name == name):
@@ -34,6 +37,26 @@ def tables(wanted: Sequence, known: Mapping[str, dict]) -> str:
         blocks += [_table(name, groups)] if groups else []
         blocks += [f"Not measured: {listing(keys)} ({reason})." for reason, keys in reasons.items()]
     return "\n\n".join(blocks)
+
+
+def draw(study: Study, wanted: Sequence, known: Mapping[str, dict], folder: Path) -> list[Path]:
+    """Draws the histograms of pre-activations, a figure for each architecture; returns the files."""
+    from figures.diagnostics import pre_activation_histograms
+
+    files = []
+    for cells in study.architectures.values():
+        shares: dict[str, list[dict]] = {}
+        for entry in (e for e in wanted if e.name in DRAWN and e.cells[0] in cells):
+            if "values" in known[entry.key]:
+                shares.setdefault(entry.cells[0].activation, []).append(known[entry.key]["values"])
+        if shares:
+            means = {
+                name: {float(low): float(np.mean([one[low] for one in found])) for low in found[0]}
+                for name, found in shares.items()
+            }
+            results = [cell.result for cell in cells if cell.activation in shares]
+            files.append(pre_activation_histograms(results, folder, means))
+    return files
 
 
 def _table(name, groups):
@@ -60,7 +83,7 @@ def association_table(study: Study, wanted: Sequence, known: Mapping[str, dict])
     Empty with fewer than FEWEST architectures.
     """
     values: dict[str, dict[str, list[float]]] = {}
-    for entry in wanted:
+    for entry in (entry for entry in wanted if entry.name not in DRAWN):
         for key, value in known[entry.key].get("values", {}).items():
             architectures = values.setdefault(f"{entry.name}: {key}", {})
             architectures.setdefault(entry.cells[0].architecture, []).append(value)
@@ -95,6 +118,38 @@ def association_table(study: Study, wanted: Sequence, known: Mapping[str, dict])
         tabulate(rows, ["Diagnostic", "with", "Correlation", "p", "p (Holm)"], "pipe", disable_numparse=True)
         + f"\n\n{note}"
     )
+
+
+def branch_table(measured: Sequence[tuple[Study, Sequence, Mapping[str, dict]]], plots: Path) -> str:
+    """The loss barrier by the step at which trials branch, for studies that differ in it; draws the figure.
+
+    measured: study, its entries and what was measured. Empty unless two or more values of branch_step have a barrier.
+    """
+    from figures.diagnostics import barriers_by_branch
+
+    found: dict[str, dict[int, Estimate]] = {}
+    pds: dict[tuple[str, int], Estimate] = {}
+    results = []
+    for study, wanted, known in measured:
+        step = complete(study.identity)["config"]["branch_step"]
+        for cell in study.cells:
+            own = [e for e in wanted if e.name == "barrier" and set(e.cells) == {cell} and "values" in known[e.key]]
+            if own:
+                label = f"{cell.architecture_label}, {cell.label}"
+                found.setdefault(label, {})[step] = mean_interval([known[e.key]["values"]["barrier"] for e in own])
+                pds[label, step] = estimate(cell, "relative_pd")
+                results.append(cell.result)
+    found = {label: dict(sorted(by_step.items())) for label, by_step in found.items() if len(by_step) > 1}
+    if not found:
+        return ""
+    rows = [
+        [label, f"{step:,}", str(barrier.n), with_interval(barrier, 3), with_interval(pds[label, step], 4)]
+        for label, by_step in found.items()
+        for step, barrier in by_step.items()
+    ]
+    headers = ["Model", "Branch step", "Pairs", "Loss barrier (nats)", "Relative PD at the end"]
+    table = tabulate(rows, headers, "pipe", disable_numparse=True)
+    return f"{table}\n\nFigure: {barriers_by_branch(results, plots, found)}"
 
 
 def _outcomes(cells):

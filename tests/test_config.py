@@ -13,9 +13,9 @@ from config_cpu import ConfigCPU
 
 FIELDS = (
     "n_layer n_head n_embd block_size dropout batch_size learning_rate weight_decay max_iters eval_interval eval_iters"
-    " curve_windows dtype threads_per_trial cooldown eval_spacing"
+    " curve_windows dtype threads_per_trial cooldown eval_spacing branch_step"
 ).split()
-COUNTS = [name for name in FIELDS if type(getattr(Config(), name)) is int]
+COUNTS = [name for name in FIELDS if type(getattr(Config(), name)) is int and name != "branch_step"]
 
 configs = st.builds(
     lambda cls, head, width, **others: cls(n_head=head, n_embd=head * width, **others),
@@ -34,8 +34,8 @@ configs = st.builds(
 
 
 def test_the_two_configurations_are_the_ones_of_the_report():
-    full = (6, 6, 384, 256, 0.2, 64, 3e-4, 0.01, 5000, 500, 200, 50, "bfloat16", 1, 0.0, "linear")
-    small = (2, 4, 128, 128, 0.2, 32, 3e-4, 0.01, 100, 50, 50, 50, "float32", 1, 0.0, "linear")
+    full = (6, 6, 384, 256, 0.2, 64, 3e-4, 0.01, 5000, 500, 200, 50, "bfloat16", 1, 0.0, "linear", 0)
+    small = (2, 4, 128, 128, 0.2, 32, 3e-4, 0.01, 100, 50, 50, 50, "float32", 1, 0.0, "linear", 0)
     assert Config().as_dict() == dict(zip(FIELDS, full))
     assert ConfigCPU().as_dict() == dict(zip(FIELDS, small))
     assert list(ConfigCPU().as_dict()) == FIELDS
@@ -112,6 +112,8 @@ def test_a_count_below_one_is_refused_by_name(name, value):
         ("n_layer", None),
         ("dropout", "0.2"),
         ("dtype", 32),
+        ("branch_step", -1),
+        ("branch_step", 100),
     ],
 )
 def test_a_value_that_makes_no_sense_is_refused_by_name(name, value):

@@ -176,7 +176,25 @@ def test_nothing_to_show_is_said(tmp_path, figures):
     plot_utils.architecture_heatmap([alone], tmp_path, "relative_pd")
     plot_utils.pareto([alone], tmp_path)
     plot_utils.gradient_norms([alone], tmp_path)
-    assert all("n = 1" in words(figure) for figure in figures) and len(figures) == 7
+    plot_utils.probes_along_training([alone], tmp_path)
+    assert all("n = 1" in words(figure) for figure in figures) and len(figures) == 8
+
+
+def test_a_probe_is_drawn_along_training_and_against_relative_pd_at_the_same_steps(tmp_path, figures):
+    """A probe that is planted as ten times the mean relative PD lies on that line; step 0 is left out of it."""
+    results = [make_result(name, 3) for name in ("relu", "gelu")]
+    for result in results:
+        steps, _, estimates = pair_curves(result, "relative_pd")
+        for trial in result["trials"]:
+            for point in trial["history"]:
+                mean = dict(zip(steps.tolist(), (e.mean for e in estimates)))[point["step"]]
+                point["probes"] = {"noise_scale": {} if point["step"] == 0 else {"noise_scale": 10 * mean}}
+    plot_utils.probes_along_training(results, tmp_path)
+    left, right = figures[0].axes
+    assert len(right.lines) == 4 and "noise scale (sequences)" in left.get_ylabel()
+    for line in right.lines:
+        assert line.get_ydata() == pytest.approx(10 * np.asarray(line.get_xdata()))
+    check_readable(figures[0])
 
 
 def test_the_untrained_model_does_not_flatten_the_disagreement_of_trained_ones(tmp_path, figures):

@@ -60,6 +60,17 @@ def test_every_seed_and_every_configuration_is_another_trial(task):
     assert len(found) == len(trials)
 
 
+@pytest.mark.parametrize("vary", [("data",), ("dropout",), ("data", "dropout")])
+def test_trials_are_the_same_up_to_the_branch_step_and_part_after_it(vary, task):
+    """Their curves, at every step; and trial 1 is the same wherever the others branch."""
+    sizes = {"max_iters": 6, "eval_interval": 1, "dropout": 0.3, "branch_step": 3}
+    one, two = (train.run_trial(studies.a_trial(number, vary=vary, **sizes), task)["record"] for number in (1, 2))
+    same = [a["val_loss"] == b["val_loss"] for a, b in zip(one["history"], two["history"], strict=True)]
+    assert same == [True] * 4 + [False] * 3
+    early = train.run_trial(studies.a_trial(1, vary=vary, **{**sizes, "branch_step": 0}), task)["record"]
+    assert early["weights_sha256"] == one["weights_sha256"] != two["weights_sha256"]
+
+
 def test_a_stream_that_is_not_varied_keeps_the_seed_of_trial_one():
     assert stream_seeds(42, 5, ()) == {"init": 42, "data": 42, "dropout": 42, "bit": None}
     assert stream_seeds(42, 5, ("data", "bit")) == {"init": 42, "data": 46, "dropout": 42, "bit": 46}

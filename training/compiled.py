@@ -38,9 +38,9 @@ class CompiledTrial(SingleTrial):
     def update(self, step):
         """One training step; returns the loss before it."""
         config, device = self.trial.config, self.trial.device
-        address_dropout(self.model, self.trial.seeds["dropout"], step)
+        address_dropout(self.model, self.trial.seed_of("dropout", step), step)
         set_learning_rate(self.optimizer, config, step)
-        generator = randomness.generator(self.trial.seeds["data"], "data", step)
+        generator = randomness.generator(self.trial.seed_of("data", step), "data", step)
         x, y = self.task.draw_batch(generator, config, device)
         tensors = self.tensors | draw_masks(self.model, self.shapes, device)
         loss = self.loss(self.skeleton, config, device, tensors, x, y)

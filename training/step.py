@@ -40,9 +40,9 @@ class SingleTrial:
     def update(self, step):
         """One training step; returns the loss before it."""
         trial = self.trial
-        address_dropout(self.model, trial.seeds["dropout"], step)
+        address_dropout(self.model, trial.seed_of("dropout", step), step)
         set_learning_rate(self.optimizer, trial.config, step)
-        generator = randomness.generator(trial.seeds["data"], "data", step)
+        generator = randomness.generator(trial.seed_of("data", step), "data", step)
         return self.task.training_step(self, generator, trial.config)
 
     def minimize(self, loss):

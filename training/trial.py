@@ -33,6 +33,10 @@ class Trial:
     def name(self):
         return f"{self.architecture}_{self.activation}"
 
+    def seed_of(self, stream: str, step: int) -> int:
+        """The seed of "data" or "dropout" in a training step (from 0): before `config.branch_step` that of trial 1."""
+        return self.seeds[stream] if step >= self.config.branch_step else self.seed - self.number + 1
+
 
 def arithmetic(config, compiled) -> dict:
     """The entries of an identity on which rounding depends; `compiled` is absent from those of plain trials."""

@@ -6,7 +6,7 @@ import pytest
 import studies
 
 from diagnostics.comparisons import COMPARISONS
-from diagnostics.probes import PROBES
+from diagnostics.probes import DRAWN, PROBES
 
 SIZES = ("--n-layer=1", "--n-head=2", "--n-embd=8", "--block-size=16", "--batch-size=4", "--curve-windows=4")
 
@@ -36,13 +36,33 @@ def test_every_probe_and_comparison_is_measured_once_and_tabulated(study):
     diagnose, folder = study
     run = diagnose("--probes", *PROBES, "--comparisons", *COMPARISONS)
     assert run.status == 0, run.err
-    assert all(f"| {name} " in run.out for name in (*PROBES, *COMPARISONS)), run.out
+    tabulated = [name for name in (*PROBES, *COMPARISONS) if name not in DRAWN]
+    assert all(f"| {name} " in run.out for name in tabulated) and "| pre_activation_histogram" not in run.out, run.out
+    assert "Figure: plots/charlm_cpu_pre_activations.png" in run.out
+    assert (folder / "plots" / "charlm_cpu_pre_activations.png").stat().st_size > 10_000
     first = entries(folder)
     assert len(first) == 4 * len(PROBES) + 2 * len(COMPARISONS) and all("values" in e for e in first.values())
     run = diagnose("--probes", *PROBES, "--comparisons", *COMPARISONS)
     assert run.status == 0 and ", 0 to measure" in run.out and entries(folder) == first
     run = diagnose("--comparisons", "gradient_cosine", "--across")
     assert run.status == 0 and "2 to measure" in run.out and "CharLM, ReLU / CharLM, SmeLU β=1 (n = 2)" in run.out
+
+
+def test_studies_with_several_branch_steps_end_with_the_barrier_by_step(tmp_path, tiny_corpus_file):
+    options = (*SIZES, "--activations=relu", "--trials=4", "--vary=data", "--max-iters=8", "--eval-interval=8")
+    for step in (0, 4, 7):
+        where = (f"--branch-step={step}", f"--results-dir=results/branch_{step}", f"--corpus={tiny_corpus_file}")
+        run = studies.run("run_all_experiments.py", *options, *where, folder=tmp_path)
+        assert run.status == 0, run.out + run.err
+    folders = [f"results/branch_{step}" for step in (7, 0, 4)]
+    how = ("--comparisons", "barrier", f"--corpus={tiny_corpus_file}", "--workers=1")
+    run = studies.run("diagnose.py", *folders, *how, folder=tmp_path)
+    assert run.status == 0, run.out + run.err
+    rows = [line.split("|")[2:4] for line in run.out.splitlines() if line.startswith("| CharLM, ReLU ")]
+    assert [[int(cell) for cell in row] for row in rows] == [[0, 2], [4, 2], [7, 2]], "by step, two disjoint pairs each"
+    assert (tmp_path / "plots" / "charlm_cpu_barriers.png").stat().st_size > 5_000
+    refused = studies.run("diagnose.py", *folders, *how, "--checkpoints-dir=checkpoints", folder=tmp_path)
+    assert refused.status == 2 and "--checkpoints-dir is one study's folder" in refused.err
 
 
 def test_a_value_of_other_weights_is_measured_again_and_nothing_else_is(study):

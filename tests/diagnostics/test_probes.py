@@ -45,7 +45,7 @@ def test_an_unknown_probe_names_the_nearest(task):
 
 def test_a_study_stores_its_probes_and_resumes_with_them(tmp_path, tiny_corpus_file):
     study = ("run_all_experiments.py", *studies.TINY, "--corpus", tiny_corpus_file, "--activations", "relu", "gelu")
-    run = studies.run(*study, "--trials=2", "--probes", "gradient_norm", folder=tmp_path)
+    run = studies.run(*study, "--trials=2", "--probes", "gradient_norm", "pre_activations", folder=tmp_path)
     assert run.status == 0, run.out + run.err
     history = json_files.read_json(tmp_path / "results" / "charlm_gelu.json")["trials"][1]["history"]
     assert [point["step"] for point in history] == [0, 2, 4, 6]

@@ -6,7 +6,8 @@ import torch
 from studies import a_trial
 
 from architectures.registry import build_model, initialize
-from diagnostics.units import effective_rank, histogram, pre_activations, unit_shares
+from diagnostics.probes import pre_activation_histogram
+from diagnostics.units import EDGES, effective_rank, pre_activations, unit_shares
 
 
 @pytest.fixture
@@ -31,7 +32,9 @@ def test_planted_dead_and_linear_units_are_counted(case):
 
 def test_the_histogram_holds_every_input_and_the_share_near_zero_is_its_own(case):
     model, x, config = case
-    shares, summary = histogram(model, x, config), pre_activations(model, x, config)
+    found, summary = pre_activation_histogram(model, (x, None), None, config), pre_activations(model, x, config)
+    shares = np.array(list(found.values()))
+    assert [float(low) for low in found] == EDGES[:-1].tolist()
     assert shares.sum() == pytest.approx(1) and len(shares) == 48
     assert summary["share_curved"] == pytest.approx(shares[20:28].sum(), abs=1e-6)
     assert summary["sd"] < 1 and summary["share_curved"] > 0.9, "at initialisation inputs are small"

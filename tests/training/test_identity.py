@@ -18,14 +18,16 @@ from training.identity import (
     open_study,
 )
 
+ADDED = ("cooldown", "eval_spacing", "branch_step")
+
 
 def identity(**changes):
     return {"protocol": "matched", "config": ConfigCPU(**changes).as_dict()}
 
 
 def old_identity(**changes):
-    """As it was stored before cooldown and eval_spacing were added."""
-    config = {name: v for name, v in identity(**changes)["config"].items() if name not in ("cooldown", "eval_spacing")}
+    """As it was stored before the fields of ADDED."""
+    config = {name: v for name, v in identity(**changes)["config"].items() if name not in ADDED}
     return identity() | {"config": config}
 
 
@@ -97,7 +99,7 @@ def test_a_study_from_before_a_field_was_added_is_resumed_verified_and_analysed(
     assert studies.run(*study, "--trials=2", folder=tmp_path).status == 0
     for path in (tmp_path / "results").glob("*.json"):
         content = json_files.read_json(path)
-        for name in ("cooldown", "eval_spacing"):
+        for name in ADDED:
             del content["identity"]["config"][name]
         json_files.write_json(path, content)
     before = json_files.read_json(tmp_path / "results" / "charlm_relu.json")["trials"]
