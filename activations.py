@@ -239,7 +239,7 @@ def _member(name):
         if centred:
             make, label = partial(CentredSmeLU, beta), f"SmeLU β={b}, centred"
             formula = f"SmeLU β={b} minus its value at 0, {_number(beta / 4)}"
-            return Activation(f"{spelling}_centred", make, "C1", True, False, False, label, formula)
+            return Activation(f"smelu_{b}_centred", make, "C1", True, False, False, label, formula)
         formula = f"0 up to -{b}; (x + {b})^2 / {_number(4 * beta)}; x from {b} on"
         return Activation(spelling, partial(SmeLU, beta), "C1", True, False, False, f"SmeLU β={b}", formula)
     if family == "gsmelu" and numbers and 2 <= len(numbers) <= 3 and min(numbers[:2]) > 0:

@@ -402,3 +402,9 @@ def test_smelu_costs_about_twice_as_much_as_relu():
     """Forward and backward on 4096 x 512 float32. About 2.0 measured; a busy machine may differ."""
     ratio = float(subprocess.run([sys.executable, "-c", COST], capture_output=True, text=True, check=True).stdout)
     assert ratio < 4
+
+
+@given(beta=st.floats(1e-3, 1e3) | st.sampled_from([0.5, 1.0, 2.0]), kind=st.sampled_from(["", "_centred"]))
+def test_the_canonical_name_of_any_smelu_is_a_name_of_it(beta, kind):
+    found = activations.record(f"smelu_{activations._number(beta)}{kind}")
+    assert activations.resolve(found.name) == found.name and activations.record(found.name).label == found.label
