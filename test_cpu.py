@@ -16,7 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from common.errors import RunError
+from common.errors import RunError, UserError
 from common.scripts import Parser, run
 from training.options import add_file_options, load_user_files
 
@@ -84,16 +84,18 @@ def check_installation() -> int:
 def check_files(args) -> int:
     """Runs every check that a user-defined architecture (with ReLU) or activation (in the task's first) must pass."""
     from architectures.checks import check, describe_sizes, stages
-    from architectures.registry import check_task, default_architecture
+    from architectures.registry import architecture_record, check_task, default_architecture
     from config_cpu import ConfigCPU
     from tasks.registry import load_task
     from training.trial import prepare_torch
 
     _, defined = load_user_files(args)
-    architecture = defined.get("architecture") or default_architecture(args.task)
+    own = defined.get("architecture")
+    name = args.task or (architecture_record(own).task if own else "text")
+    architecture = own or default_architecture(name)
     activation = defined.get("activation", "relu")
-    check_task(architecture, args.task)
-    task = load_task(args.task) if args.task != "text" else None
+    check_task(architecture, name)
+    task = load_task(name) if name != "text" else None
     config = ConfigCPU()
     prepare_torch(config)  # check under the settings of a trial
     problems = check(architecture, activation, config, task)
@@ -109,10 +111,12 @@ def check_files(args) -> int:
 def main(argv=None) -> int:
     p = Parser(prog="test_cpu.py", description="Check this installation, or a user-defined model or activation.")
     add_file_options(p)
-    p.add_argument("--task", default="text", metavar="NAME", help="what such a model is trained on (default: text)")
+    p.add_argument("--task", metavar="NAME", help="what such a model is trained on (default: its TASK, or text)")
     args = p.parse_args(argv)
     if args.architecture_file or args.activation_file:
         return check_files(args)
+    if args.task:
+        raise UserError("--task says what a model or activation of your own is checked on; give its file")
     return check_installation()
 
 

@@ -7,6 +7,7 @@ import numpy as np
 from analysis.estimates import ROUNDING, complete_trials, pair_mean_squares
 
 FALSE_ALARMS = 0.01  # per set of n runs
+FEWEST = 4  # runs
 
 
 def studentised_deviations(values: np.ndarray) -> np.ndarray:
@@ -62,7 +63,8 @@ def outlying_runs(values: np.ndarray, false_alarms: float = FALSE_ALARMS) -> np.
     Returns
     -------
     (k,) array of int
-        Positions in `values`; empty below three runs.
+        Positions in `values`; empty below four runs: of three, two equal values, as counts often are, would make any third
+        one an outlier.
 
     References
     ----------
@@ -71,7 +73,7 @@ def outlying_runs(values: np.ndarray, false_alarms: float = FALSE_ALARMS) -> np.
     values = np.asarray(values, dtype=np.float64)
     present = np.flatnonzero(~np.isnan(values))
     n = len(present)
-    if n < 3:
+    if n < FEWEST:
         return present[:0]
     from scipy.special import stdtrit
 

@@ -219,7 +219,12 @@ def check_task(architecture: str, task: str) -> None:
     if architecture not in ARCHITECTURES and architecture not in VARIANTS:
         raise unknown("architecture", architecture, known)
     if architecture_record(architecture).task != task:
-        raise UserError(f"{architecture} cannot be trained on {task}; architectures that can: {', '.join(known)}")
+        own = architecture_record(architecture).source_sha256 is not None
+        if own:
+            advice = f'its file names another task with a line such as TASK = "{task}"'
+        else:
+            advice = f"architectures that can: {', '.join(known)}" if known else "no registered architecture can"
+        raise UserError(f"{architecture} cannot be trained on {task}; {advice}")
 
 
 def supports(architecture: str, activation: str) -> str | None:

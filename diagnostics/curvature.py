@@ -59,6 +59,7 @@ def curvature(model, x, y, kind: str = "hessian", preconditioner: torch.Tensor |
     """
     from scipy.sparse.linalg import LinearOperator
 
+    x = x.double() if x.is_floating_point() else x
     parameters = trainable(model)
     make = {"hessian": _hessian_product, "gauss_newton": _gauss_newton_product}[kind]
     with sdpa_kernel(SDPBackend.MATH), torch.enable_grad():

@@ -34,6 +34,7 @@ def pd_by_task(results, groups: Sequence[Sequence[Cell]], margins: Margins):
                     draw_interval(ax, share.mean, place, x_range=ends, **point_style(cell.activation))
             if row:
                 ax.axhline(row - 0.5, color=FAINT, linewidth=0.5)
+        ax.set_xlim(left=max(0, ax.get_xlim()[0]))
         ax.set_xlabel(f"{label}, % of {short_label(reference_of(groups[0]).activation)}'s; bars: 95% CI")
         ax.tick_params(axis="y", length=0)
     rows_named(

@@ -49,7 +49,7 @@ def table(groups: Sequence[Sequence[Cell]], margins: Margins) -> str:
     found = [_sensitivities(cells, margins) for cells in groups]
     rows = [_row(cells, *both) for cells, both in zip(groups, found)]
     reference = listing(dict.fromkeys(reference_of(cells).label for cells in groups))
-    headers = ["Data", "Architecture", "n", f"Accuracy or score, {reference}", "Loss or score: verdict"]
+    headers = ["Data", "Architecture", "n", f"Accuracy (%) or score, {reference}", "Loss or score: verdict"]
     headers += [f"Relative PD, {reference}", "Others, % of it", "Relative PD: verdict"]
     headers.append(f"Top-1 disagreement, {reference}")
     lines = [tabulate(rows, headers, "pipe", disable_numparse=True), ""]
@@ -79,7 +79,7 @@ def _row(cells, quality, pd):
         data_facts(reference.result)["label"],
         reference.architecture_label,
         str(len(union(cells))),
-        shown(reference, "val_accuracy") + "%" if score is None else with_interval(score, decimals_for(score, 1)),
+        shown(reference, "val_accuracy") if score is None else with_interval(score, decimals_for(score, 1)),
         quality.verdict,
         shown(reference, "relative_pd"),
         " to ".join(dict.fromkeys((ends[0], ends[-1]))) if ends else "-",

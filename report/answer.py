@@ -109,7 +109,9 @@ def _against(cell, comparison):
 
 
 def _overall(view):
-    """Whether the choice of activation matters."""
+    """Whether the choice among three or more activations matters; of two, their comparison says it."""
+    if len(view.cells) < 3:
+        return []
     found = results_module.activation_sensitivity(view.cells, view.margins)
     if max(len(cell.trials) for cell in view.cells) < 2:
         return []

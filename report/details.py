@@ -120,8 +120,12 @@ def trade_off(view: View) -> Section | None:
 def measures(view: View) -> Section:
     """All measures of trials and pairs, and measures that disagree on which activation is more reproducible."""
     own = [name for name in MEASURES if name not in PAIR_MEASURES and name != "total_predictions"]
+    classes = view.reference.result.get("task", {}).get("n_classes")
+    trivial = [name for name, k in (("top3_overlap", 3), ("top5_overlap", 5)) if classes is not None and classes <= k]
     rows = []
     for name in (*PAIR_MEASURES, *own):
+        if name in trivial:  # always 1
+            continue
         measure = MEASURES[name]
         estimates = [results_module.scaled(results_module.estimate(cell, name), measure.scale) for cell in view.cells]
         if all(estimate.mean is None for estimate in estimates):

@@ -41,7 +41,7 @@ def study_facts(view: View) -> Section:
     environments = environments_of(cells)
     machines = sorted({machine(environment, detailed=len(environments) > 1) for environment in environments})
     commits = sorted({_short(cell.result.get("provenance", {}).get("git_commit")) for cell in cells})
-    sizes = f"{config['n_layer']} layers, width {config['n_embd']}, {config['n_head']} heads"
+    sizes = f"{config['n_layer']} layers, width {config['n_embd']}, {plural(config['n_head'], 'head')}"
     sizes += f", context {config['block_size']}" if is_text else ""
     steps = f"{config['max_iters']:,} steps of {config['batch_size']} {'sequences' if is_text else 'examples'}"
     rates = f"learning rate {config['learning_rate']:g}, weight decay {config['weight_decay']:g}"

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from analysis.results import Cell, Study
+from architectures.registry import check_user_sources
 from common import json_files, storage
 from common.errors import RunError, UserError
 from common.provenance import program
@@ -99,6 +100,8 @@ def run(
                 raise UserError(
                     f"{entry.name} needs the checkpoint {path}, which does not exist (see --checkpoints-dir)"
                 )
+    for cell in dict.fromkeys(cell for entry in missing for cell in entry.cells):
+        check_user_sources(cell.result)
     say(f"{len(wanted)} values wanted, {len(missing)} to measure, {workers} worker(s)")
     if not missing:
         return known

@@ -10,6 +10,7 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 import torch
 
+from common.errors import UserError
 from tasks.base import SupervisedTask, to_device_async
 
 
@@ -34,6 +35,8 @@ class ArrayTask(SupervisedTask):
     unused = ("block_size",)
 
     def __init__(self, label: str, train: Split, validation: Split, n_classes: int):
+        for name, split in (("training", train), ("validation", validation)):
+            _check(label, name, *split, n_classes)
         self.label, self.splits, self.n_classes = label, {"train": train, "validation": validation}, n_classes
         self.sha256 = digest(*train, *validation)
         self.model_sizes = {"shape": list(train.inputs.shape[1:]), "n_classes": n_classes}
@@ -69,6 +72,23 @@ class ArrayTask(SupervisedTask):
         n = len(self.splits[split].targets)
         count = min(n, len(self.splits["validation"].targets))
         return np.arange(count) * n // max(count, 1)
+
+
+def _check(label, name, inputs, targets, n_classes):
+    """Raises UserError unless a split has the form that models and metrics expect."""
+    problem = None
+    if targets.ndim != 2 or targets.dtype != np.int64:
+        problem = f"targets must be an (n, T) array of int64, not {targets.shape} of {targets.dtype}"
+    elif len(inputs) != len(targets):
+        problem = f"there are {len(inputs)} inputs but {len(targets)} targets"
+    elif not len(targets):
+        problem = "it is empty"
+    elif targets.min() < 0 or targets.max() >= n_classes:
+        problem = f"classes must be from 0 to {n_classes - 1}, but they are from {targets.min()} to {targets.max()}"
+    elif np.issubdtype(inputs.dtype, np.floating) and not np.isfinite(inputs).all():
+        problem = "inputs are not all finite"
+    if problem:
+        raise UserError(f"the {name} split of {label} cannot be used: {problem}")
 
 
 def digest(*arrays: np.ndarray) -> str:

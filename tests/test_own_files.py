@@ -110,6 +110,19 @@ def test_the_checks_by_the_command_a_user_types(run_script, tmp_path):
     assert "position 1 sees position 2" in done.stdout and "my_model with relu: cannot be trained" in done.stdout
 
 
+def test_a_model_for_another_task_is_checked_on_it(folder):
+    pytest.importorskip("sklearn", reason="scikit-learn is not installed (requirements-tasks.txt)")
+    model = "from architectures.images import ImageMLP\nTASK = 'images'\n\n\nclass Mine(ImageMLP):\n    pass\n"
+    (folder / "mine.py").write_text(model)
+    done = studies.run("test_cpu.py", "--architecture-file", "mine.py", folder=folder)
+    assert done.status == 0 and "mine with relu: all checks passed" in done.out, done.out + done.err
+    (folder / "mine.py").write_text(model.replace("TASK = 'images'\n", ""))
+    done = studies.run("train.py", "--task", "images", "--architecture-file", "mine.py", folder=folder)
+    assert done.status == 2 and 'names another task with a line such as TASK = "images"' in done.err, done.err
+    done = studies.run("test_cpu.py", "--task", "images", folder=folder)
+    assert done.status == 2 and "give its file" in done.err
+
+
 # --- a study --------------------------------------------------------------------------------------------------------
 
 
@@ -133,8 +146,11 @@ def test_a_study_of_a_readers_own_model_and_activation_runs_in_worker_processes(
     recompute = ("analyze_results.py", "--recompute", "--no-figures")
     recomputed = studies.run(*recompute, *files, folder=folder)
     assert recomputed.status == 0 and ": identical, 1 pairs" in recomputed.out, recomputed.out + recomputed.err
-    without = studies.run(*recompute, folder=folder)
-    assert without.status == 2 and "give its file with --architecture-file" in without.err, without.err
+    diagnose = ("diagnose.py", "--comparisons", "gradient_cosine", "--corpus", "text.txt")
+    for command in (recompute, diagnose):
+        without = studies.run(*command, folder=folder)
+        assert without.status == 2 and "give its file with --architecture-file" in without.err, without.err
+    assert studies.run(*diagnose, *files, folder=folder).status == 0
 
     for options in (("--verify", result_file, "--corpus", "text.txt"), ("--sample", checkpoint, "--prompt", "the")):
         without = studies.run("train.py", *options, *files[:2], folder=folder)

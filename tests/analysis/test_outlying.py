@@ -54,6 +54,11 @@ def test_equal_runs_have_no_outlier_and_one_that_differs_from_equal_ones_is_one(
     assert outlying.outlying_runs(np.array([0.1] * 5 + [0.2])).tolist() == [5]
 
 
+def test_of_three_runs_two_equal_ones_do_not_make_the_third_an_outlier():
+    """As with counts: three pairs that differ in 2, 1 and 1 examples."""
+    assert outlying.outlying_runs(np.array([1.5, 1.5, 1.0])).tolist() == []
+
+
 def test_two_runs_cannot_be_told_apart():
     assert outlying.outlying_runs(np.array([1.0, 100.0])).tolist() == []
     assert outlying.outlying_runs_of_pairs(np.full((2, 2), 0.5)).tolist() == []

@@ -9,6 +9,7 @@ from common import json_files
 from common.errors import UserError
 from diagnostics.probes import PROBES, check_probes, gradient_norm, measure_probes
 from tasks.base import cross_entropy
+from tasks.registry import load_task
 from training.step import build
 
 
@@ -36,6 +37,16 @@ def test_a_probe_leaves_mode_and_gradients_as_they_were(task):
     model = build(trial, task.model_sizes).train()
     measure_probes(PROBES, model, task, trial, 3)
     assert model.training and all(p.grad is None for p in model.parameters())
+
+
+@pytest.mark.parametrize("architecture", ["image_mlp", "vit"])
+def test_the_curvature_of_a_model_of_real_numbers_is_measured(architecture):
+    """Inputs of other tasks are floating-point numbers, which must become float64 as the weights do."""
+    pytest.importorskip("sklearn", reason="scikit-learn is not installed (requirements-tasks.txt)")
+    images = load_task("images")
+    trial = studies.a_trial(architecture=architecture, n_embd=8, n_head=2, n_layer=1, batch_size=4)
+    found = measure_probes(["curvature"], build(trial, images.model_sizes), images, trial, 0)["curvature"]
+    assert found["hessian_largest"] > 0 and found["gauss_newton_trace"] > 0
 
 
 def test_an_unknown_probe_names_the_nearest(task):
