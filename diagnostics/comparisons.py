@@ -50,7 +50,7 @@ def barrier(one, other, batch, generator, config, activations) -> dict[str, floa
 
 
 def barrier_after_matching(one, other, batch, generator, config, activations) -> dict[str, float]:
-    """`barrier` once the second model's units are permuted to resemble the first's (CharLM only)."""
+    """`barrier` once the second model's units are permuted to resemble the first's (transformers)."""
     return _barrier(one, connectivity.matched(other, one), batch, config)
 
 

@@ -62,19 +62,19 @@ def barrier(losses: Sequence[float]) -> float:
 
 
 def matched(model, reference):
-    """A copy of a CharLM whose heads, hidden units and residual channels are permuted to resemble a reference.
+    """A copy of a transformer whose heads, hidden units and residual channels are permuted to resemble a reference.
 
     The copy computes the same function. Coordinate descent: each permutation in turn maximises the inner product of all
     weights that it touches, the others being fixed, until none changes.
 
     Parameters
     ----------
-    model, reference : model.CharLM
-        Of one size, ungated.
+    model, reference : CharLM, MiniGPT or NanoTransformer
+        Of one class and size, ungated.
 
     Returns
     -------
-    model.CharLM
+    nn.Module
 
     Raises
     ------
@@ -86,10 +86,13 @@ def matched(model, reference):
     Ainsworth, Hayase & Srinivasa 2023, Git re-basin (2209.04836).
     Theus et al. 2025, Generalized linear mode connectivity for transformers (2506.22712).
     """
+    from architectures.networks import MiniGPT, NanoTransformer
     from model import CharLM
 
-    if type(model) is not CharLM or type(reference) is not CharLM:
-        raise ValueError(f"weight matching knows the symmetries of CharLM only, not those of {type(model).__name__}")
+    if type(model) not in (CharLM, MiniGPT, NanoTransformer) or type(reference) is not type(model):
+        raise ValueError(
+            f"weight matching knows the symmetries of CharLM, MiniGPT and NanoTransformer, not those of {type(model).__name__}"
+        )
     model = copy.deepcopy(model)
     symmetries = _symmetries_of(model)
     own, target = (dict(m.named_parameters()) for m in (model, reference))
@@ -102,7 +105,10 @@ def matched(model, reference):
 
 
 def _symmetries_of(model):
-    """[(places, number of units)]: the (parameter, axis, block) that one permutation acts on; block: entries per unit."""
+    """[(places, number of units)]: the (parameter, axis, block) that one permutation acts on; block: entries per unit.
+
+    MiniGPT has no head of its own, NanoTransformer no biases.
+    """
     width = model.token_embedding.weight.shape[1]
     residual = [("token_embedding.weight", 1, 1), ("position_embedding.weight", 1, 1), ("head.weight", 1, 1)]
     residual += [(f"norm.{kind}", 0, 1) for kind in ("weight", "bias")]
@@ -120,7 +126,8 @@ def _symmetries_of(model):
         hidden = [(f"{name}.feed_forward.expand.{kind}", 0, 1) for kind in ("weight", "bias")]
         units = block.feed_forward.expand.weight.shape[0]
         found.append(([*hidden, (f"{outputs[1]}.weight", 1, 1)], units))
-    return [(residual, width), *found]
+    own = dict(model.named_parameters())
+    return [([place for place in places if place[0] in own], n) for places, n in [(residual, width), *found]]
 
 
 def _improve(own, target, places, units):
