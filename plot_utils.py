@@ -5,7 +5,7 @@
 
 One activation: `training_curves`, `reproducibility`, `summary`, `disagreement_passage`. Across activations: `forest`,
 `all_validation_curves`, `pd_at_equal_loss`, `pareto`, `gradient_norms`, `probes_along_training`. Across studies and architectures: `sources`,
-`sensitivity_against_size`, `architecture_heatmap`. A figure without data shows a message.
+`sources_along_training`, `sensitivity_against_size`, `architecture_heatmap`. A figure without data shows a message.
 `matplotlib.rcParams["savefig.format"] = "pdf"` (or "svg") writes that format as well.
 """
 

@@ -9,6 +9,7 @@ from matplotlib.ticker import MaxNLocator, MultipleLocator
 from analysis import results as results_module
 from analysis.labels import architecture_label, short_label
 from analysis.results import MEASURES, Cell, Margins
+from analysis.series import pair_curves, trained
 from analysis.words import decimals_for, listing, with_interval
 from figures.style import (
     DIVERGING,
@@ -18,9 +19,13 @@ from figures.style import (
     QUIET,
     WIDTH,
     NothingToDraw,
+    activation_style,
     draw_interval,
+    draw_mean,
     figure,
     from_zero,
+    legend_at_right,
+    over_steps,
     panels,
     point_style,
     rows_named,
@@ -28,7 +33,13 @@ from figures.style import (
     write_in_cell,
 )
 
-__all__ = ["architecture_heatmap", "published_against_matched", "sensitivity_against_size", "sources"]
+__all__ = [
+    "architecture_heatmap",
+    "published_against_matched",
+    "sensitivity_against_size",
+    "sources",
+    "sources_along_training",
+]
 
 
 @figure("Sources of randomness")
@@ -60,6 +71,30 @@ def sources(results, labels: list[str]):
     rows_named(ax, [textwrap.fill(name, 28) for name in names])
     from_zero(ax)
     ax.set_xlabel(f"relative PD: mean over pairs, 95% CI (dashed: {names[0]})")
+    return drawn
+
+
+@figure("Sources of randomness along training")
+def sources_along_training(results, labels: list[str]):
+    """Relative PD against the training step on a logarithmic scale: a panel per source, a line per activation.
+
+    labels: the source of each result.
+    """
+    found = [(label, r, trained(*pair_curves(r, "relative_pd"))) for label, r in zip(labels, results) if r["pairs"]]
+    found = [(label, r, curves) for label, r, curves in found if len(curves[0]) > 1]
+    if not found:
+        raise NothingToDraw("There are no curves of pairs.")
+    names = list(dict.fromkeys(label for label, *_ in found))
+    drawn, axes = panels(2.4, 1, len(names), width=max(WIDTH, 2.6 * len(names)), sharey=True)
+    for ax, name in zip(axes[0], names):
+        for label, result, (steps, _, estimates) in found:
+            if label == name:
+                look = activation_style(result["activation"]) | {"label": short_label(result["activation"])}
+                draw_mean(ax, steps, estimates, look)
+        ax.set(yscale="log", title=textwrap.fill(name, 30))
+        over_steps(ax)
+    axes[0, 0].set_ylabel("relative PD (log scale)")
+    legend_at_right(axes[0, -1])
     return drawn
 
 

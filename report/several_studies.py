@@ -175,10 +175,14 @@ def sources(view: View) -> Section | None:
     )
     what = f"Relative PD by source ({counted([cell for _, cell in found])}). Points: means over pairs; bars: {U_BAND}."
     figure = Figure(what, plot_utils.sources, [cell.result for _, cell in found], (labels,))
+    along = f"The same along training ({counted([cell for _, cell in found])}); bands: {U_BAND}."
+    curves = Figure(along, plot_utils.sources_along_training, [cell.result for _, cell in found], (labels,))
     none = (
         [] if everything else ["No study in which everything varies was given, so there is no whole to compare with."]
     )
-    return Section("Where irreproducibility comes from", [*none, Table(headers, rows, caption), figure], brief=True)
+    return Section(
+        "Where irreproducibility comes from", [*none, Table(headers, rows, caption), figure, curves], brief=True
+    )
 
 
 def arithmetics(view: View) -> Section | None:

@@ -172,12 +172,23 @@ def test_nothing_to_show_is_said(tmp_path, figures):
     plot_utils.forest([alone], tmp_path)
     plot_utils.pd_at_equal_loss([alone], tmp_path)
     plot_utils.sources([alone], tmp_path, ["dropout"])
+    plot_utils.sources_along_training([alone], tmp_path, ["dropout"])
     plot_utils.published_against_matched([alone], tmp_path, [])
     plot_utils.architecture_heatmap([alone], tmp_path, "relative_pd")
     plot_utils.pareto([alone], tmp_path)
     plot_utils.gradient_norms([alone], tmp_path)
     plot_utils.probes_along_training([alone], tmp_path)
-    assert all("n = 1" in words(figure) for figure in figures) and len(figures) == 8
+    assert all("n = 1" in words(figure) for figure in figures) and len(figures) == 9
+
+
+def test_each_source_has_a_panel_in_which_its_activations_are_drawn_along_training(tmp_path, figures):
+    results = [make_result("relu", 3), make_result("gelu", 3), make_result("relu", 3)]
+    plot_utils.sources_along_training(results, tmp_path, ["everything", "everything", "dropout"])
+    first, second = figures[0].axes
+    assert [ax.get_title(loc="left") for ax in (first, second)] == ["everything", "dropout"]
+    named = [{line.get_label() for line in ax.lines} & {"ReLU", "GELU"} for ax in (first, second)]
+    assert named == [{"ReLU", "GELU"}, {"ReLU"}] and first.get_yscale() == "log"
+    check_readable(figures[0])
 
 
 def test_a_probe_is_drawn_along_training_and_against_relative_pd_at_the_same_steps(tmp_path, figures):

@@ -6,6 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 import answer_page
+import exploratory_page
 import numpy as np
 import pytest
 
@@ -74,6 +75,25 @@ def test_the_tables_of_the_answer_are_those_of_its_studies():
     for page in (README, ANSWER):
         assert answer_page.filled(page, made) == page
     assert all(f"<!-- {name} -->" in README + ANSWER for name in made)
+
+
+def test_the_tables_of_the_exploratory_studies_are_those_of_their_results():
+    page = exploratory_page.PAGE.read_text(encoding="utf-8")
+    assert exploratory_page.filled(page, exploratory_page.blocks()) == page
+
+
+def test_what_one_bit_does_with_relu_and_with_swish_is_as_readme_says():
+    bits = {
+        c.activation: estimate(c, "relative_pd")
+        for c in exploratory_page.study(REFERENCE / "exploratory" / "vary_bit_float32").cells
+    }
+    relu, swish = bits["relu"].mean, bits["swish"].mean
+    seeds = estimate(exploratory_page.cell_of(REFERENCE / "answer" / "primary", "relu"), "relative_pd").mean
+    assert (
+        f"a relative PD of {relu:.3f} with ReLU, {relu / seeds:.0%} of what another seed causes, and of {swish:.0e} with Swish"
+        in " ".join(README.split())
+    )
+    assert bits["swish"].high < 1e-5 < 1e-2 < bits["relu"].low
 
 
 @pytest.fixture(scope="module")
