@@ -219,9 +219,9 @@ def check_task(architecture: str, task: str) -> None:
     if architecture not in ARCHITECTURES and architecture not in VARIANTS:
         raise unknown("architecture", architecture, known)
     if architecture_record(architecture).task != task:
-        own = architecture_record(architecture).source_sha256 is not None
-        if own:
-            advice = f'its file names another task with a line such as TASK = "{task}"'
+        record = architecture_record(architecture)
+        if record.source_sha256 is not None:
+            advice = f'its task is {record.task}, and a line TASK = "{task}" in its file says otherwise'
         else:
             advice = f"architectures that can: {', '.join(known)}" if known else "no registered architecture can"
         raise UserError(f"{architecture} cannot be trained on {task}; {advice}")

@@ -118,7 +118,9 @@ def test_a_model_for_another_task_is_checked_on_it(folder):
     assert done.status == 0 and "mine with relu: all checks passed" in done.out, done.out + done.err
     (folder / "mine.py").write_text(model.replace("TASK = 'images'\n", ""))
     done = studies.run("train.py", "--task", "images", "--architecture-file", "mine.py", folder=folder)
-    assert done.status == 2 and 'names another task with a line such as TASK = "images"' in done.err, done.err
+    assert done.status == 2 and 'its task is text, and a line TASK = "images" in its file says otherwise' in done.err, (
+        done.err
+    )
     done = studies.run("test_cpu.py", "--task", "images", folder=folder)
     assert done.status == 2 and "give its file" in done.err
 

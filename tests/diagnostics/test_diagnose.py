@@ -92,7 +92,7 @@ def test_what_an_architecture_cannot_do_is_named_and_the_rest_is_measured(tmp_pa
     run = studies.run("diagnose.py", "--comparisons", "barrier", "barrier_after_matching", *more, folder=tmp_path)
     assert run.status == 0 and "| barrier " in run.out
     assert "Not measured: barrier_after_matching mlp_relu trial 1, mlp_relu trial 2" in run.out
-    assert "symmetries of CharLM only" in run.out
+    assert "symmetries of CharLM, MiniGPT and NanoTransformer" in run.out
 
 
 @pytest.mark.parametrize(

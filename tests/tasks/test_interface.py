@@ -133,7 +133,7 @@ def test_files_of_ones_own_serve_every_task(tmp_path):
     taken = studies.run(*command, "--task", "points", "--architecture-file", "two.py", folder=tmp_path, prelude=prelude)
     assert taken.status == 0 and "two_layers with soft" in taken.out, taken.out + taken.err
     other = studies.run(*command, "--architecture-file", "two.py", folder=tmp_path, prelude=prelude)
-    assert other.status == 2 and other.err.startswith("error: two_layers cannot be trained on text; architectures that")
+    assert other.status == 2 and other.err.startswith("error: two_layers cannot be trained on text; its task is points")
 
     checked = ("test_cpu.py", "--task", "points", "--architecture-file")
     assert studies.run(*checked, "two.py", folder=tmp_path, prelude=prelude).status == 0
