@@ -10,10 +10,9 @@ from analysis.contrasts import contrasts
 from analysis.curves import CommonLoss, loss_at_step
 from analysis.equal_loss import LOG_MARGIN
 from analysis.estimates import pair_interval
-from analysis.results import Cell, Margins, estimate, pair_values
+from analysis.results import Cell, estimate, pair_values
 from analysis.series import truncated
 from analysis.words import with_interval
-from report import across, scales
 from report import contrasts as report
 from tests.helpers.answer_page import ROOT, filled, in_percent, table
 
@@ -24,7 +23,6 @@ BETAS = ("0.1", "0.5", "1", "2", "4", "8")
 BETA_LOSSES = (2.4, 2.15)
 SOURCE_STEPS = (25, 50, 100, 200, 400, 600, 800, 1000)
 SOURCES = ("init", "data", "dropout", "bit")
-SIZES = ("0.1M", "0.2M", "0.4M", "0.8M", "1.6M")
 
 
 def study(path):
@@ -131,31 +129,6 @@ def one_bit() -> str:
                 [f"{step:,} of 1,000, at 1e-3", cell.label, str(len(cell.trials)), f"{pd_at(cell, step).mean:.1e}"]
             )
     return table(["Steps", "Activation", "n", "Relative PD"], rows)
-
-
-def sizes() -> str:
-    studies = [study(FOLDER / "sizes" / f"scale_{size}") for size in SIZES]
-    rows = []
-    for architecture in ("charlm", "minigpt"):
-        for row in scales.rows_of(studies, architecture):
-            label = next(s.architectures[architecture][0].architecture_label for s in studies)
-            rows.append([label, f"{row['n_parameters']:,}", *(with_interval(row[name], 4) for name in scales.NAMES)])
-        found = scales.rows_of(studies, architecture)
-        trend = [
-            scales.slope([r["n_parameters"] for r in found], [r[name].mean for r in found]) for name in scales.NAMES
-        ]
-        rows.append(
-            [
-                label,
-                "per tenfold size",
-                *(f"{with_interval(t, 4, signed=True)}: {scales.trend_verdict(t)}" for t in trend),
-            ]
-        )
-    return table(["Architecture", "Parameters", "SD of validation loss (nats)", "SD of relative PD"], rows)
-
-
-def activations() -> str:
-    return across.table(across.comparable([study(FOLDER / "activations")]), Margins())
 
 
 if __name__ == "__main__":
