@@ -94,11 +94,11 @@ def outlying_runs_of_pairs(matrix: np.ndarray, false_alarms: float = FALSE_ALARM
     Returns
     -------
     (k,) array of int
-        Rows of `matrix`; empty below three complete runs.
+        Rows of `matrix`; empty below four complete runs.
     """
     matrix = np.asarray(matrix, dtype=np.float64)
     trials = complete_trials(matrix)
-    if len(trials) < 3:
+    if len(trials) < FEWEST:
         return trials[:0]
     _, trial_means, _, _ = pair_mean_squares(matrix[np.ix_(trials, trials)])
     return trials[outlying_runs(trial_means, false_alarms)]

@@ -77,6 +77,8 @@ SHOWN = {  # probe, its number -> label
     ("curvature", "gauss_newton_largest"): "largest Gauss-Newton eigenvalue",
 }
 
+WIDE = 20  # largest mean over smallest from which an axis is logarithmic
+
 
 @figure("Diagnostics along training, and against relative PD")
 def probes_along_training(results):
@@ -91,11 +93,13 @@ def probes_along_training(results):
     drawn, axes = panels(panel_height(len(results)) * len(found), len(found), 2, sharey="row", sharex="col")
     for (left, right), (which, curves) in zip(axes, found.items()):
         draw_curves(left, {name: (steps, mean_curve(values)) for name, (steps, values) in curves.items()})
-        left.set(ylabel=SHOWN[which], yscale="log")
+        means = np.concatenate([np.nanmean(values, axis=0) for _, values in curves.values()])
+        wide = means.min() > 0 and means.max() > WIDE * means.min()
+        left.set(ylabel=SHOWN[which], yscale="log" if wide else "linear")
         for result in results:
             if result["activation"] in curves and result["pairs"]:
                 _against_pd(right, result, *curves[result["activation"]])
-        legend_at_right(right)
+    legend_at_right(axes[0, 1])
     axes[0, 0].set_title(f"Against the step{interval_note(axes[0, 0])}")
     axes[0, 1].set_title("Against relative PD; from the first point after step 0 (ring)")
     over_steps(axes[-1, 0])
@@ -155,13 +159,15 @@ def pre_activation_histograms(results, shares: Mapping[str, Mapping[float, float
         graph.axhline(0, color=INK, linewidth=0.5)
         graph.set(ylim=(-1.0, 4.0))
         ax.set(title=short_label(name), xlim=(-4, 4))
-        graph.tick_params(labelright=ax in axes[:, -1] or ax is axes.flat[len(shares) - 1])
+        last = ax in axes[:, -1] or ax is axes.flat[len(shares) - 1]
+        graph.tick_params(labelright=last)
+        graph.set_ylabel("activation (line)" if last else "")
     for ax in axes.flat[len(shares) :]:
         ax.set_axis_off()
     for ax in axes[:, 0]:
         ax.set_ylabel("density (grey)")
     for ax in axes[-1]:
-        ax.set_xlabel("pre-activation; line, right axis: activation")
+        ax.set_xlabel("pre-activation")
     return drawn
 
 
