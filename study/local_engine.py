@@ -95,6 +95,7 @@ class _Worker:
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # noticed through the sentinel
             self.channel.send(context)
         self.job = None
+        self.alone = True  # whether no other job has run beside the current one
 
 
 class LocalEngine:
@@ -171,6 +172,9 @@ class LocalEngine:
 
     def _give(self, worker, job):
         worker.job = job
+        busy = [w for w in self._workers if w.job is not None]
+        for each in busy:
+            each.alone = len(busy) == 1
         job.attempts += 1
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # noticed through the sentinel
             worker.channel.send((job.function, job.arguments))
@@ -194,7 +198,7 @@ class LocalEngine:
         self._end(worker)
         if kind == "lost":
             return self._try_again(job, f"lost its GPU ({payload})")
-        if not self._workers:
+        if worker.alone and not self._workers:
             return "failed", job, f"out of memory, even as the only job ({payload})"
         if self._stop.value:
             return "stopped", job, None

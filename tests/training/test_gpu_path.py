@@ -239,6 +239,29 @@ def test_out_of_memory_lowers_the_number_at_a_time_and_changes_no_bit(tmp_path, 
     assert studies.difference(tmp_path / "alone", tmp_path / "crowded") is None
 
 
+def test_jobs_that_run_out_of_memory_at_the_same_time_are_each_tried_alone(tmp_path, tiny_corpus_file):
+    """None of them was the only job, not even the one whose failure is noticed last."""
+    prelude = """
+import os, time, torch
+from study import jobs
+real = jobs.FUNCTIONS["trial"]
+def started():
+    return sum(name.startswith("started_") for name in os.listdir())
+def together(context, report, should_stop, trial, partial_path):
+    if started() < 3:
+        os.mkdir(f"started_{trial.activation}_{trial.number}")
+        end = time.monotonic() + 60
+        while started() < 3 and time.monotonic() < end:
+            time.sleep(0.01)
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+    return real(context, report, should_stop, trial, partial_path)
+jobs.FUNCTIONS["trial"] = together
+"""
+    run = a_study(tmp_path, tiny_corpus_file, "--workers", "3", prelude=prelude)
+    assert run.status == 0, run.out + run.err
+    assert run.out.count("out of memory; from now on") == 3
+
+
 def test_a_worker_whose_gpu_is_lost_is_replaced_and_costs_the_other_trials_nothing(tmp_path, tiny_corpus_file):
     """After such an error every call of CUDA fails in that process, whatever trial it is for."""
     prelude = """
