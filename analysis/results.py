@@ -23,7 +23,7 @@ from analysis.outlying import outlying_runs, outlying_runs_of_pairs
 from analysis.sensitivity import Sensitivity, pareto_front, pareto_shares, sensitivity_of_means, sensitivity_of_pairs
 from analysis.series import truncated
 from analysis.significance import Comparison
-from analysis.windows import window_standard_error
+from analysis.windows import BLOCK, window_standard_error
 
 REFERENCE = "relu"
 PRIMARY = ("val_loss", *metrics.PRIMARY)
@@ -381,10 +381,11 @@ def order(cells: Sequence[Cell], means: Sequence[float | None], better: str | No
 
 
 def window_errors(cell: Cell, reference: Cell | None, name: str) -> float | None:
-    """Standard error of a mean, or of a difference, due to the finite validation text alone.
+    """Standard error of a mean, or of a difference, due to the finite validation data alone.
 
-    The mean of each window over all trials or pairs (that both cells have), and its error over the windows of the text,
-    in blocks, since neighbouring windows are correlated (analysis/windows.py).
+    The mean of each window or example over all trials or pairs (that both cells have), and its error over windows or
+    examples: of a text in blocks, since neighbouring windows are correlated (analysis/windows.py); examples of other tasks
+    count as independent.
 
     Parameters
     ----------
@@ -411,7 +412,8 @@ def window_errors(cell: Cell, reference: Cell | None, name: str) -> float | None
     if not keys:
         return None
     windows = [np.stack([member.arrays[key] for key in keys]).mean(axis=0, dtype=np.float64) for member in cells]
-    return window_standard_error(windows[0] if reference is None else windows[0] - windows[1])
+    difference = windows[0] if reference is None else windows[0] - windows[1]
+    return window_standard_error(difference, BLOCK if "corpus" in cell.result else 1)
 
 
 # --- outlying runs --------------------------------------------------------------------------------------------------

@@ -7,49 +7,6 @@ import numpy as np
 BLOCK = 10  # windows
 
 
-def block_bootstrap(values: np.ndarray, block: int = BLOCK, n_resamples: int = 10_000, seed: int = 0) -> np.ndarray:
-    """Means of moving-block bootstrap resamples of a series.
-
-    A resample concatenates ceil(W / block) blocks of consecutive windows, with uniformly distributed starts, and is
-    truncated to W windows.
-
-    Parameters
-    ----------
-    values : (W,) array, any unit
-        One value per window, in the order of the text.
-    block : int
-        Windows per block, more than the range of the correlation between windows.
-    n_resamples : int
-    seed : int
-
-    Returns
-    -------
-    (n_resamples,) array
-        Deterministic given the arguments.
-
-    Raises
-    ------
-    ValueError
-        Fewer windows than two blocks.
-
-    References
-    ----------
-    Künsch 1989, The jackknife and the bootstrap for general stationary observations.
-    """
-    values = np.asarray(values, dtype=np.float64)
-    n = len(values)
-    if n < 2 * block:
-        raise ValueError(f"{n} windows are fewer than two blocks of {block}")
-    count, rest = divmod(n, block)
-    sums = np.concatenate([[0.0], np.cumsum(values - values.mean())])
-    rng = np.random.default_rng(seed)
-    total = np.zeros(n_resamples)
-    for length in [block] * count + [rest] * (rest > 0):
-        start = rng.integers(n - block + 1, size=n_resamples)
-        total += sums[start + length] - sums[start]
-    return values.mean() + total / n
-
-
 def window_standard_error(values: np.ndarray, block: int = BLOCK) -> float | None:
     """Standard error of a mean over the windows of a text, by the moving-block bootstrap.
 

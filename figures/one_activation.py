@@ -190,7 +190,8 @@ def summary(result):
     _draw_trials(drawn.add_subplot(halves[1]), result, "accuracy", "accuracy (%)", 100)
     for ax, (heading, group) in zip(axes[:, 1], SUMMARY_METRICS.items()):
         if result["pairs"]:
-            _draw_metrics(ax, result, group, heading)
+            measured = [name for name in group if any(pair.get(name) is not None for pair in result["pairs"])]
+            _draw_metrics(ax, result, measured or group, heading)
         else:
             show_message(ax, _why_no_pair(result) if ax is axes[1, 1] else "")
     return drawn

@@ -282,10 +282,12 @@ def other_text(view: View) -> Section | None:
     if not rows:
         return None
     count = next(len(array) for cell in view.cells for array in (cell.arrays or {}).values())
-    windows = f"{count:,} evaluation {'windows' if data == 'text' else 'examples'}"
+    windows, how = f"{count:,} evaluation examples", "taken as independent"
+    if data == "text":
+        windows, how = f"{count:,} evaluation windows", f"moving-block bootstrap, blocks of {BLOCK}"
     caption = (
         f"Standard errors ({counted(view.cells)}): over trials (what all intervals here use); over the {windows}"
-        f" (moving-block bootstrap, blocks of {BLOCK}); and both. Where the second is the larger one, other {data} from"
+        f" ({how}); and both. Where the second is the larger one, other {data} from"
         " the same source could change the value more than more trials would sharpen it."
     )
     headers = ["Measure", "Of", "SE over trials", f"SE over the {data}", "SE of both"]

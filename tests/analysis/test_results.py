@@ -296,10 +296,17 @@ def test_measures_that_disagree_are_named():
 def test_the_error_over_the_text_is_that_of_blocks_of_windows():
     rng = np.random.default_rng(0)
     losses = rng.standard_normal((2, 60))
-    cell = Cell(cell_of([2.5, 3.5], [0.1]).result, {"trial_1_loss": losses[0], "trial_2_loss": losses[1]})
+    result = cell_of([2.5, 3.5], [0.1]).result | {"corpus": {"name": "tiny.txt"}}
+    cell = Cell(result, {"trial_1_loss": losses[0], "trial_2_loss": losses[1]})
     assert window_errors(cell, None, "val_loss") == window_standard_error(losses.mean(0))
     assert window_errors(cell, cell, "val_loss") == 0
     assert window_errors(cell_of([2.5, 3.5], [0.1]), None, "val_loss") is None
+
+
+def test_examples_of_other_tasks_count_as_independent():
+    losses = np.random.default_rng(0).standard_normal((2, 60))
+    cell = Cell(cell_of([2.5, 3.5], [0.1]).result, {"trial_1_loss": losses[0], "trial_2_loss": losses[1]})
+    assert window_errors(cell, None, "val_loss") == window_standard_error(losses.mean(0), block=1)
 
 
 def test_sources_are_named_in_words():
