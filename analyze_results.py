@@ -8,9 +8,10 @@
     python analyze_results.py --export tables          # trials.csv, pairs.csv, curves.csv and tables.tex
     python analyze_results.py --contrasts gelu:relu swish:relu --at-loss 2.05     # prespecified, one family
     python analyze_results.py --recompute              # recompute every loss and pair from the checkpoints
+    python analyze_results.py --export-predictions predictions         # what compare_predictions.py reads
     python analyze_results.py --audit results/reference/published results/reference/matched
 
-Result files contain every metric; checkpoints are needed only for --recompute and for the figure of a text passage.
+Result files contain every metric; checkpoints are needed only for --recompute, --export-predictions and the figure of a text passage.
 Exit status: 0 done, 1 a damaged file, a failed figure, or recomputed values that differ, 2 invalid command.
 """
 
@@ -86,6 +87,12 @@ def parser():
     p.add_argument(
         "--export", type=Path, metavar="DIR", help="also write trials, pairs and curves as CSV, tables as LaTeX"
     )
+    p.add_argument(
+        "--export-predictions",
+        type=Path,
+        metavar="DIR",
+        help="only write every model's predictions, from the checkpoints, for compare_predictions.py or another program",
+    )
     p.add_argument("--compare", nargs="+", type=Path, metavar="STUDY", help="studies that vary other sources or dtype")
     p.add_argument(
         "--scales", nargs="+", type=Path, metavar="STUDY", help="sensitivity against model size, from a sweep's studies"
@@ -160,6 +167,12 @@ def analyze(args) -> int:
     others = [read_study(path) for path in args.compare or [] if path.resolve() != folder.resolve()]
     check_user_files_are_used(defined, [(cell.architecture, cell.activation) for cell in study.cells])
     checkpoints = args.checkpoints_dir or sibling(folder, "checkpoints")
+    if args.export_predictions:
+        from study.export_predictions import export_predictions
+
+        export_predictions(study.cells, checkpoints, args.export_predictions, user_files, args.corpus)
+        print(f"written to {args.export_predictions}; compare with compare_predictions.py {args.export_predictions}")
+        return 0
     plots = None if args.no_figures else args.plots_dir or sibling(folder, "plots")
     if plots is not None:
         from figures.drawing import begin

@@ -23,6 +23,7 @@ import numpy as np
 import metrics
 from analysis import results, significance
 from analysis.estimates import Estimate
+from analysis.laws import FEWEST_TRIALS, vote_variances
 from analysis.results import Cell, Margins
 from analysis.sensitivity import judge_sensitivity
 from analysis.significance import Comparison
@@ -307,7 +308,7 @@ def _sums(files, kind, n_classes, start, truth, blocks, n_blocks) -> dict[str, n
     Returns
     -------
     dict
-        Trials: "loss" and "correct" (n,), "labels" (n, C). Pairs, in the order of combinations: each metric's name,
+        Trials: "loss" and "correct" (n,), "labels" (n, C); "vote variances" (2,), of laws.py. Pairs, in the order of combinations: each metric's name,
         "agreements" and "both correct" (P,). Blocks: "block " and a measure's name (B,).
     """
     values = [rows(file, start, start + len(blocks)) for file in files]
@@ -368,6 +369,8 @@ def _of_labels(labels, pairs, truth, n_classes):
         both = correct.astype(np.float32) @ correct.T.astype(np.float32)  # exact below 2^24 examples
         sums["both correct"] = both[np.triu_indices(len(correct), 1)].astype(np.int64)
         per_example["accuracy"] = correct.mean(axis=0)
+        if len(labels) >= FEWEST_TRIALS:
+            sums["vote variances"] = np.array([x.sum() for x in vote_variances(labels, truth, n_classes)])
     return sums, per_example
 
 
@@ -397,7 +400,10 @@ def _cell(name, numbers, sums, predictions) -> Cell:
             alike = n - int(correct[0][0]) - int(correct[1][0]) + 2 * int(sums["both correct"][index])
             pair["error_consistency"] = metrics.kappa_of_counts(alike, *correct)
         pairs.append(pair)
-    return Cell({"architecture": "", "activation": name, "trials": trials, "pairs": pairs, "infinite": infinite})
+    result = {"architecture": "", "activation": name, "trials": trials, "pairs": pairs, "infinite": infinite}
+    if "vote variances" in sums:
+        result["vote_variances"] = sums["vote variances"].tolist()
+    return Cell(result)
 
 
 def _row(columns, infinite, names, index):

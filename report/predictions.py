@@ -3,10 +3,12 @@
 import csv
 import io
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import metrics
 from analysis import results
+from analysis.laws import laws
 from analysis.predictions import FEWEST_BLOCKS, Variants, error_over_examples, measures_of, primary_of
 from analysis.results import Cell
 from analysis.words import brief_p, decimals_for, listing, number, plural, with_interval
@@ -47,6 +49,8 @@ def document(variants: Variants) -> Document:
         note = f"Each measure is a family of its own: {plural(_pairs_of(variants.cells), 'pair')} of variants."
         tables = [_comparison_table(variants, measures, note)]
         sections.append(Section(f"Every other measure against {reference.activation}", tables, brief=True))
+    if found := _laws(variants):
+        sections.append(found)
     return Document(title, subtitle(variants), [*sections, _data(variants), _methods(variants)])
 
 
@@ -226,6 +230,32 @@ def _values(variants):
     return Section("All measures", [Table(headers, rows, caption)], brief=True)
 
 
+def _laws(variants):
+    """Disagreement against error, and the variance of accuracy; None without true classes or with too few trials."""
+    rows = []
+    for cell in variants.cells:
+        if (found := laws(cell, variants.predictions.n_rows)) is None:
+            continue
+        accuracy = results.estimate(cell, "accuracy")
+        predicted = (found.sd_if_independent, found.sd_if_calibrated)
+        row = [cell.activation, str(found.sd.n), number(None if accuracy.mean is None else 1 - accuracy.mean, 4)]
+        row += [_shown(results.estimate(cell, "top1_disagreement"), "top1_disagreement")]
+        row += [_shown(found.disagreement_minus_error, "top1_disagreement", signed=True)]
+        row += [with_interval(found.sd, 5), *(number(sd, 5) for sd in predicted), brief_p(found.p)]
+        rows.append(row)
+    if not rows:
+        return None
+    caption = (
+        "Two laws of classifiers that differ in their seed. Disagreement equals error if the ensemble of all runs is class-wise"
+        " calibrated (Jiang et al. 2022). The SD of accuracy between runs is the next column if runs err independently on"
+        " different examples, and the last one if the ensemble is calibrated too (Jordan 2023); p tests the first of them"
+        " (chi-square). Far larger than both: examples are not independent, or runs differ in more than noise."
+    )
+    headers = ["Variant", "n", "Error", "Disagreement", "Minus error", "SD of accuracy"]
+    headers += ["if independent", "if calibrated too", "p (independent)"]
+    return Section("Variance between runs", [Table(headers, rows, caption)], brief=True)
+
+
 # --- data and methods -----------------------------------------------------------------------------------------------
 
 
@@ -300,6 +330,7 @@ def as_json(variants: Variants) -> dict:
                 "trials": [_named(trial, variants) for trial in cell.result["trials"]],
                 "pairs": [_named(pair, variants) for pair in cell.result["pairs"]],
                 "infinite": cell.result["infinite"],
+                "laws": None if (found := laws(cell, predictions.n_rows)) is None else asdict(found),
                 "summary": {
                     name: results.estimate(cell, name).as_dict()
                     | {"se_examples": error_over_examples(variants, name, cell.activation)}

@@ -1,0 +1,67 @@
+"""A study's predictions as files that compare_predictions.py and other programs read."""
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from analysis.results import Cell
+from common.errors import UserError
+from common.files import write_atomically
+from config import Config
+from study.recompute import checkpoint_path, study_task
+
+
+def export_predictions(
+    cells: Sequence[Cell], checkpoints_dir: Path, folder: Path, user_files=(), data: str = "auto", say=print
+) -> None:
+    """Writes every model's probabilities on the validation split, and the true classes.
+
+    Files are `folder`/<activation>/trial_<k>.npy and `folder`/labels.npy; with several architectures, folders are named
+    <architecture>_<activation>. Probabilities are float32 (W, T, C), or (W, C) if an example has one prediction.
+
+    Parameters
+    ----------
+    cells : sequence of Cell
+    checkpoints_dir : Path
+    folder : Path
+        Must not exist or must be empty.
+    user_files
+        User-defined architecture or activation, from `options.load_user_files`.
+    data : str
+        Location of the data, as for `load_recorded`.
+
+    Raises
+    ------
+    UserError
+        The folder is not empty, or a checkpoint or the data are missing.
+    RunError
+        A checkpoint is damaged or of another trial.
+    """
+    from study.jobs import Context, predict
+
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder} is not an empty folder; give --export-predictions a new one")
+    paths = {(cell, k): checkpoint_path(checkpoints_dir, cell, k) for cell in cells for k in cell.numbers}
+    for path in paths.values():
+        if not path.exists():
+            raise UserError(f"predictions need the checkpoint {path}, which does not exist (see --checkpoints-dir)")
+    task = study_task(cells[0].result, may_download=True, data=data)
+    several = len({cell.architecture for cell in cells}) > 1
+    folder.mkdir(parents=True, exist_ok=True)
+    for (cell, number), path in paths.items():
+        of = f"{cell.architecture}_{cell.activation}" if several else cell.activation
+        record, device = cell.trials[number], cell.result["identity"]["device"]
+        log_p = predict(Context(task, user_files), None, None, str(path), record["weights_sha256"], device)
+        _write(folder / of / f"trial_{number}.npy", np.exp(log_p))
+        say(f"{of}, trial {number}: written")
+    config = Config(**cells[0].result["identity"]["config"])
+    _write(folder / "labels.npy", np.asarray(task.targets("validation", config)))
+
+
+def _write(path, values):
+    """Saves an array, without the axis of positions if there is only one."""
+    content = io.BytesIO()
+    np.save(content, values[:, 0] if values.shape[1] == 1 else values)
+    write_atomically(path, content.getbuffer())
