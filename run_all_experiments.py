@@ -39,7 +39,7 @@ def parser():
     p = Parser(
         prog="run_all_experiments.py",
         description="Train and compare every architecture and activation of a study, or resume the study.",
-        epilog="Lists take spaces or commas.",
+        epilog="Lists take spaces or commas. The defaults shown are those of text; other tasks have their own (docs/domains.md).",
     )
     names = {"nargs": "+", "metavar": "NAME"}
     p.add_argument(
