@@ -216,3 +216,52 @@ def test_a_small_change_of_logits_moves_a_prediction_by_the_stated_amount():
     stated = 0.5 * (p * np.abs(delta - p @ delta)).sum()
     assert 0.5 * np.abs(p - q).sum() == pytest.approx(stated, rel=1e-3)
     assert stated <= np.abs(delta).max()
+
+
+# --- 7. perturbed derivatives ---
+
+
+def gradient_and_pre_activations(network, x, y):
+    """(gradient of the layers before the activation, their outputs), flattened."""
+    outputs = []
+    layers = [block.feed_forward.expand for block in network.blocks]
+    handles = [layer.register_forward_hook(lambda _, __, output: outputs.append(output.detach())) for layer in layers]
+    network.zero_grad()
+    F.cross_entropy(network(x).flatten(0, 1), y.flatten()).backward()
+    for handle in handles:
+        handle.remove()
+    return torch.cat([layer.weight.grad.flatten() for layer in layers]), torch.cat([z.flatten() for z in outputs])
+
+
+def change_of(activation, size, seed):
+    """(relative change of the gradient, share of changed signs, density at 0 times the mean change) when weights are perturbed."""
+    network = model("charlm", activation, seed=seed)
+    generator = torch.Generator().manual_seed(seed)
+    x, y = torch.randint(0, 11, (2, 64, 12), generator=generator)
+    gradient, before = gradient_and_pre_activations(network, x, y)
+    with torch.no_grad():
+        for weight in network.parameters():
+            if weight.std() > 0:
+                weight += size * weight.std() * torch.randn(weight.shape, generator=generator, dtype=torch.float64)
+    perturbed, after = gradient_and_pre_activations(network, x, y)
+    near = 0.05 * before.std()
+    density = (before.abs() < near).double().mean() / (2 * near)
+    signs = ((before > 0) != (after > 0)).double().mean()
+    return (
+        ((perturbed - gradient).norm() / gradient.norm()).item(),
+        signs.item(),
+        (density * (after - before).abs().mean()).item(),
+    )
+
+
+def test_signs_change_as_often_as_the_density_at_zero_says():
+    _, signs, expected = np.mean([change_of("relu", 1e-2, seed) for seed in (1, 2, 3)], axis=0)
+    assert signs == pytest.approx(expected, rel=0.25)
+
+
+@pytest.mark.parametrize(("activation", "order"), [("relu", 0.5), ("gelu", 1), ("swish", 1), ("smelu_1", 1)])
+def test_a_gradients_change_is_of_the_order_stated(activation, order):
+    """The slope between perturbations of 1e-4 and 1e-2, over three seeds."""
+    small, large = (np.mean([change_of(activation, size, seed)[0] for seed in (1, 2, 3)]) for size in (1e-4, 1e-2))
+    assert np.log10(large / small) / 2 == pytest.approx(order, abs=0.15 if order < 1 else 0.02)
+    assert order == 1 or small > 20 * change_of("swish", 1e-4, 1)[0]
