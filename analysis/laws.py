@@ -2,28 +2,29 @@
 
 Let p_c be the share of all training runs that predict class c for an example, y its true class, N the number of examples.
 
-- If the ensemble of all runs is class-wise calibrated (of the examples with a given p_c, a share p_c belongs to class c), the mean
-  disagreement of two runs equals their mean error (Jiang et al. 2022).
-- If runs err independently on different examples, the variance of a run's accuracy is the mean of p_y (1 - p_y), divided by N. If
-  the ensemble is calibrated too, that is the mean of sum_c p_c^2 (1 - p_c) over N; for two classes, error / (2N) (Jordan 2023).
+- If the ensemble of all runs is class-aggregated calibrated (of all pairs of an example and a class with a given p_c, a share
+  p_c has that class as the true one), the expected disagreement of two runs equals the expected error of one (Jiang et al. 2022).
+- If, over runs, errors on different examples of a fixed test set are independent, the variance of a run's accuracy is the mean of
+  p_y (1 - p_y), divided by N. If the ensemble is calibrated too, it is in expectation the mean of sum_c p_c^2 (1 - p_c), divided
+  by N; for two classes, error / (2N) (Jordan 2023 for two classes; for more by the same argument).
 
-So the first law and the second variance test calibration, and the measured variance against the first one independence.
+A difference between disagreement and error, or between the two predicted variances if there are more than two classes, speaks
+against calibration; agreement does not establish it. The measured variance against the first prediction tests independence.
 
 References
 ----------
 Jiang, Nagarajan, Baek and Kolter 2022, Assessing generalization of SGD via disagreement, arXiv 2106.13799.
-Jordan 2023, Calibrated chaos: variance between runs of neural network training is harmless and inevitable, arXiv 2304.01910.
+Jordan 2023, On the variance of neural network training with respect to test sets and distributions, arXiv 2304.01910.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from analysis.estimates import Estimate, pair_interval
+from analysis.predictions import Variants, error_over_examples
 from analysis.results import Cell, matrix, sd_estimate, values
-
-FEWEST_TRIALS = 3  # of which p^2 (1 - p) has an unbiased estimate
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Laws:
     Attributes
     ----------
     disagreement_minus_error : Estimate
-        Mean over pairs of runs of their disagreement minus their mean error; 0 if the ensemble is calibrated.
+        Mean over pairs of runs of their disagreement minus their mean error, with a 95% interval over runs and examples.
     sd : Estimate
         Standard deviation of the accuracy over runs.
     sd_if_independent, sd_if_calibrated : float
@@ -49,43 +50,34 @@ class Laws:
     p: float | None
 
 
-def vote_variances(labels: np.ndarray, truth: np.ndarray, n_classes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Unbiased estimates of p_y (1 - p_y) and of sum_c p_c^2 (1 - p_c), for each example.
-
-    Parameters
-    ----------
-    labels : (n, N) integers
-        The class that each of n runs predicts; n is at least FEWEST_TRIALS.
-    truth : (N,) integers
-    n_classes : int
-
-    Returns
-    -------
-    independent, calibrated : (N,) arrays
-        U-statistics of the numbers of votes.
-    """
-    n, size = labels.shape
-    votes = np.zeros((size, n_classes))
-    for own in labels:
-        votes[np.arange(size), own] += 1
-    right = votes[np.arange(size), truth]
-    squares = votes * (votes - 1) / (n * (n - 1))
-    cubes = votes * (votes - 1) * (votes - 2) / (n * (n - 1) * (n - 2))
-    return right * (n - right) / (n * (n - 1)), (squares - cubes).sum(axis=1)
-
-
-def laws(cell: Cell, n_examples: int) -> Laws | None:
-    """The laws for a variant of `predictions.compare`; None without true classes or with fewer than three trials."""
-    if (sums := cell.result.get("vote_variances")) is None:
+def laws(variants: Variants, cell: Cell) -> Laws | None:
+    """The laws for one of the variants; None without true classes or with fewer than three trials."""
+    by_block = variants.by_block[cell.activation]
+    if "variance_if_independent" not in by_block:
         return None
     from scipy.special import gammainc, gammaincc
 
     errors = 1 - np.array(values(cell, "accuracy"), dtype=float)
-    difference = matrix(cell, "top1_disagreement") - (errors[:, None] + errors) / 2
-    independent, calibrated = (max(0.0, total) / n_examples**2 for total in sums)
+    difference = pair_interval(matrix(cell, "top1_disagreement") - (errors[:, None] + errors) / 2)
+    over_examples = error_over_examples(variants, "disagreement_minus_error", cell.activation)
+    independent, calibrated = (
+        max(0.0, float(by_block[f"variance_if_{name}"].sum())) / variants.predictions.n_rows**2
+        for name in ("independent", "calibrated")
+    )
     sd, df = sd_estimate(cell, "accuracy"), len(errors) - 1
     p = None
     if independent and sd.mean is not None:
         half = df * sd.mean**2 / independent / 2
         p = min(1.0, 2 * float(min(gammainc(df / 2, half), gammaincc(df / 2, half))))
-    return Laws(pair_interval(difference), sd, math.sqrt(independent), math.sqrt(calibrated), p)
+    return Laws(_with(difference, over_examples), sd, math.sqrt(independent), math.sqrt(calibrated), p)
+
+
+def _with(difference, over_examples):
+    """The estimate with an interval over runs and examples; without one if either error is unknown.
+
+    Both errors are added in quadrature, which counts the part that depends on run and example together twice.
+    """
+    if over_examples is None or difference.low is None or difference.mean is None:
+        return replace(difference, low=None, high=None)
+    half = math.hypot(difference.high - difference.mean, 1.96 * over_examples)
+    return replace(difference, low=difference.mean - half, high=difference.mean + half)

@@ -23,7 +23,6 @@ import numpy as np
 import metrics
 from analysis import results, significance
 from analysis.estimates import Estimate
-from analysis.laws import FEWEST_TRIALS, vote_variances
 from analysis.results import Cell, Margins
 from analysis.sensitivity import judge_sensitivity
 from analysis.significance import Comparison
@@ -52,7 +51,8 @@ class Variants:
     names : dict
         Trial number -> name.
     by_block : dict
-        Variant -> measure -> (B,) array: means over trials or pairs, summed over the examples of each block.
+        Variant -> measure -> (B,) array: means over trials or pairs, summed over the examples of each block; also of the
+        quantities of laws.py.
     comparisons : dict
         (variant, measure) -> comparison with the reference.
     paired : dict
@@ -308,7 +308,7 @@ def _sums(files, kind, n_classes, start, truth, blocks, n_blocks) -> dict[str, n
     Returns
     -------
     dict
-        Trials: "loss" and "correct" (n,), "labels" (n, C); "vote variances" (2,), of laws.py. Pairs, in the order of combinations: each metric's name,
+        Trials: "loss" and "correct" (n,), "labels" (n, C). Pairs, in the order of combinations: each metric's name,
         "agreements" and "both correct" (P,). Blocks: "block " and a measure's name (B,).
     """
     values = [rows(file, start, start + len(blocks)) for file in files]
@@ -369,9 +369,23 @@ def _of_labels(labels, pairs, truth, n_classes):
         both = correct.astype(np.float32) @ correct.T.astype(np.float32)  # exact below 2^24 examples
         sums["both correct"] = both[np.triu_indices(len(correct), 1)].astype(np.int64)
         per_example["accuracy"] = correct.mean(axis=0)
-        if len(labels) >= FEWEST_TRIALS:
-            sums["vote variances"] = np.array([x.sum() for x in vote_variances(labels, truth, n_classes)])
+        per_example["disagreement_minus_error"] = per_example["top1_disagreement"] - (1 - per_example["accuracy"])
+        if len(labels) > 2:
+            per_example |= _vote_variances(labels, truth, n_classes)
     return sums, per_example
+
+
+def _vote_variances(labels, truth, n_classes):
+    """Unbiased estimates of p_y (1 - p_y) and of sum_c p_c^2 (1 - p_c) for each example (laws.py), from three trials or more."""
+    n, size = labels.shape
+    votes = np.zeros((size, n_classes))
+    for own in labels:
+        votes[np.arange(size), own] += 1
+    right = votes[np.arange(size), truth]
+    squares = votes * (votes - 1) / (n * (n - 1))
+    cubes = votes * (votes - 1) * (votes - 2) / (n * (n - 1) * (n - 2))
+    independent = right * (n - right) / (n * (n - 1))
+    return {"variance_if_independent": independent, "variance_if_calibrated": (squares - cubes).sum(axis=1)}
 
 
 def _cell(name, numbers, sums, predictions) -> Cell:
@@ -400,10 +414,7 @@ def _cell(name, numbers, sums, predictions) -> Cell:
             alike = n - int(correct[0][0]) - int(correct[1][0]) + 2 * int(sums["both correct"][index])
             pair["error_consistency"] = metrics.kappa_of_counts(alike, *correct)
         pairs.append(pair)
-    result = {"architecture": "", "activation": name, "trials": trials, "pairs": pairs, "infinite": infinite}
-    if "vote variances" in sums:
-        result["vote_variances"] = sums["vote variances"].tolist()
-    return Cell(result)
+    return Cell({"architecture": "", "activation": name, "trials": trials, "pairs": pairs, "infinite": infinite})
 
 
 def _row(columns, infinite, names, index):

@@ -234,25 +234,25 @@ def _laws(variants):
     """Disagreement against error, and the variance of accuracy; None without true classes or with too few trials."""
     rows = []
     for cell in variants.cells:
-        if (found := laws(cell, variants.predictions.n_rows)) is None:
+        if (found := laws(variants, cell)) is None:
             continue
         accuracy = results.estimate(cell, "accuracy")
-        predicted = (found.sd_if_independent, found.sd_if_calibrated)
         row = [cell.activation, str(found.sd.n), number(None if accuracy.mean is None else 1 - accuracy.mean, 4)]
         row += [_shown(results.estimate(cell, "top1_disagreement"), "top1_disagreement")]
         row += [_shown(found.disagreement_minus_error, "top1_disagreement", signed=True)]
-        row += [with_interval(found.sd, 5), *(number(sd, 5) for sd in predicted), brief_p(found.p)]
+        row += [with_interval(found.sd, 5), number(found.sd_if_independent, 5), brief_p(found.p)]
+        row.append(number(found.sd_if_calibrated, 5))
         rows.append(row)
     if not rows:
         return None
     caption = (
-        "Two laws of classifiers that differ in their seed. Disagreement equals error if the ensemble of all runs is class-wise"
-        " calibrated (Jiang et al. 2022). The SD of accuracy between runs is the next column if runs err independently on"
-        " different examples, and the last one if the ensemble is calibrated too (Jordan 2023); p tests the first of them"
-        " (chi-square). Far larger than both: examples are not independent, or runs differ in more than noise."
+        "Two laws of classifiers that differ in their seed (analysis/laws.py). Disagreement minus error, with a 95% interval over"
+        " runs and examples, is 0 in expectation if the ensemble of all runs is calibrated (Jiang et al. 2022). The SD of accuracy"
+        " between runs is the next column if their errors on different examples are independent (p: chi-square test of that), and"
+        " in expectation the last one if the ensemble is calibrated too (Jordan 2023)."
     )
     headers = ["Variant", "n", "Error", "Disagreement", "Minus error", "SD of accuracy"]
-    headers += ["if independent", "if calibrated too", "p (independent)"]
+    headers += ["if independent", "p", "if calibrated too"]
     return Section("Variance between runs", [Table(headers, rows, caption)], brief=True)
 
 
@@ -330,7 +330,7 @@ def as_json(variants: Variants) -> dict:
                 "trials": [_named(trial, variants) for trial in cell.result["trials"]],
                 "pairs": [_named(pair, variants) for pair in cell.result["pairs"]],
                 "infinite": cell.result["infinite"],
-                "laws": None if (found := laws(cell, predictions.n_rows)) is None else asdict(found),
+                "laws": None if (found := laws(variants, cell)) is None else asdict(found),
                 "summary": {
                     name: results.estimate(cell, name).as_dict()
                     | {"se_examples": error_over_examples(variants, name, cell.activation)}

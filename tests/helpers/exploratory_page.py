@@ -10,9 +10,10 @@ from analysis.contrasts import contrasts
 from analysis.curves import CommonLoss, loss_at_step
 from analysis.equal_loss import LOG_MARGIN
 from analysis.estimates import pair_interval
-from analysis.results import Cell, estimate, pair_values
+from analysis.results import Cell, Margins, estimate, pair_values
 from analysis.series import truncated
 from analysis.words import with_interval
+from report import across, scales
 from report import contrasts as report
 from tests.helpers.answer_page import ROOT, filled, in_percent, table
 
@@ -23,6 +24,7 @@ BETAS = ("0.1", "0.5", "1", "2", "4", "8")
 BETA_LOSSES = (2.4, 2.15)
 SOURCE_STEPS = (25, 50, 100, 200, 400, 600, 800, 1000)
 SOURCES = ("init", "data", "dropout", "bit")
+SIZES = ("0.1M", "0.2M", "0.4M", "0.8M", "1.6M")
 
 
 def study(path):
@@ -42,9 +44,19 @@ def pd_at(cell: Cell, step: int):
     return truncated(pair_interval(pair_values(cell, of)), "relative_pd")
 
 
+def alike(cell: Cell, step: int) -> str | None:
+    """'4 of 5 identical; 0.0211 to the other' if some trials make the same predictions: a mean over pairs would mislead."""
+    values = pair_values(cell, lambda pair: next(p["relative_pd"] for p in pair["history"] if p["step"] == step))
+    same = int((values == 0).sum(axis=1).max()) + 1
+    if same == 1:
+        return None
+    n = len(values)
+    return "all identical" if same == n else f"{same} of {n} identical; {np.nanmax(values):.4f} to the other"
+
+
 def blocks() -> dict[str, str]:
     """Marker -> the text between it and the next <!-- end -->."""
-    return {make.__name__: make() for make in (phases, sources, beta, rounding, one_bit)}
+    return {make.__name__: make() for make in (phases, sources, beta, rounding, one_bit, sizes)}
 
 
 def phases() -> str:
@@ -71,7 +83,8 @@ def sources() -> str:
         row = [f"{step:,}", with_interval(pd_at(everything, step), 4)]
         for cell, whole in columns:
             found = pd_at(cell, step)
-            row.append(f"{with_interval(found, 4)}: {100 * found.mean / pd_at(whole, step).mean:.0f}%")
+            share = f"{with_interval(found, 4)}: {100 * found.mean / pd_at(whole, step).mean:.2g}%"
+            row.append(alike(cell, step) or share)
         rows.append(row)
     return table(
         ["Step", "All", "Initial weights", "Order of the data", "Dropout", "One bit", "One bit, float32"], rows
@@ -81,7 +94,7 @@ def sources() -> str:
 def beta() -> str:
     cells = study(FOLDER / "beta").cells
     by_name = {cell.activation: cell for cell in cells}
-    rows = []
+    rows = [["ReLU", *["reference"] * 2, with_interval(loss_at_step(by_name["relu"], 500), 3), *["-"] * 3]]
     for value in BETAS:
         row = [value]
         for name in ("smelu_05" if value == "0.5" else f"smelu_{value}", f"smelu_{value}_centred"):
@@ -123,12 +136,37 @@ def one_bit() -> str:
     """Relative PD caused by the lowest bit of one weight, in float32."""
     short = [*study(REFERENCE / "vary_bit").cells, *study(FOLDER / "vary_bit_100").cells]
     rows = [["100, at 3e-4", c.label, str(len(c.trials)), f"{estimate(c, 'relative_pd').mean:.1e}"] for c in short]
-    for step in (100, 400, 1000):
+    for step in (0, 100, 400, 800, 1000):
         for cell in study(FOLDER / "vary_bit_float32").cells:
             rows.append(
                 [f"{step:,} of 1,000, at 1e-3", cell.label, str(len(cell.trials)), f"{pd_at(cell, step).mean:.1e}"]
             )
     return table(["Steps", "Activation", "n", "Relative PD"], rows)
+
+
+def sizes() -> str:
+    studies = [study(FOLDER / "sizes" / f"scale_{size}") for size in SIZES]
+    rows = []
+    for architecture in ("charlm", "minigpt"):
+        for row in scales.rows_of(studies, architecture):
+            label = next(s.architectures[architecture][0].architecture_label for s in studies)
+            rows.append([label, f"{row['n_parameters']:,}", *(with_interval(row[name], 4) for name in scales.NAMES)])
+        found = scales.rows_of(studies, architecture)
+        trend = [
+            scales.slope([r["n_parameters"] for r in found], [r[name].mean for r in found]) for name in scales.NAMES
+        ]
+        rows.append(
+            [
+                label,
+                "per tenfold size",
+                *(f"{with_interval(t, 4, signed=True)}: {scales.trend_verdict(t)}" for t in trend),
+            ]
+        )
+    return table(["Architecture", "Parameters", "SD of validation loss (nats)", "SD of relative PD"], rows)
+
+
+def activations() -> str:
+    return across.table(across.comparable([study(FOLDER / "activations")]), Margins())
 
 
 if __name__ == "__main__":
