@@ -1,4 +1,4 @@
-"""The claim of promise 8: the confirmatory study's protocol was committed before its data, and has not changed since."""
+"""The claim of promise 8: the protocols of the confirmatory studies were committed before their data, and have not changed since."""
 
 import subprocess
 
@@ -9,9 +9,10 @@ from common import storage
 
 FOLDER = ROOT / "results" / "reference" / "answer"
 PROTOCOL = "results/reference/answer/protocol.md"
+ONE_BIT = FOLDER.parent / "one_bit"
 STUDIES = sorted(
     path.parent for path in FOLDER.rglob("study.json") if path.parent.name.startswith(("primary", "secondary"))
-)
+) + sorted(path.parent for path in ONE_BIT.rglob("study.json"))
 
 
 def git(*arguments):
@@ -22,13 +23,14 @@ def git(*arguments):
 @pytest.mark.skipif(not STUDIES, reason="no confirmatory study is shipped yet")
 @pytest.mark.parametrize("study", STUDIES, ids=lambda path: path.name)
 def test_every_trial_was_made_by_a_clean_commit_that_holds_the_protocol_unchanged(study):
-    current = (ROOT / PROTOCOL).read_text(encoding="utf-8")
+    protocol = f"results/reference/{study.parent.name}/protocol.md"
+    current = (ROOT / protocol).read_text(encoding="utf-8")
     results = storage.read_study(study)[1]
     assert results
     commits = {t["environment"]["git_commit"] for result in results for t in result["trials"] if t.get("environment")}
     for commit in commits:
         assert commit is not None and "+changes" not in commit
-        assert git("show", f"{commit}:{PROTOCOL}").stdout == current, f"{study.name}: {commit}"
+        assert git("show", f"{commit}:{protocol}").stdout == current, f"{study.name}: {commit}"
 
 
 def test_the_protocols_values_are_those_of_tuning_and_pilot():
