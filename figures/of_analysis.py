@@ -35,6 +35,7 @@ from figures.style import (
 
 __all__ = [
     "architecture_heatmap",
+    "flipped_bits",
     "published_against_matched",
     "sensitivity_against_size",
     "sources",
@@ -95,6 +96,44 @@ def sources_along_training(results, labels: list[str]):
         over_steps(ax)
     axes[0, 0].set_ylabel("relative PD (log scale)")
     legend_at_right(axes[0, -1])
+    return drawn
+
+
+@figure("What one flipped bit becomes")
+def flipped_bits(results, derivatives: dict[str, str]):
+    """Relative PD of every activation on a logarithmic scale, one marker per architecture.
+
+    derivatives: activation -> "jumps", "continuous", "smooth" or "unknown".
+    """
+    pairs = {
+        (r["activation"], r["architecture"]): values
+        for r in results
+        if (values := [pair["relative_pd"] for pair in r["pairs"] if pair["relative_pd"]])
+    }
+    if not pairs:
+        raise NothingToDraw("No flipped bit changed a prediction.")
+    means = {key: float(np.mean(values)) for key, values in pairs.items()}
+    names = sorted({name for name, _ in pairs}, key=lambda name: -max(m for (of, _), m in means.items() if of == name))
+    architectures = list(dict.fromkeys(r["architecture"] for r in results))
+    colors = {"jumps": "#D55E00", "continuous": "#0072B2", "smooth": "#56B4E9", "unknown": QUIET}
+    drawn, ((ax,),) = panels(0.9 + 0.2 * len(names))
+    for (name, architecture), values in pairs.items():
+        place = architectures.index(architecture)
+        row = names.index(name) + 0.3 * ((place + 0.5) / len(architectures) - 0.5)
+        color = colors[derivatives[name]]
+        ax.plot([min(values), max(values)], [row, row], color=color, linewidth=1)
+        ax.plot(means[name, architecture], row, marker="osD^v<>pP*X"[place % 11], color=color, markersize=4.5)
+    used = [kind for kind in colors if kind in {derivatives[name] for name in names}]
+    keys = [Line2D([], [], color=colors[kind], linewidth=3, label=f"derivative {kind}") for kind in used]
+    keys += [
+        Line2D([], [], color=INK, linestyle="", marker="osD^v<>pP*X"[place % 11], label=architecture_label(name))
+        for place, name in enumerate(architectures)
+    ]
+    ax.legend(handles=keys, loc="lower left", bbox_to_anchor=(0, 1), ncols=3, borderpad=0, borderaxespad=0.3)
+    ax.set_xscale("log")
+    rows_named(ax, [short_label(name) for name in names])
+    ax.grid(axis="x", color=FAINT, linewidth=0.5)
+    ax.set_xlabel("relative PD (log scale): mean over pairs, smallest to largest")
     return drawn
 
 

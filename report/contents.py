@@ -22,11 +22,12 @@ from report.details import (
     trials,
 )
 from report.document import Document, Section
+from report.one_bit import one_bit
 from report.score import score
 from report.several_studies import architectures, arithmetics, check_comparable, sources
 from report.view import View
 
-OF_A_STUDY_FIRST = (architectures,)
+OF_A_STUDY_FIRST = (one_bit, architectures)
 OF_AN_ARCHITECTURE = (
     *(answer, score, comparisons, sources, arithmetics, training, trade_off, measures, groups),
     *(spread, outlying, other_text, trials, each_activation),

@@ -9,6 +9,7 @@ import answer_page
 import exploratory_page
 import numpy as np
 import pytest
+import repeatability_page
 
 from analysis.contrasts import percent
 from analysis.curves import CommonLoss
@@ -82,17 +83,27 @@ def test_the_tables_of_the_exploratory_studies_are_those_of_their_results():
     assert exploratory_page.filled(page, exploratory_page.blocks()) == page
 
 
-def test_what_one_bit_does_with_relu_and_with_swish_is_as_readme_says():
+def test_the_tables_of_repeatability_are_those_of_the_confirmatory_study_and_its_rule():
+    page = repeatability_page.PAGE.read_text(encoding="utf-8")
+    assert repeatability_page.filled(page, repeatability_page.blocks()) == page
+    assert repeatability_page.verdict() == repeatability_page.verdict_of_width() == "confirmed"
+
+
+def test_what_one_bit_does_is_as_readme_says():
+    found = repeatability_page.endpoints("activations")
+    jumps = [v for (_, name), v in found.items() if repeatability_page.predicted(name)]
+    others = [v for (_, name), v in found.items() if not repeatability_page.predicted(name)]
+    text = " ".join(README.split())
+    assert (len(jumps), len(others)) == (12, 24) and "36 of 36 cases" in text
+    assert f"a relative PD of {min(jumps):.0e} to {max(jumps):.0e}".replace("e-0", "e-") in text
+    assert max(others) < 3e-6 and "stays below 3e-6" in text
     bits = {
         c.activation: estimate(c, "relative_pd")
         for c in exploratory_page.study(REFERENCE / "exploratory" / "vary_bit_float32").cells
     }
     relu, swish = bits["relu"].mean, bits["swish"].mean
     seeds = estimate(exploratory_page.cell_of(REFERENCE / "answer" / "primary", "relu"), "relative_pd").mean
-    assert (
-        f"a relative PD of {relu:.3f} with ReLU, {relu / seeds:.0%} of what another seed causes, and of {swish:.0e} with Swish"
-        in " ".join(README.split())
-    )
+    assert f"{relu:.3f} with ReLU, {relu / seeds:.0%} of what another seed causes, and {swish:.0e} with Swish" in text
     assert bits["swish"].high < 1e-5 < 1e-2 < bits["relu"].low
 
 

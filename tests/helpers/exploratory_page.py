@@ -6,15 +6,16 @@ python -m tests.helpers.exploratory_page      # writes them into the page, betwe
 import numpy as np
 
 import analyze_results
+from analysis import results
 from analysis.contrasts import contrasts
 from analysis.curves import CommonLoss, loss_at_step
 from analysis.equal_loss import LOG_MARGIN
 from analysis.estimates import pair_interval
-from analysis.results import Cell, Margins, estimate, pair_values
+from analysis.results import Cell, Margins, estimate, pair_values, primary_comparisons, reference_of
 from analysis.series import truncated
 from analysis.words import with_interval
-from report import across, scales
 from report import contrasts as report
+from report import scales
 from tests.helpers.answer_page import ROOT, filled, in_percent, table
 
 PAGE = ROOT / "docs" / "exploratory.md"
@@ -56,7 +57,7 @@ def alike(cell: Cell, step: int) -> str | None:
 
 def blocks() -> dict[str, str]:
     """Marker -> the text between it and the next <!-- end -->."""
-    return {make.__name__: make() for make in (phases, sources, beta, rounding, one_bit, sizes)}
+    return {make.__name__: make() for make in (phases, sources, beta, sizes, activations)}
 
 
 def phases() -> str:
@@ -166,7 +167,26 @@ def sizes() -> str:
 
 
 def activations() -> str:
-    return across.table(across.comparable([study(FOLDER / "activations")]), Margins())
+    """Every activation minus ReLU after 300 steps, sorted by the loss in CharLM."""
+    by_architecture = study(FOLDER / "activations").architectures
+    rows: dict[str, list] = {}
+    for cells in by_architecture.values():
+        reference = reference_of(cells)
+        found = primary_comparisons(cells, Margins())
+        for cell in sorted(cells, key=lambda c: estimate(c, "val_loss").mean):
+            row = rows.setdefault(cell.activation, [cell.label])
+            row += [with_interval(estimate(cell, name), 3) for name in ("val_loss", "relative_pd")]
+            if cell is reference:
+                row += ["reference"] * 2
+                continue
+            loss, pd = (found[cell.activation, name] for name in ("val_loss", "relative_pd"))
+            row += [loss.verdict, f"{with_interval(results.in_percent(pd, reference, 'relative_pd'), 0, signed=True)}%"]
+    heads = [
+        f"{cells[0].architecture_label}, {what}"
+        for cells in by_architecture.values()
+        for what in ("loss", "relative PD", "loss against ReLU", "relative PD against ReLU")
+    ]
+    return table(["Activation", *heads], list(rows.values()))
 
 
 if __name__ == "__main__":
