@@ -99,7 +99,7 @@ def sources_along_training(results, labels: list[str]):
     return drawn
 
 
-@figure("What one flipped bit becomes")
+@figure("What becomes of one flipped bit")
 def flipped_bits(results, derivatives: dict[str, str]):
     """Relative PD of every activation on a logarithmic scale, one marker per architecture.
 
