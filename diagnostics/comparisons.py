@@ -17,8 +17,6 @@ from diagnostics.gradients import flat_gradient
 from diagnostics.units import outputs_of_activations
 from tasks.base import autocast, cross_entropy
 
-POSITIONS = 64  # of the tangent kernel
-
 
 def gradient_cosine(one, other, batch, generator, config, activations) -> dict[str, float]:
     """The cosine of the two models' gradients on the same batch."""
@@ -37,7 +35,7 @@ def representation_similarity(one, other, batch, generator, config, activations)
 
 def tangent_kernel_alignment(one, other, batch, generator, config, activations) -> dict[str, float]:
     """Centred alignment of the two models' empirical tangent kernels."""
-    found = (kernels.tangent_kernel(model, batch[0], POSITIONS, config) for model in (one, other))
+    found = (kernels.tangent_kernel(model, batch[0], kernels.POSITIONS, config) for model in (one, other))
     return {"alignment": kernels.kernel_alignment(*found)}
 
 

@@ -6,6 +6,13 @@ import torch
 from diagnostics.gradients import trainable
 from tasks.base import autocast
 
+POSITIONS = 64  # of which a kernel is computed
+
+
+def chosen_positions(count: int, positions: int) -> np.ndarray:
+    """Evenly spaced indices of `positions` of `count` positions."""
+    return np.arange(positions) * count // positions
+
 
 def tangent_kernel(model, x, positions: int, config) -> np.ndarray:
     """The kernel of the sum of a position's logits over classes: K_ij = grad f_i . grad f_j.
@@ -35,9 +42,8 @@ def tangent_kernel(model, x, positions: int, config) -> np.ndarray:
     with autocast(config, x.device):
         logits = model(x)
     outputs = logits.flatten(0, -2).sum(-1) / logits.shape[-1] ** 0.5
-    chosen = np.arange(positions) * len(outputs) // positions
     rows = []
-    for k in chosen.tolist():
+    for k in chosen_positions(len(outputs), positions).tolist():
         found = torch.autograd.grad(
             outputs[k], parameters, retain_graph=True, allow_unused=True, materialize_grads=True
         )

@@ -15,7 +15,7 @@ import torch
 import randomness
 from common.errors import UserError, unknown
 from diagnostics import curvature as curvatures
-from diagnostics import gradients, units
+from diagnostics import gradients, kernels, units
 from diagnostics.alignment import observed_inputs
 from tasks.base import Task, autocast, cross_entropy, device_of
 
@@ -83,6 +83,14 @@ def curvature(model, batch, generator: np.random.Generator, config) -> dict[str,
     return found
 
 
+def kernel_target(model, batch, generator: np.random.Generator, config) -> dict[str, float]:
+    """Centred alignment of the empirical tangent kernel with the targets' kernel, which is 1 for positions of one class, else 0."""
+    x, y = batch
+    kernel = kernels.tangent_kernel(model, x, kernels.POSITIONS, config)
+    classes = y.flatten()[kernels.chosen_positions(y.numel(), kernels.POSITIONS)].numpy(force=True)
+    return {"alignment": kernels.kernel_alignment(kernel, (classes == classes[:, None]).astype(float))}
+
+
 TRACE_SAMPLES = 10
 PROBES: dict[str, Callable] = {
     "gradient_norm": gradient_norm,
@@ -90,6 +98,7 @@ PROBES: dict[str, Callable] = {
     "pre_activations": pre_activations,
     "pre_activation_histogram": pre_activation_histogram,
     "curvature": curvature,
+    "kernel_target": kernel_target,
 }
 DRAWN = ("pre_activation_histogram",)  # probes with too many numbers for a table; `diagnose.py` draws them
 

@@ -75,6 +75,7 @@ SHOWN = {  # probe, its number -> label
     ("pre_activations", "effective_rank"): "effective rank",
     ("curvature", "hessian_largest"): "largest Hessian eigenvalue",
     ("curvature", "gauss_newton_largest"): "largest Gauss-Newton eigenvalue",
+    ("kernel_target", "alignment"): "alignment of tangent\nkernel and targets",
 }
 
 WIDE = 20  # largest mean over smallest from which an axis is logarithmic

@@ -7,7 +7,7 @@ import torch
 import train
 from common import json_files
 from common.errors import UserError
-from diagnostics.probes import PROBES, check_probes, gradient_norm, measure_probes
+from diagnostics.probes import PROBES, check_probes, gradient_norm, kernel_target, measure_probes
 from tasks.base import cross_entropy
 from tasks.registry import load_task
 from training.step import build
@@ -47,6 +47,16 @@ def test_the_curvature_of_a_model_of_real_numbers_is_measured(architecture):
     trial = studies.a_trial(architecture=architecture, n_embd=8, n_head=2, n_layer=1, batch_size=4)
     found = measure_probes(["curvature"], build(trial, images.model_sizes), images, trial, 0)["curvature"]
     assert found["hessian_largest"] > 0 and found["gauss_newton_trace"] > 0
+
+
+def test_a_tangent_kernel_of_the_classes_is_aligned_with_the_targets_and_not_with_random_ones():
+    """A linear model of one-hot classes has the kernel [same class]."""
+    y = torch.randint(0, 5, (8, 16), generator=torch.Generator().manual_seed(0))
+    x, config = torch.nn.functional.one_hot(y).float(), studies.a_trial().config
+    model = torch.nn.Linear(5, 5, bias=False)
+    assert kernel_target(model, (x, y), None, config)["alignment"] == pytest.approx(1, abs=1e-6)
+    shuffled = y.flatten()[torch.randperm(y.numel(), generator=torch.Generator().manual_seed(1))].view(y.shape)
+    assert abs(kernel_target(model, (x, shuffled), None, config)["alignment"]) < 0.2
 
 
 def test_an_unknown_probe_names_the_nearest(task):
