@@ -86,7 +86,8 @@ def estimate(plan, task, facts, jobs, n_pairs, workers) -> tuple[float, float]:
         n_parameters = facts[architecture, activation]["n_parameters"]
         step_s, window_s = measure(plan, architecture, activation, n_parameters, task)
         n_windows = evaluated_examples(plan.config, task, plan.protocol)
-        seconds[architecture, "trial"] = plan.config.max_iters * step_s + n_windows * window_s
+        probes_s = len(plan.config.curve_steps()) * measure_probes(plan, architecture, activation, task)
+        seconds[architecture, "trial"] = plan.config.max_iters * step_s + n_windows * window_s + probes_s
         seconds[architecture, "predict"] = task.n_examples("validation", plan.config) * window_s
     pairs_s = n_pairs * measure_pair(plan, task, window_s) if n_pairs else 0.0
     at_a_time = 1 if plan.device == "cuda" else workers  # as if processes sharing a GPU gained nothing: an overestimate
@@ -181,6 +182,17 @@ def measure(plan, architecture, activation, n_parameters, task) -> tuple[float, 
     if device == "cuda":
         torch.cuda.empty_cache()  # the workers need it
     return step_s * config.batch_size / sequences, evaluation_s / sequences
+
+
+def measure_probes(plan, architecture, activation, task) -> float:
+    """Seconds that the study's probes take at a curve point; timed once, since some take long."""
+    if not plan.probes:
+        return 0.0
+    from diagnostics import probes
+    from training.workload import Workload, seconds
+
+    learner = Workload(plan.config, plan.device, activation, architecture, task).learner
+    return seconds(lambda: probes.measure_probes(plan.probes, learner.model, task, learner.trial, 0))
 
 
 def measure_pair(plan, task, window_s) -> float:

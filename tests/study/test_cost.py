@@ -1,5 +1,6 @@
 """Claims about an estimate: it counts what a study does, and adds it up as workers share it."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,17 @@ def test_an_estimate_is_training_evaluation_and_comparison_shared_by_the_workers
     assert seconds(["trial"] * 3, 4, 2) == 2 * trial_s + 20
     assert seconds(["predict", "trial"], 3, 1) == predict_s + trial_s + 30
     assert seconds(["trial"] * 3, 4, 2, "cuda") == 3 * trial_s + 20, "what sharing a GPU gains is not counted on"
+
+
+def test_probes_are_timed_once_and_counted_at_every_curve_point(task, monkeypatch):
+    plain = Plan(studies.a_trial().config, "cpu", "matched", 42, (), 2, (("charlm", "relu"),), *[Path()] * 3)
+    probed = replace(plain, probes=("gradient_norm",))
+    assert cost.measure_probes(plain, "charlm", "relu", task) == 0 < cost.measure_probes(probed, "charlm", "relu", task)
+    monkeypatch.setattr(cost, "measure", lambda *_: (0.0, 0.0))
+    monkeypatch.setattr(cost, "measure_probes", lambda *_: 100.0)
+    facts = {("charlm", "relu"): {"n_parameters": 1}}
+    seconds, _ = cost.estimate(probed, task, facts, [("charlm", "trial")] * 2, 0, 1)
+    assert seconds == 2 * 100.0 * len(probed.config.curve_steps())
 
 
 def test_the_disk_holds_every_checkpoint_with_its_curves_a_running_state_and_two_activations_predictions(
