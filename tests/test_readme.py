@@ -6,6 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 import answer_page
+import diagnostics_page
 import exploratory_page
 import numpy as np
 import pytest
@@ -87,6 +88,11 @@ def test_the_tables_of_repeatability_are_those_of_the_confirmatory_study_and_its
     page = repeatability_page.PAGE.read_text(encoding="utf-8")
     assert repeatability_page.filled(page, repeatability_page.blocks()) == page
     assert repeatability_page.verdict() == repeatability_page.verdict_of_width() == "confirmed"
+
+
+def test_the_tables_of_the_diagnostics_are_those_of_their_measurements(tmp_path):
+    page = diagnostics_page.PAGE.read_text(encoding="utf-8")
+    assert diagnostics_page.filled(page, diagnostics_page.blocks(tmp_path)) == page
 
 
 def test_what_one_bit_does_is_as_readme_says():
