@@ -52,9 +52,21 @@ def verdict_of_width() -> str:
     return "confirmed" if values == sorted(values) and len(set(values)) == len(values) else "inconclusive"
 
 
+def networks() -> str:
+    """Relative PD of the only pair of trials in each of several other networks."""
+    seeds = sorted(folder.name.removeprefix("network_") for folder in FOLDER.glob("network_*"))
+    found = {seed: {c.activation: c for c in study(FOLDER / f"network_{seed}").cells} for seed in seeds}
+    first = next(iter(found.values()))
+    rows = [
+        [cell.label, *(f"{estimate(of[name], 'relative_pd').mean:.1e}" for of in found.values())]
+        for name, cell in first.items()
+    ]
+    return table(["Activation", *(f"Seed {seed}" for seed in seeds)], rows)
+
+
 def blocks() -> dict[str, str]:
     """Marker -> the text between it and the next <!-- end -->."""
-    return {make.__name__: make() for make in (amplification, width, one_bit, rounding)}
+    return {make.__name__: make() for make in (amplification, width, networks, one_bit, rounding)}
 
 
 def amplification() -> str:
