@@ -119,6 +119,9 @@ def main(argv=None) -> int:
     args = parser().parse_args(argv)
     if args.export and (args.audit or args.scales):
         raise UserError("--export applies to one study and those in --compare; leave out --audit and --scales")
+    others = ("audit", "scales", "pooled", "across", "contrasts", "by_frequency", "recompute", "export", "compare")
+    if args.export_predictions and (given := [f"--{n.replace('_', '-')}" for n in others if getattr(args, n)]):
+        raise UserError(f"--export-predictions does nothing else; leave out {', '.join(given)}")
     if args.format == "png":
         return analyze(args)
     import matplotlib

@@ -108,7 +108,7 @@ def flipped_bits(results, derivatives: dict[str, str]):
     pairs = {
         (r["activation"], r["architecture"]): values
         for r in results
-        if (values := [pair["relative_pd"] for pair in r["pairs"] if pair["relative_pd"]])
+        if any(values := [pair["relative_pd"] for pair in r["pairs"]])
     }
     if not pairs:
         raise NothingToDraw("No flipped bit changed a prediction.")
@@ -121,7 +121,8 @@ def flipped_bits(results, derivatives: dict[str, str]):
         place = architectures.index(architecture)
         row = names.index(name) + 0.3 * ((place + 0.5) / len(architectures) - 0.5)
         color = colors[derivatives[name]]
-        ax.plot([min(values), max(values)], [row, row], color=color, linewidth=1)
+        seen = [value for value in values if value]  # a logarithmic axis has no 0
+        ax.plot([min(seen), max(seen)], [row, row], color=color, linewidth=1)
         ax.plot(means[name, architecture], row, marker="osD^v<>pP*X"[place % 11], color=color, markersize=4.5)
     used = [kind for kind in colors if kind in {derivatives[name] for name in names}]
     keys = [Line2D([], [], color=colors[kind], linewidth=3, label=f"derivative {kind}") for kind in used]

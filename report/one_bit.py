@@ -35,7 +35,7 @@ def one_bit(view: View) -> Section | None:
         " (docs/repeatability.md)."
     )
     figure = Figure(
-        "Points: means over pairs; lines: smallest to largest pair.",
+        "Points: means over pairs; lines: smallest to largest pair that differs at all.",
         plot_utils.flipped_bits,
         [cell.result for cell in cells],
         ({name: derivative(name) for name in labels},),

@@ -10,7 +10,7 @@ from analysis.results import Cell
 from common.errors import UserError
 from common.files import write_atomically
 from config import Config
-from study.recompute import checkpoint_path, study_task
+from study.recompute import check_models, checkpoint_path, study_task
 
 
 def export_predictions(
@@ -35,7 +35,7 @@ def export_predictions(
     Raises
     ------
     UserError
-        The folder is not empty, or a checkpoint or the data are missing.
+        The folder is not empty, a checkpoint or the data are missing, or the models cannot run here.
     RunError
         A checkpoint is damaged or of another trial.
     """
@@ -43,17 +43,21 @@ def export_predictions(
 
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} is not an empty folder; give --export-predictions a new one")
-    paths = {(cell, k): checkpoint_path(checkpoints_dir, cell, k) for cell in cells for k in cell.numbers}
-    for path in paths.values():
-        if not path.exists():
-            raise UserError(f"predictions need the checkpoint {path}, which does not exist (see --checkpoints-dir)")
+    check_models(cells, checkpoints_dir, "--export-predictions")
     task = study_task(cells[0].result, may_download=True, data=data)
     several = len({cell.architecture for cell in cells}) > 1
     folder.mkdir(parents=True, exist_ok=True)
-    for (cell, number), path in paths.items():
+    for cell, number in [(each, k) for each in cells for k in each.numbers]:
         of = f"{cell.architecture}_{cell.activation}" if several else cell.activation
         record, device = cell.trials[number], cell.result["identity"]["device"]
-        log_p = predict(Context(task, user_files), None, None, str(path), record["weights_sha256"], device)
+        log_p = predict(
+            Context(task, user_files),
+            None,
+            None,
+            str(checkpoint_path(checkpoints_dir, cell, number)),
+            record["weights_sha256"],
+            device,
+        )
         _write(folder / of / f"trial_{number}.npy", np.exp(log_p))
         say(f"{of}, trial {number}: written")
     config = Config(**cells[0].result["identity"]["config"])

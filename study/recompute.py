@@ -55,6 +55,19 @@ def checkpoint_path(checkpoints_dir: Path, cell: Cell, number: int) -> Path:
     return Path(checkpoints_dir) / f"{cell.architecture}_{cell.activation}" / f"trial_{number}.pt"
 
 
+def check_models(cells: Sequence[Cell], checkpoints_dir: Path, option: str) -> None:
+    """Raises UserError unless the models of all trials can be used here; `option` names what needs them."""
+    from architectures.registry import check_user_sources
+
+    check_device(cells[0].result["identity"]["device"])
+    for cell in cells:
+        check_user_sources(cell.result)
+        for number in cell.numbers:
+            path = checkpoint_path(checkpoints_dir, cell, number)
+            if not path.exists():
+                raise UserError(f"{option} needs the checkpoint {path}, which does not exist (see --checkpoints-dir)")
+
+
 # --- recomputing ----------------------------------------------------------------------------------------------------
 
 
@@ -78,21 +91,12 @@ def recompute(cells: Sequence[Cell], checkpoints_dir: Path, user_files=(), say=p
     bool
         Whether everything is identical.
     """
-    from architectures.registry import check_user_sources
     from common.provenance import usable_cpus
     from study.jobs import Context
     from study.local_engine import LocalEngine
 
     task = study_task(cells[0].result, may_download=True, data=data)
-    check_device(cells[0].result["identity"]["device"])
-    for cell in cells:
-        check_user_sources(cell.result)
-        for number in cell.numbers:
-            path = checkpoint_path(checkpoints_dir, cell, number)
-            if not path.exists():
-                raise UserError(
-                    f"--recompute needs the checkpoint {path}, which does not exist (see --checkpoints-dir)"
-                )
+    check_models(cells, checkpoints_dir, "--recompute")
     engine = LocalEngine(min(WORKERS, usable_cpus()), Context(task, user_files))
     try:
         with tempfile.TemporaryDirectory() as folder:

@@ -41,4 +41,9 @@ def test_nothing_is_overwritten_and_a_missing_checkpoint_is_named(study, tiny_co
     assert run.status == 2 and "notes is not an empty folder" in run.err
     run = export(study, "--export-predictions", "new", "--checkpoints-dir", str(tmp_path), "--corpus", tiny_corpus_file)
     assert run.status == 2 and "trial_1.pt, which does not exist (see --checkpoints-dir)" in run.err
+    run = export(study, "--export-predictions", "new", "--across", "results", "--by-frequency")
+    assert (run.status, run.err) == (
+        2,
+        "error: --export-predictions does nothing else; leave out --across, --by-frequency\n",
+    )
     assert not (study / "new").exists()
