@@ -86,11 +86,20 @@ def flat_gradient(model, x, y, config) -> torch.Tensor:
     return torch.cat([part.double().flatten() for part in parts])
 
 
+def noise_and_signal(moments: Sequence[Moments]) -> tuple[float, float]:
+    """tr(S), the variance of a sequence's gradient summed over parameters, and |G|^2, both estimated without bias.
+
+    |G|^2 may come out negative. Means over the batches, each of at least two sequences.
+    """
+    noise = [(m.of_each - m.of_mean) * m.n / (m.n - 1) for m in moments]
+    signal = [m.of_mean - trace / m.n for m, trace in zip(moments, noise)]
+    return sum(noise) / len(moments), sum(signal) / len(moments)
+
+
 def noise_scale(moments: Sequence[Moments]) -> float | None:
     """The simple gradient noise scale tr(S) / |G|^2, in sequences: the batch size beyond which larger ones stop helping.
 
-    |G|^2 and tr(S) are estimated without bias from the norms of a batch's gradient and of its sequences' gradients. Each
-    is averaged over the batches before dividing, since a mean of noisy ratios is biased.
+    Both are averaged over the batches before dividing, since a mean of noisy ratios is biased.
 
     Returns
     -------
@@ -101,9 +110,8 @@ def noise_scale(moments: Sequence[Moments]) -> float | None:
     ----------
     McCandlish et al. 2018, An empirical model of large-batch training (arXiv 1812.06162), appendix A.1.
     """
-    noise = [(m.of_each - m.of_mean) * m.n / (m.n - 1) for m in moments]
-    signal = [m.of_mean - trace / m.n for m, trace in zip(moments, noise)]
-    return sum(noise) / sum(signal) if sum(signal) > 0 else None
+    noise, signal = noise_and_signal(moments)
+    return noise / signal if signal > 0 else None
 
 
 def adamw_direction(seen: GradientStatistics, parameters: torch.Tensor, weight_decay: float) -> torch.Tensor:

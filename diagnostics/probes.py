@@ -52,12 +52,15 @@ def gradient_norm(model, batch, generator: np.random.Generator, config) -> dict[
 
 
 def noise_scale(model, batch, generator: np.random.Generator, config) -> dict[str, float]:
-    """The simple gradient noise scale in sequences (`gradients.noise_scale`); no number where it cannot be told from 0."""
-    x, y = batch
-    half = len(x) // 2
-    seen = gradients.gradient_statistics(model, [(x[:half], y[:half]), (x[half:], y[half:])], config)
+    """The simple gradient noise scale in sequences, and the two estimates of which it is the ratio.
+
+    "variance" is tr(S), "squared_norm" |G|^2: average each over points or trials before dividing, since one batch is often
+    too small to tell |G|^2 from 0; "noise_scale" is left out then (`gradients.noise_scale`).
+    """
+    seen = gradients.gradient_statistics(model, [batch], config)
+    variance, squared_norm = gradients.noise_and_signal(seen.moments)
     found = gradients.noise_scale(seen.moments)
-    return {} if found is None else {"noise_scale": found}
+    return {"variance": variance, "squared_norm": squared_norm} | ({} if found is None else {"noise_scale": found})
 
 
 def pre_activations(model, batch, generator: np.random.Generator, config) -> dict[str, float]:

@@ -95,7 +95,7 @@ def probes_along_training(results):
     for (left, right), (which, curves) in zip(axes, found.items()):
         draw_curves(left, {name: (steps, mean_curve(values)) for name, (steps, values) in curves.items()})
         means = np.concatenate([np.nanmean(values, axis=0) for _, values in curves.values()])
-        wide = means.min() > 0 and means.max() > WIDE * means.min()
+        wide = np.nanmin(means) > 0 and np.nanmax(means) > WIDE * np.nanmin(means)
         left.set(ylabel=SHOWN[which], yscale="log" if wide else "linear")
         for result in results:
             if result["activation"] in curves and result["pairs"]:
@@ -109,7 +109,16 @@ def probes_along_training(results):
 
 
 def _number_curve(result, probe, key):
-    """(steps, (trials, steps) values, NaN where there is none) of one number of a probe; None if it was not measured."""
+    """(steps, (trials, steps) values, NaN where there is none) of one number of a probe; None if it was not measured.
+
+    The noise scale is one curve, the mean variance over trials by the mean |G|^2: a mean of noisy ratios is biased.
+    """
+    if key == "noise_scale":
+        variance, norm = (_number_curve(result, probe, name) for name in ("variance", "squared_norm"))
+        if variance is None:
+            return None
+        ratio = np.nanmean(variance[1], axis=0) / np.nanmean(norm[1], axis=0)
+        return variance[0], np.where(ratio > 0, ratio, np.nan)[None]
     histories = [
         {
             point["step"]: value

@@ -192,14 +192,18 @@ def test_each_source_has_a_panel_in_which_its_activations_are_drawn_along_traini
 
 
 def test_a_probe_is_drawn_along_training_and_against_relative_pd_at_the_same_steps(tmp_path, figures):
-    """A probe that is planted as ten times the mean relative PD lies on that line; step 0 is left out of it."""
+    """A noise scale that is planted as ten times the mean relative PD lies on that line; step 0 is left out of it.
+
+    Its variances and norms differ between trials, so that only the ratio of their means gives it.
+    """
     results = [make_result(name, 3) for name in ("relu", "gelu")]
     for result in results:
         steps, _, estimates = pair_curves(result, "relative_pd")
-        for trial in result["trials"]:
+        for k, trial in enumerate(result["trials"]):
             for point in trial["history"]:
                 mean = dict(zip(steps.tolist(), (e.mean for e in estimates)))[point["step"]]
-                point["probes"] = {"noise_scale": {} if point["step"] == 0 else {"noise_scale": 10 * mean}}
+                planted = {"variance": 10 * mean * (2 - k), "squared_norm": (0.1, 0.9, 2.0)[k]}
+                point["probes"] = {"noise_scale": {} if point["step"] == 0 else planted}
     plot_utils.probes_along_training(results, tmp_path)
     left, right = figures[0].axes
     assert len(right.lines) == 4 and "noise scale (sequences)" in left.get_ylabel()

@@ -13,6 +13,7 @@ from diagnostics.gradients import (
     flat_gradient,
     gradient_statistics,
     loss_along,
+    noise_and_signal,
     noise_scale,
 )
 from training.step import build
@@ -52,6 +53,8 @@ def test_the_noise_scale_is_trace_over_squared_mean():
     ratios = [noise_scale([m]) for m in moments]
     assert abs(sum(r for r in ratios if r) / len(ratios) - 25) > 10
     assert noise_scale([Moments(1.0, 9.0, 8)]) is None  # less than the noise alone would give
+    variance, squared_norm = noise_and_signal(moments)
+    assert variance == pytest.approx(100, rel=0.02) and squared_norm == pytest.approx(4, rel=0.1)
 
 
 def test_critical_sharpness_of_a_quadratic_is_its_curvature_along_the_direction():
