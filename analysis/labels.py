@@ -72,7 +72,7 @@ def study_line(results: list[dict]) -> str:
         " and ".join(sorted({result["identity"]["protocol"] for result in results})) + " protocol",
         f"n = {n} trial{'s' if n != '1' else ''}" + (" per activation" if len(results) > 1 else ""),
         " to ".join(f"{count:,}" for count in dict.fromkeys((steps[0], steps[-1]))) + " training steps",
-        identity["device"],
+        " and ".join(sorted({result["identity"]["device"] for result in results})),
     ]
     if set(identity["vary"]) != {"init", "data", "dropout"}:
         parts.append(f"varied: {', '.join(identity['vary']) or 'nothing'}")

@@ -109,7 +109,7 @@ def render_text(document: Document, width: int = TEXT_WIDTH) -> str:
         if section.brief:
             if section.part != part:
                 part = section.part
-                lines += ["", part.upper(), "#" * len(part)]
+                lines += ["", part.upper(), "#" * len(part)] if part else []
             lines += ["", section.title, "-" * len(section.title)]
             for item in section.content:
                 lines += _as_text(item, width)
@@ -142,7 +142,7 @@ def render_markdown(document: Document, folder: Path, paths: Mapping[Figure, Pat
     for section in document.sections:
         if section.part != part:
             part = section.part
-            lines += [f"## {_marked_down(part)}", ""]
+            lines += [f"## {_marked_down(part)}", ""] if part else []
         lines += [f"{'###' if part else '##'} {_marked_down(section.title)}", ""]
         for item in section.content:
             lines += _as_markdown(item, folder, paths)

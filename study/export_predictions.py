@@ -11,6 +11,7 @@ from common.errors import UserError
 from common.files import write_atomically
 from config import Config
 from study.recompute import check_models, checkpoint_path, study_task
+from training.options import check_device
 
 
 def export_predictions(
@@ -19,7 +20,8 @@ def export_predictions(
     """Writes every model's probabilities on the validation split, and the true classes.
 
     Files are `folder`/<activation>/trial_<k>.npy and `folder`/labels.npy; with several architectures, folders are named
-    <architecture>_<activation>. Probabilities are float32 (W, T, C), or (W, C) if an example has one prediction.
+    <architecture>_<activation>. Probabilities are float32 (W, T, C), or (W, C) if an example has one prediction. Models that
+    were trained on a device which this machine lacks predict on its CPU, which is said: their last digits differ.
 
     Parameters
     ----------
@@ -35,7 +37,7 @@ def export_predictions(
     Raises
     ------
     UserError
-        The folder is not empty, a checkpoint or the data are missing, or the models cannot run here.
+        The folder is not empty, or a checkpoint, the data or a user's file are missing.
     RunError
         A checkpoint is damaged or of another trial.
     """
@@ -46,18 +48,17 @@ def export_predictions(
     check_models(cells, checkpoints_dir, "--export-predictions")
     task = study_task(cells[0].result, may_download=True, data=data)
     several = len({cell.architecture for cell in cells}) > 1
+    device = cells[0].result["identity"]["device"]
+    try:
+        check_device(device)
+    except UserError:
+        say(f"trained on {device}, which this machine lacks: predicting on the CPU, so the last digits differ")
+        device = "cpu"
     folder.mkdir(parents=True, exist_ok=True)
     for cell, number in [(each, k) for each in cells for k in each.numbers]:
         of = f"{cell.architecture}_{cell.activation}" if several else cell.activation
-        record, device = cell.trials[number], cell.result["identity"]["device"]
-        log_p = predict(
-            Context(task, user_files),
-            None,
-            None,
-            str(checkpoint_path(checkpoints_dir, cell, number)),
-            record["weights_sha256"],
-            device,
-        )
+        path, digest = checkpoint_path(checkpoints_dir, cell, number), cell.trials[number]["weights_sha256"]
+        log_p = predict(Context(task, user_files), None, None, str(path), digest, device)
         _write(folder / of / f"trial_{number}.npy", np.exp(log_p))
         say(f"{of}, trial {number}: written")
     config = Config(**cells[0].result["identity"]["config"])

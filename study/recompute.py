@@ -56,10 +56,9 @@ def checkpoint_path(checkpoints_dir: Path, cell: Cell, number: int) -> Path:
 
 
 def check_models(cells: Sequence[Cell], checkpoints_dir: Path, option: str) -> None:
-    """Raises UserError unless the models of all trials can be used here; `option` names what needs them."""
+    """Raises UserError unless the models of all trials are there; `option` names what needs them."""
     from architectures.registry import check_user_sources
 
-    check_device(cells[0].result["identity"]["device"])
     for cell in cells:
         check_user_sources(cell.result)
         for number in cell.numbers:
@@ -96,6 +95,7 @@ def recompute(cells: Sequence[Cell], checkpoints_dir: Path, user_files=(), say=p
     from study.local_engine import LocalEngine
 
     task = study_task(cells[0].result, may_download=True, data=data)
+    check_device(cells[0].result["identity"]["device"])
     check_models(cells, checkpoints_dir, "--recompute")
     engine = LocalEngine(min(WORKERS, usable_cpus()), Context(task, user_files))
     try:

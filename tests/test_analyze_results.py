@@ -21,7 +21,7 @@ from common.errors import UserError
 from figures import drawing
 from report import contents, document
 from report.details import MOST_IN_FULL
-from report.document import Figure
+from report.document import Figure, render_markdown
 from study.summaries import summarize
 from tasks.corpus import load_corpus
 from tasks.ngrams import baselines
@@ -479,6 +479,12 @@ def test_every_figure_of_several_architectures_stands_in_the_part_of_its_own():
             labels = {{"charlm": "CharLM", "mlp": "MLP"}[result["architecture"]] for result in about}
             assert labels == {section.part} or not section.part
     assert len({section.slug for section in document.sections}) == len(document.sections)
+    headings = [
+        line
+        for line in render_markdown(document, Path(), {f: Path("x.png") for f in document.figures}).splitlines()
+        if line.startswith("#")
+    ]
+    assert {"## CharLM", "## MLP", "## Methods"} < set(headings) and all(line.strip("# ") for line in headings)
 
 
 def test_an_activation_without_checkpoints_has_no_passage_and_the_reason_is_said():

@@ -6,6 +6,9 @@ import numpy as np
 import pytest
 import studies
 
+import analyze_results
+from study.export_predictions import export_predictions
+
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory, tiny_corpus_file):
@@ -47,3 +50,13 @@ def test_nothing_is_overwritten_and_a_missing_checkpoint_is_named(study, tiny_co
         "error: --export-predictions does nothing else; leave out --across, --by-frequency\n",
     )
     assert not (study / "new").exists()
+
+
+def test_models_trained_on_a_device_that_is_missing_predict_on_the_cpu(study, tiny_corpus_file, tmp_path, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    cells, said = analyze_results.read_study(study / "results").cells, []
+    for cell in cells:
+        cell.result["identity"]["device"] = "cuda"
+    export_predictions(cells, study / "checkpoints", tmp_path / "out", data=tiny_corpus_file, say=said.append)
+    assert said[0].startswith("trained on cuda, which this machine lacks: predicting on the CPU")
+    assert np.load(tmp_path / "out/relu/trial_1.npy").sum(-1) == pytest.approx(1, abs=1e-4)
