@@ -7,6 +7,7 @@ from pathlib import Path
 
 import answer_page
 import diagnostics_page
+import domains_page
 import exploratory_page
 import numpy as np
 import pytest
@@ -93,6 +94,48 @@ def test_the_tables_of_repeatability_are_those_of_the_confirmatory_study_and_its
 def test_the_tables_of_the_diagnostics_are_those_of_their_measurements(tmp_path):
     page = diagnostics_page.PAGE.read_text(encoding="utf-8")
     assert diagnostics_page.filled(page, diagnostics_page.blocks(tmp_path)) == page
+
+
+@pytest.fixture(scope="module")
+def domains():
+    return domains_page.studies()
+
+
+def test_the_tables_of_the_other_domains_are_those_of_their_studies_and_the_levels_are_reached(domains):
+    page = domains_page.PAGE.read_text(encoding="utf-8")
+    assert domains_page.filled(page, domains_page.blocks()) == page
+    for name, level in domains_page.LEVELS.items():
+        assert domains_page.best(domains[name])[1] >= level
+
+
+def test_what_is_said_of_the_other_domains_is_what_their_studies_show(domains):
+    text = " ".join(domains_page.PAGE.read_text(encoding="utf-8").split())
+    means = {
+        (name, cell.architecture, cell.activation): (
+            estimate(cell, "val_loss").mean,
+            estimate(cell, "relative_pd").mean,
+        )
+        for name, study in domains.items()
+        for cell in study.cells
+    }
+    highest: list[tuple[bool, bool]] = []  # whether uncentred SmeLU has the highest loss, and the highest relative PD
+    for name, study in domains.items():
+        for architecture, cells in study.architectures.items():
+            if len(cells) == 5 and name != "cartpole":
+                of = {cell.activation: means[name, architecture, cell.activation] for cell in cells}
+                highest.append(tuple(max(of, key=lambda a: of[a][k]) == "smelu_1" for k in (0, 1)))
+    assert f"the highest loss in {sum(a for a, _ in highest)} of the {len(highest)} classifiers" in text
+    assert f"and the highest relative PD in {sum(b for _, b in highest)}." in text
+    policies = domains["cartpole"].cells
+    assert {trial["score"]["value"] for cell in policies for trial in cell.trials.values()} == {500.0}
+    churn = [estimate(cell, "top1_disagreement").mean for cell in policies]
+    assert f"{min(churn):.0%}".rstrip("%") + f" to {max(churn):.0%} of the fixed states" in text
+    smooth = ("gelu", "swish", "smelu_1_centred")
+    for architecture, low, high in (("audio_cnn", 0.7, 0.8), ("audio_transformer", 1.25, 1.45)):
+        of = {a: means["spoken", architecture, a][1] for a in (*smooth, "relu")}
+        assert all(low < of[a] / of["relu"] < high for a in smooth)
+    sizes = [cell.result["n_parameters"] for study in domains.values() for cell in study.cells]
+    assert f"({round(min(sizes), -3):,} to {round(max(sizes), -3):,} parameters)" in text
 
 
 def test_what_one_bit_does_is_as_readme_says():
