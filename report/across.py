@@ -59,7 +59,7 @@ def table(groups: Sequence[Sequence[Cell]], margins: Margins) -> str:
     lines.append(
         f"Sensitive: some two activations are shown to differ by more than the margin ({margins.loss:g} nats of validation"
         f" loss; {margins.pairs:.0%} of {reference}'s score or relative PD); insensitive: all are shown to be within it."
-        " 95% intervals over trials."
+        " 95% intervals over trials. Each architecture's verdicts stand for themselves: nothing is corrected over architectures."
     )
     return "\n".join(lines)
 

@@ -4,7 +4,6 @@ python -m tests.helpers.domains_page      # writes them into the page, between t
 """
 
 import json
-import math
 import shutil
 import tempfile
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 from scipy.stats import spearmanr
 
 import analyze_results
+from analysis.labels import architecture_label
 from analysis.results import Margins, Study, estimate, reference_of
 from report import across
 from tests.helpers.answer_page import ROOT, filled, table
@@ -40,56 +40,78 @@ def blocks() -> dict[str, str]:
     }
 
 
-def best(study: Study) -> tuple[str, float]:
-    """(model, its mean accuracy in percent, or mean score) of the cell with the highest."""
+def reached(study: Study) -> dict[str, float]:
+    """Architecture -> mean accuracy in percent, or mean score, of its ReLU models."""
     scored = any(trial.get("score") for cell in study.cells for trial in cell.trials.values())
     name, unit = ("score", 1) if scored else ("val_accuracy", 100)
-    means = {f"{c.architecture_label}, {c.label}": estimate(c, name).mean * unit for c in study.cells}
-    return max(means.items(), key=lambda item: item[1])
+    relu = [reference_of(cells) for cells in study.architectures.values()]
+    return {cell.architecture_label: estimate(cell, name).mean * unit for cell in relu}
 
 
 def levels(found) -> str:
-    """The best model of each study that has a level to reach."""
-    rows = [[name, f"{level}", f"{best(found[name])[1]:.1f}", best(found[name])[0]] for name, level in LEVELS.items()]
-    return table(["Study", "Level", "Reached", "By"], rows)
-
-
-def ratios(found) -> dict[str, list[tuple[str, float, float]]]:
-    """Architecture -> (activation, log loss ratio, log relative PD ratio) of every other activation to ReLU.
-
-    Without control, whose losses say how much a policy acts like a reference.
-    """
-    rows = {}
-    for name, study in found.items():
-        for architecture, cells in study.architectures.items() if name != "cartpole" else ():
-            loss, pd = ({c: estimate(c, measure).mean for c in cells} for measure in ("val_loss", "relative_pd"))
-            relu = reference_of(cells)
-            others = [c for c in cells if c is not relu]
-            rows[f"{name}: {architecture}"] = [
-                (c.activation, math.log(loss[c] / loss[relu]), math.log(pd[c] / pd[relu])) for c in others
-            ]
-    return rows
-
-
-def loss_and_pd(found, resamples=4999) -> str:
-    """Spearman's correlation of the two ratios, all activations and without uncentred SmeLU, bootstrapped over architectures."""
-    of, rng = list(ratios(found).values()), np.random.default_rng(0)
+    """What the ReLU models of each study reach, and the level that the study asks of its best architecture."""
     rows = []
-    for label, left_out in (("all", ()), ("without SmeLU β=1, not centred", ("smelu_1",))):
-        groups = [[(x, y) for name, x, y in group if name not in left_out] for group in of]
-        points = np.array([point for group in groups for point in group])
-        drawn = rng.integers(len(groups), size=(resamples, len(groups)))
-        draws = [spearmanr(*np.array([point for k in row for point in groups[k]]).T).statistic for row in drawn]
-        low, high = np.quantile(draws, (0.025, 0.975))
-        rows.append(
-            [
-                label,
-                str(len(points)),
-                str(len(groups)),
-                f"{spearmanr(*points.T).statistic:+.2f} [{low:+.2f}, {high:+.2f}]",
-            ]
-        )
-    return table(["Activations", "Comparisons with ReLU", "Architectures", "Rank correlation"], rows)
+    for name, study in found.items():
+        values = sorted(reached(study).items(), key=lambda item: -item[1])
+        rows.append([name, str(LEVELS.get(name, "-")), "; ".join(f"{label} {value:.1f}" for label, value in values)])
+    return table(["Study", "Level", "Reached with ReLU"], rows)
+
+
+def logs(found) -> dict[str, dict[str, np.ndarray]]:
+    """Architecture -> activation -> log of (mean validation loss, mean relative PD).
+
+    Without control, whose losses say how much a policy acts like a reference controller.
+    """
+    return {
+        f"{name}: {architecture}": {
+            c.activation: np.log([estimate(c, "val_loss").mean, estimate(c, "relative_pd").mean]) for c in cells
+        }
+        for name, study in found.items()
+        if name != "cartpole"
+        for architecture, cells in study.architectures.items()
+    }
+
+
+def ratios(found) -> dict[str, dict[str, np.ndarray]]:
+    """As `logs`, of every other activation minus ReLU's."""
+    return {
+        name: {activation: values - of["relu"] for activation, values in of.items() if activation != "relu"}
+        for name, of in logs(found).items()
+    }
+
+
+def centred(found, *left_out) -> dict[str, dict[str, np.ndarray]]:
+    """As `logs`, minus the architecture's mean over the activations that are not left out; those with one are dropped."""
+    kept = {name: {a: v for a, v in of.items() if a not in left_out} for name, of in logs(found).items()}
+    return {
+        name: {activation: values - np.mean(list(of.values()), axis=0) for activation, values in of.items()}
+        for name, of in kept.items()
+        if len(of) > 1
+    }
+
+
+def rank_correlation(groups, resamples=4999) -> tuple[float, float, float]:
+    """Spearman's correlation over all points of all architectures, with a 95% bootstrap interval over architectures."""
+    rng = np.random.default_rng(0)
+    blocks = [np.array(list(of.values())) for of in groups.values()]
+    drawn = rng.integers(len(blocks), size=(resamples, len(blocks)))
+    draws = [spearmanr(np.concatenate([blocks[k] for k in row])).statistic for row in drawn]
+    return float(spearmanr(np.concatenate(blocks)).statistic), *map(float, np.quantile(draws, (0.025, 0.975)))
+
+
+def loss_and_pd(found) -> str:
+    """How relative PD goes with the loss over activations, in three ways."""
+    ways = {
+        "each activation against ReLU": ratios(found),
+        "against the architecture's mean, without ReLU": centred(found, "relu"),
+        "the same without uncentred SmeLU": centred(found, "relu", "smelu_1"),
+    }
+    rows = []
+    for label, groups in ways.items():
+        correlation, low, high = rank_correlation(groups)
+        points = sum(len(of) for of in groups.values())
+        rows.append([label, str(points), str(len(groups)), f"{correlation:+.2f} [{low:+.2f}, {high:+.2f}]"])
+    return table(["Ratios of loss and of relative PD", "Points", "Architectures", "Rank correlation"], rows)
 
 
 def laws() -> str:
@@ -131,12 +153,17 @@ def _interval(found, decimals):
 def tuning() -> str:
     """Means over two trials of the validation loss (of the score, for control) at each learning rate."""
     found = json.loads((FOLDER / "tuning.json").read_text(encoding="utf-8"))
-    rows = [
-        [name, architecture, "; ".join(f"{float(rate):g}: {value:.4g}" for rate, value in by_rate.items())]
-        for name in STUDIES
-        for architecture, by_rate in found[name].items()
-    ]
-    return table(["Study", "Architecture", "Learning rate: mean of two trials"], rows)
+    rates = sorted({float(rate) for of in found.values() for by_rate in of.values() for rate in by_rate})
+    rows = []
+    for name in STUDIES:
+        for architecture, by_rate in found[name].items():
+            values = {float(rate): value for rate, value in by_rate.items()}
+            best = (max if name == "cartpole" else min)(values.values())
+            texts = {rate: f"{value:.4g}" if value < 100 else f"{value:.0f}" for rate, value in values.items()}
+            chosen = {rate for rate, value in values.items() if value == best} if name != "cartpole" else {1e-3}
+            cells = [f"**{texts[r]}**" if r in chosen else texts.get(r, "") for r in rates]
+            rows.append([name, architecture_label(architecture), *cells])
+    return table(["Study", "Architecture", *(f"{rate:g}" for rate in rates)], rows)
 
 
 def draw(folder: Path) -> Path:
@@ -158,9 +185,9 @@ def draw_loss_and_pd(path: Path) -> None:
         drawn, ((ax,),) = panels(3.2, width=6.2)
         ax.axhline(100, color=INK, linewidth=0.6)
         ax.axvline(100, color=INK, linewidth=0.6)
-        for group in ratios(studies()).values():
-            ends = [(100.0, 100.0), *((100 * math.exp(x), 100 * math.exp(y)) for _, x, y in group)]
-            for (name, _, _), (x, y) in zip(group, ends[1:]):
+        for of in ratios(studies()).values():
+            for name, values in of.items():
+                x, y = 100 * np.exp(values)
                 ax.plot([100, x], [100, y], color=FAINT, linewidth=0.7, zorder=0)
                 ax.plot(x, y, **point_style(name))
         for name in ("gelu", "swish", "smelu_1_centred", "smelu_1"):
@@ -172,7 +199,7 @@ def draw_loss_and_pd(path: Path) -> None:
         legend_at_right(ax)
         add_title(
             drawn,
-            "Where an activation changes the loss, it changes relative PD",
+            "Relative PD tends to change in the same direction as the loss",
             "Lines lead from an architecture's ReLU to its other activations · end of training · n = 10 trials, wave 5",
         )
         save(drawn, path)
