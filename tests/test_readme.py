@@ -107,6 +107,26 @@ def test_the_tables_of_the_diagnostics_are_those_of_their_measurements(tmp_path)
     assert diagnostics_page.filled(page, diagnostics_page.blocks(tmp_path)) == page
 
 
+def test_the_models_of_the_gradient_probes_are_those_of_the_ground_truth_and_their_noise_scales_as_said():
+    cases, truth = (
+        json.loads(path.read_text(encoding="utf-8"))["cases"]
+        for path in (diagnostics_page.GRADIENTS, diagnostics_page.CASES)
+    )
+    digests = [
+        (trial["weights_sha256"], truth[name]["truth"]["weights_sha256"][activation][k])
+        for name, case in cases.items()
+        for activation, trials in case.items()
+        for k, trial in enumerate(trials)
+    ]
+    assert len(cases) == len(truth) == 38 and len(digests) == 304 and all(ours == theirs for ours, theirs in digests)
+    scales = {name: diagnostics_page.phases_of(case)["noise scale, second half"] for name, case in cases.items()}
+    text = " ".join(diagnostics_page.PAGE.read_text(encoding="utf-8").split())
+    low = sorted(round(scales[f"medium/{name}"]) for name in ("charlm", "minigpt", "nanotransformer"))
+    high = sorted(round(scales[f"medium/{name}"]) for name in ("tinylstm", "gru", "rnn"))
+    assert f"{low[0]} to {low[-1]} in CharLM, MiniGPT and NanoTransformer" in text
+    assert f"{high[0]} to {high[-1]} in TinyLSTM, GRU and RNN" in text
+
+
 @pytest.fixture(scope="module")
 def domains():
     return domains_page.studies()
