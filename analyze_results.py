@@ -283,7 +283,9 @@ def read_study(folder: Path):
         if difference:
             raise RunError(f"{result['path']} belongs to another study than {folder} ({difference}); move it away")
     if not results:
-        raise UserError(f"{folder} contains a study without results; rerun run_all_experiments.py")
+        raise UserError(
+            f"{folder} has no finished trial yet; if its run is still going, wait for the first one, else rerun it"
+        )
     planned = []
     if (folder / storage.SUMMARY_FILE).exists():
         experiments = json_files.read_json(folder / storage.SUMMARY_FILE, json_files.SUMMARY)["experiments"].values()

@@ -68,7 +68,9 @@ def diagnose_study(folder: Path, names, args, user_files):
     study = read_study(folder)
     task = study_task(study.cells[0].result, may_download=False, data=args.corpus)
     if not hasattr(task, "examples"):
-        raise UserError(f"the task {task.name} has no fixed batch, which diagnostics need")
+        raise UserError(
+            f"the task {task.name} has no fixed batch of examples, which diagnostics need; they are for the other tasks"
+        )
     wanted = diagnose.entries(study, names, args.across, args.trials)
     if not wanted:
         raise UserError(f"{folder} has no trial (or no pair of trials) that {', '.join(names)} could be measured on")

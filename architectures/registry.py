@@ -223,7 +223,7 @@ def check_task(architecture: str, task: str) -> None:
         if record.source_sha256 is not None:
             advice = f'its task is {record.task}, and a line TASK = "{task}" in its file says otherwise'
         else:
-            advice = f"architectures that can: {', '.join(known)}" if known else "no registered architecture can"
+            advice = f"its task is {record.task} (--task); those of {task}: {', '.join(known) or 'none'}"
         raise UserError(f"{architecture} cannot be trained on {task}; {advice}")
 
 

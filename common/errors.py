@@ -18,14 +18,14 @@ class RunError(RuntimeError):
 
 
 def unknown(kind: str, name: str, choices: Iterable[str]) -> UserError:
-    """The error for a name that is not among `choices`: it suggests the closest one and lists them all.
+    """The error for a name that is not among `choices`: it suggests a similar one, if any, and lists them all.
 
     >>> print(unknown("activation", "gelo", ["relu", "gelu"]))
     unknown activation 'gelo'; did you mean 'gelu'? known: relu, gelu
     """
     choices = list(choices)
     by_lower_case = {choice.lower(): choice for choice in choices}
-    nearest = get_close_matches(name.lower(), by_lower_case, n=1, cutoff=0.0)
+    nearest = get_close_matches(name.lower(), by_lower_case, n=1, cutoff=0.45)
     hint = f" did you mean {by_lower_case[nearest[0]]!r}?" if nearest else ""
     return UserError(f"unknown {kind} {name!r};{hint} known: {', '.join(choices)}")
 

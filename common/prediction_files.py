@@ -16,6 +16,7 @@ import numpy as np
 
 from common.errors import UserError
 from common.prediction_tables import FORMATS, read_table, saved
+from common.storage import STUDY_FILE
 
 PICKLES = (".pkl", ".pickle", ".joblib", ".pt", ".pth", ".ckpt")
 SUM_TOLERANCE = 1e-3  # allowed deviation of an example's probabilities from sum 1, such as by rounding to 4 decimals
@@ -124,6 +125,11 @@ def find_trials(folder: Path) -> dict[str, dict[str, Path]]:
     """Variant -> trial -> file, both in natural order (2 before 10); hidden files are ignored."""
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder; name the one that contains a folder of predictions per variant")
+    if (folder / STUDY_FILE).exists():
+        raise UserError(
+            f"{folder} is a study, not a folder of predictions; write its predictions with"
+            f" analyze_results.py {folder} --export-predictions DIR"
+        )
     variants = sorted((path for path in folder.iterdir() if path.is_dir() and path.name[0] != "."), key=_natural)
     if not variants:
         raise UserError(f"{folder} contains no folder; predictions are read from {folder}/<variant>/<trial>.npz")

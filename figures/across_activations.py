@@ -118,7 +118,8 @@ def pd_at_equal_loss(results):
 
     The untrained model (step 0) is not shown: its top-1 disagreement of nearly 1 would compress the scale.
     """
-    if not any(pair["history"] for result in results for pair in result["pairs"]):
+    results = [result for result in results if any(pair["history"] for pair in result["pairs"])]
+    if not results:
         raise NothingToDraw("There are no curves of pairs.")
     drawn, axes = panels(2 * panel_height(len(results)), 2, 2, sharex="col", sharey="row")
     for row, name in zip(axes, ("relative_pd", "top1_disagreement")):

@@ -49,8 +49,8 @@ def table(groups: Sequence[Sequence[Cell]], margins: Margins) -> str:
     found = [_sensitivities(cells, margins) for cells in groups]
     rows = [_row(cells, *both) for cells, both in zip(groups, found)]
     reference = listing(dict.fromkeys(reference_of(cells).label for cells in groups))
-    headers = ["Data", "Architecture", "n", f"Accuracy (%) or score, {reference}", "Loss or score: verdict"]
-    headers += [f"Relative PD, {reference}", "Others, % of it", "Relative PD: verdict"]
+    headers = ["Data", "Architecture", "n", f"Accuracy (%) or score, {reference}", "Validation loss or score: verdict"]
+    headers += [f"Relative PD, {reference}", "Others' relative PD, % of it", "Relative PD: verdict"]
     headers.append(f"Top-1 disagreement, {reference}")
     lines = [tabulate(rows, headers, "pipe", disable_numparse=True), ""]
     for what, verdicts in zip(("Loss or score", "Relative PD"), zip(*((q.verdict, pd.verdict) for q, pd in found))):
@@ -59,7 +59,8 @@ def table(groups: Sequence[Sequence[Cell]], margins: Margins) -> str:
     lines.append(
         f"Sensitive: some two activations are shown to differ by more than the margin ({margins.loss:g} nats of validation"
         f" loss; {margins.pairs:.0%} of {reference}'s score or relative PD); insensitive: all are shown to be within it."
-        " 95% intervals over trials. Each architecture's verdicts stand for themselves: nothing is corrected over architectures."
+        " 95% intervals over trials. Each architecture's verdicts stand for themselves: nothing is corrected over architectures, nor, unlike in a"
+        " study's own report, over measures."
     )
     return "\n".join(lines)
 

@@ -77,9 +77,11 @@ def _verdicts(view, name):
         parts.append(f"equivalent to {reference.label}'s within {limit} for **{listing(c.label for c in cells)}**")
     if cells := having("inconclusive"):
         needed = [found[cell].trials_needed for cell in cells if found[cell].trials_needed]
-        most = f" (up to {max(needed)} seeds needed)" if needed else ""
+        most = f" ({'up to ' * (len(cells) > 1)}{max(needed)} seeds needed)" if needed else ""
         parts.append(f"inconclusive for {listing(cell.label for cell in cells)}{most}")
     what = "Relative PD (how far two trained models disagree)" if name == "relative_pd" else "Validation loss"
+    if name == "relative_pd" and not reference.pairs:
+        return f"{what}: not compared, since {reference.label}, the reference, has no pair of trials yet."
     return f"{what}: {'; '.join(parts)}."
 
 

@@ -140,8 +140,8 @@ def _remarks(variants, primary):
         for name, count in cell.result["infinite"].items():
             of = "trials" if name == "loss" else "pairs"
             found.append(
-                f"{label(name)} of {cell.activation} is infinite in {count} of its {of}, which give probability 0 to what is"
-                " possible; so it has no mean and is not compared."
+                f"{label(name)} of {cell.activation} is infinite in {count} of its {of}, where a probability is 0; so it has"
+                " no mean and is not compared. Smooth or clip the probabilities before saving them if it should be."
             )
         same = [pair for pair in cell.pairs if pair["prediction_differences"] == 0 and not pair.get("relative_pd")]
         if same:
@@ -248,8 +248,8 @@ def _laws(variants):
     caption = (
         "Two laws of classifiers that differ in their seed (analysis/laws.py). Disagreement minus error, with a 95% interval over"
         " runs and examples, is 0 in expectation if the ensemble of all runs is calibrated (Jiang et al. 2022). The SD of accuracy"
-        " between runs is the next column if their errors on different examples are independent (p: chi-square test of that), and"
-        " in expectation the last one if the ensemble is calibrated too (Jordan 2023)."
+        " between runs should be that of the next column if errors on different examples are independent (p: chi-square test of"
+        " that), and that of the last one if the ensemble is also calibrated (Jordan 2023)."
     )
     headers = ["Variant", "n", "Error", "Disagreement", "Minus error", "SD of accuracy"]
     headers += ["if independent", "p", "if calibrated too"]

@@ -191,6 +191,11 @@ def test_each_source_has_a_panel_in_which_its_activations_are_drawn_along_traini
     check_readable(figures[0])
 
 
+def test_an_activation_without_pairs_is_left_out_of_disagreement_along_training(tmp_path, figures):
+    plot_utils.pd_at_equal_loss([make_result("relu", 1), make_result("gelu", 3)], tmp_path)
+    assert {line.get_label() for line in figures[0].axes[0].lines} & {"ReLU", "GELU"} == {"GELU"}
+
+
 def test_a_probe_is_drawn_along_training_and_against_relative_pd_at_the_same_steps(tmp_path, figures):
     """A noise scale that is planted as ten times the mean relative PD lies on that line; step 0 is left out of it.
 

@@ -99,7 +99,7 @@ def holds_study(folder: Path, identity: dict, option: str = "--results-dir") -> 
         return False
     if difference := difference_of_studies(json_files.read_json(path, json_files.STUDY)["identity"], identity):
         raise UserError(
-            f"{folder} holds a study with other settings ({difference}: stored against asked for); {advice}"
+            f"{folder} holds a study with other settings (there against asked for: {difference}); repeat its options, {advice}"
         )
     return True
 

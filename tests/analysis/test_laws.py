@@ -8,6 +8,7 @@ from own_predictions import place
 
 from analysis.laws import laws
 from analysis.predictions import _vote_variances, compare
+from analysis.words import with_interval
 from common.prediction_files import load
 
 N_EXAMPLES = 1500
@@ -53,6 +54,15 @@ def test_the_interval_of_disagreement_minus_error_covers_zero_for_calibrated_run
     rng = np.random.default_rng(6)
     intervals = [found(tmp_path / str(k), *runs(rng, 8)).disagreement_minus_error for k in range(60)]
     assert np.mean([each.low < 0 < each.high for each in intervals]) >= 0.9
+
+
+def test_runs_whose_pairs_happen_to_be_alike_keep_the_interval_over_examples(tmp_path):
+    """Each run errs on one example of its own: every pair disagrees on two, so that no error over runs is seen."""
+    truth = np.arange(N_EXAMPLES) % 4
+    labels = np.stack([np.where(np.arange(N_EXAMPLES) == k, (truth + 1) % 4, truth) for k in range(3)])
+    difference = found(tmp_path, labels, truth).disagreement_minus_error
+    assert difference.mean == pytest.approx(1 / N_EXAMPLES) and difference.reason is None
+    assert difference.low < 0 < difference.high and "[" in with_interval(difference, 4)
 
 
 @pytest.mark.parametrize("calibrated", [True, False])

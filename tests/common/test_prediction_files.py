@@ -160,6 +160,7 @@ GOOD = {"relu/1.npy": P, "relu/2.npy": P, "gelu/1.npy": P}
         ({"gelu/2.npy": P.astype(complex)}, None, r"gelu/2.npy contains complex128 values"),
         ({"gelu/2.npy": P, "gelu/2.csv": csv_of(P)}, None, r"gelu/2.csv and 2.npy are both trial '2'"),
         ({"gelu/2.npy": P, "gelu/notes.txt": "x"}, None, r"gelu/notes.txt is not a file of predictions"),
+        ({"study.json": "{}"}, None, r"is a study, not a folder of predictions; write .* --export-predictions DIR"),
         ({}, None, r"gelu contains 1 trial; comparing models takes at least two"),
         ({"gelu/2.npy": P}, Y[:3], r"labels.npy contains labels of shape \(3,\), but the predictions of .* need \(4,\)"),
         ({"gelu/2.npy": P}, Y + 1, r"labels.npy contains the label 3, but there are 3 classes: 0 to 2"),
