@@ -340,13 +340,13 @@ def test_fresh_never_moves_a_study_onto_one_that_was_set_aside_before(study, tmp
 @pytest.mark.parametrize(
     ("option", "says"),
     [
-        ("--n-embd=16", "config.n_embd: 8 against 16"),
-        ("--dropout=0.1", "config.dropout: 0.2 against 0.1"),
-        ("--seed-base=1", "seed_base: 42 against 1"),
-        ("--max-iters=7", "config.max_iters: 6 against 7"),
+        ("--n-embd=16", "config.n_embd: 8 there, 16"),
+        ("--dropout=0.1", "config.dropout: 0.2 there, 0.1"),
+        ("--seed-base=1", "seed_base: 42 there, 1"),
+        ("--max-iters=7", "config.max_iters: 6 there, 7"),
         ("--corpus=other.txt", "corpus_sha256: "),
-        ("--vary=init", "vary: init, data, dropout against init"),
-        ("--threads-per-trial=2", "config.threads_per_trial: 1 against 2"),
+        ("--vary=init", "vary: init, data, dropout there, init"),
+        ("--threads-per-trial=2", "config.threads_per_trial: 1 there, 2"),
     ],
 )
 def test_another_identity_in_the_same_folder_is_refused_by_naming_the_field(study, three, option, says):

@@ -98,8 +98,9 @@ def holds_study(folder: Path, identity: dict, option: str = "--results-dir") -> 
             raise UserError(f"{folder} holds results but no {storage.STUDY_FILE}; {advice}")
         return False
     if difference := difference_of_studies(json_files.read_json(path, json_files.STUDY)["identity"], identity):
+        stored = difference.replace(" against ", " there, ", 1)
         raise UserError(
-            f"{folder} holds a study with other settings (there against asked for: {difference}); repeat its options, {advice}"
+            f"{folder} holds a study with other settings ({stored} asked for); repeat its options, {advice}"
         )
     return True
 

@@ -478,7 +478,7 @@ def test_a_folder_of_checkpoints_belongs_to_one_study(command, undisturbed, tmp_
     for option in ((), ("--dry-run",)):
         done = studies.run(*other, *option, folder=tmp_path)
         assert done.status == 2
-        assert "checkpoints holds a study with other settings (seed_base: 42 against 7: stored" in done.err
+        assert "checkpoints holds a study with other settings (seed_base: 42 there, 7 asked for)" in done.err
         assert "choose another --checkpoints-dir" in done.err
     assert files(tmp_path) == before
 

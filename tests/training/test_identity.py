@@ -35,7 +35,7 @@ def test_another_identity_is_refused_by_naming_the_field(tmp_path):
     open_study(tmp_path, identity(), {"git_commit": "x"})
     before = (tmp_path / "study.json").read_bytes()
     open_study(tmp_path, identity(), {"git_commit": "y"})
-    with pytest.raises(UserError, match=r"other settings \(there against asked for: config.n_embd: 128 against 64\)"):
+    with pytest.raises(UserError, match=r"other settings \(config.n_embd: 128 there, 64 asked for\)"):
         open_study(tmp_path, identity(n_embd=64), {})
     assert (tmp_path / "study.json").read_bytes() == before
 
@@ -74,7 +74,7 @@ def test_a_new_activations_learning_rate_is_added_and_a_changed_one_is_another_s
     stored = json_files.read_json(tmp_path / "study.json")["identity"]
     assert stored["learning_rates"] == {"gelu": 2e-3, "swish": 4e-3}
     assert holds_study(tmp_path, identity()), "the common rate alone is the same study"
-    with pytest.raises(UserError, match=r"learning_rates.gelu: 0.002 against 0.001"):
+    with pytest.raises(UserError, match=r"learning_rates.gelu: 0.002 there, 0.001 asked for"):
         open_study(tmp_path, identity() | {"learning_rates": {"gelu": 1e-3}}, {})
 
 
@@ -122,7 +122,7 @@ def test_a_study_of_batched_trials_of_an_earlier_version_is_analysed_and_not_con
     analysed = studies.run("analyze_results.py", "--no-figures", folder=tmp_path)
     assert analysed.status == 0, analysed.out + analysed.err
     again = studies.run(*study, "--trials=3", folder=tmp_path)
-    assert again.status == 2 and "(there against asked for: pack: 2 against missing)" in again.err, again.err
+    assert again.status == 2 and "(pack: 2 there, missing asked for)" in again.err, again.err
     verify = ("--verify", "results/charlm_relu.json", "--corpus", tiny_corpus_file)
     verified = studies.run("train.py", *verify, folder=tmp_path)
     assert verified.status == 2 and verified.err.startswith(
