@@ -166,7 +166,7 @@ def test_a_compiled_study_says_so_in_its_identity_and_which_compiler_ran(tmp_pat
     content = checkpoint_files.read_checkpoint(tmp_path / "checkpoints" / "charlm_relu" / "trial_1.pt")
     assert content["compiled"] is True
     again = studies.run(*command, "--trials", "1", folder=tmp_path)
-    assert again.status == 2 and "compiled: True against False" in again.err
+    assert again.status == 2 and "compiled: True there, False asked for" in again.err
     verify = ("--verify", "results/charlm_relu.json", "--corpus", tiny_corpus_file)
     run = studies.run("train.py", *verify, folder=tmp_path, seconds=600)
     assert run.status == 0 and "identical: weights_sha256" in run.out, run.out + run.err
