@@ -162,7 +162,9 @@ def test_ctrl_c_in_a_terminal_while_workers_are_starting_leaves_neither_tracebac
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_study_that_is_stopped_while_it_imports_torch_says_so_in_one_line(study, tmp_path, starting, number, status):
     """A module that stands for torch, and takes a minute to import."""
-    (tmp_path / "torch.py").write_text("import time\nopen('importing', 'w').close()\ntime.sleep(60)\n")
+    (tmp_path / "torch.py").write_text(
+        "import time\nopen('importing', 'w').close()\nfor _ in range(600): time.sleep(0.1)\n"
+    )
     started = starting(*study, folder=tmp_path, env={**os.environ, "PYTHONPATH": str(tmp_path)})
     wait_for(started, (tmp_path / "importing").exists)
     started.signal(number)
