@@ -167,10 +167,8 @@ def test_what_is_said_of_policies_is_what_their_study_shows(domains):
 
 
 def test_which_domains_are_sensitive_for_more_reasons_than_uncentred_smelu_and_many_comparisons(domains):
-    groups = {cells[0].architecture: cells for study in domains.values() for cells in study.architectures.values()}
-    groups["fashion"] = domains["fashion"].cells
-    groups["cnn"] = domains["digits"].architectures["cnn"]
-    three = {"vit", "audio_cnn", "audio_transformer"}
+    groups = {(name, a): cells for name, study in domains.items() for a, cells in study.architectures.items()}
+    three = {("digits", "vit"), ("spoken", "audio_cnn"), ("spoken", "audio_transformer")}
     margins = Margins()
     rest = {name: [c for c in cells if c.activation != "smelu_1"] for name, cells in groups.items()}
     found = {name: activation_sensitivity(cells, margins)["relative_pd"] for name, cells in rest.items()}

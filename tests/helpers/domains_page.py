@@ -20,7 +20,7 @@ from tests.helpers.answer_page import ROOT, filled, table
 PAGE = ROOT / "docs" / "domains.md"
 FIGURES = ROOT / "docs" / "figures"
 FOLDER = ROOT / "results" / "reference" / "domains"
-STUDIES = ("digits", "fashion", "vowels", "spoken", "wave", "cora", "cartpole")  # in the order of the page
+STUDIES = ("digits", "fashion", "vowels", "next", "spoken", "wave", "cora", "cartpole")  # in the order of the page
 LEVELS = {"digits": 97, "fashion": 90, "spoken": 95, "cora": 80, "cartpole": 475}  # accuracy in %, or mean return
 
 
