@@ -154,7 +154,7 @@ def check_and_run(args, signals) -> int:
     task = load_task(args.task, args.corpus)
     task.check(plan.config)
     check_user_files(defined, plan.experiments, plan.config, task)
-    check_probes(plan.probes, task)
+    check_probes(plan.probes, task, plan.config)
     plans = [at_size(args, plan, size, task.model_sizes) for size in sizes] or [plan]
     for plan in plans:
         check_folders(plan)

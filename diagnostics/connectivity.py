@@ -79,7 +79,7 @@ def matched(model, reference):
     Raises
     ------
     ValueError
-        Another architecture: its symmetries are not known here.
+        Another architecture, or a gated activation: its symmetries are not known here.
 
     References
     ----------
@@ -93,6 +93,9 @@ def matched(model, reference):
         raise ValueError(
             f"weight matching knows the symmetries of CharLM, MiniGPT and NanoTransformer, not those of {type(model).__name__}"
         )
+    feed_forward = model.blocks[0].feed_forward
+    if feed_forward.expand.weight.shape[0] != feed_forward.contract.weight.shape[1]:
+        raise ValueError("weight matching does not know the symmetries of gated activations")
     model = copy.deepcopy(model)
     symmetries = _symmetries_of(model)
     own, target = (dict(m.named_parameters()) for m in (model, reference))

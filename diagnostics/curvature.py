@@ -22,11 +22,11 @@ KINDS = ("hessian", "gauss_newton")
 
 
 def twice_differentiable(model):
-    """A float64 copy of a model in evaluation mode, built from operations that have a second derivative.
+    """A float64 copy of a model on the CPU in evaluation mode, built from operations that have a second derivative.
 
     The fused attention and SmeLU of this project have none; modules with an attribute `written_out` take plain operations.
     """
-    twin = copy.deepcopy(model).double().eval()
+    twin = copy.deepcopy(model).cpu().double().eval()
     for module in twin.modules():
         if hasattr(module, "written_out"):
             module.written_out = True
@@ -59,6 +59,7 @@ def curvature(model, x, y, kind: str = "hessian", preconditioner: torch.Tensor |
     """
     from scipy.sparse.linalg import LinearOperator
 
+    x, y = x.cpu(), y.cpu()
     x = x.double() if x.is_floating_point() else x
     parameters = trainable(model)
     make = {"hessian": _hessian_product, "gauss_newton": _gauss_newton_product}[kind]

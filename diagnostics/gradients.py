@@ -89,8 +89,10 @@ def flat_gradient(model, x, y, config) -> torch.Tensor:
 def noise_and_signal(moments: Sequence[Moments]) -> tuple[float, float]:
     """tr(S), the variance of a sequence's gradient summed over parameters, and |G|^2, both estimated without bias.
 
-    |G|^2 may come out negative. Means over the batches, each of at least two sequences.
+    |G|^2 may come out negative. Means over the batches; raises ValueError if one has a single sequence.
     """
+    if any(m.n < 2 for m in moments):
+        raise ValueError("the noise scale needs at least two sequences in a batch; take a larger --batch-size")
     noise = [(m.of_each - m.of_mean) * m.n / (m.n - 1) for m in moments]
     signal = [m.of_mean - trace / m.n for m, trace in zip(moments, noise)]
     return sum(noise) / len(moments), sum(signal) / len(moments)

@@ -106,11 +106,13 @@ PROBES: dict[str, Callable] = {
 DRAWN = ("pre_activation_histogram",)  # probes with too many numbers for a table; `diagnose.py` draws them
 
 
-def check_probes(names: Iterable[str], task: Task) -> None:
-    """Raises UserError for an unknown probe, or a task without a fixed batch."""
+def check_probes(names: Iterable[str], task: Task, config) -> None:
+    """Raises UserError for an unknown probe, a task without a fixed batch, or a noise scale of a single sequence."""
     for name in names:
         if name not in PROBES:
             raise unknown("probe", name, PROBES)
+        if name == "noise_scale" and config.batch_size < 2:
+            raise UserError("the probe noise_scale needs a --batch-size of at least 2")
         if not hasattr(task, "examples"):
             raise UserError(
                 f"the task {task.name} has no fixed batch, which the probe {name} needs; leave out --probes"

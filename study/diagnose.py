@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tqdm import tqdm
+
 from analysis.results import Cell, Study
 from architectures.registry import check_user_sources
 from common import json_files, storage
@@ -94,12 +96,13 @@ def run(
     folder = Path(study.folder)
     known = read(folder, study)
     missing = [e for e in wanted if known.get(e.key, {}).get("weights_sha256") != e.weights]
-    for entry in missing:
-        for cell, k in zip(entry.cells, entry.trials):
-            if not (path := checkpoint_path(checkpoints, cell, k)).exists():
-                raise UserError(
-                    f"{entry.name} needs the checkpoint {path}, which does not exist (see --checkpoints-dir)"
-                )
+    absent = {entry.key: path for entry in missing if (path := _absent_checkpoint(entry, checkpoints))}
+    if absent and len(absent) == len(missing):
+        name, path = missing[0].name, absent[missing[0].key]
+        raise UserError(f"{name} needs the checkpoint {path}, which does not exist (see --checkpoints-dir)")
+    for key, path in absent.items():  # without weights, so that it is measured once the file is there
+        known[key] = {"weights_sha256": None, "reason": f"{path} does not exist"}
+    missing = [entry for entry in missing if entry.key not in absent]
     for cell in dict.fromkeys(cell for entry in missing for cell in entry.cells):
         check_user_sources(cell.result)
     say(f"{len(wanted)} values wanted, {len(missing)} to measure, {workers} worker(s)")
@@ -114,6 +117,12 @@ def run(
     return known
 
 
+def _absent_checkpoint(entry, checkpoints):
+    """The first checkpoint that an entry needs and that does not exist; None if all do."""
+    paths = (checkpoint_path(checkpoints, cell, k) for cell, k in zip(entry.cells, entry.trials))
+    return next((path for path in paths if not path.exists()), None)
+
+
 def _measure(engine, missing, checkpoints, known, save, workers, say):
     """Runs the jobs; once one of each name is done, says about how long the rest will take."""
     by_key = {entry.key: entry for entry in missing}
@@ -123,7 +132,9 @@ def _measure(engine, missing, checkpoints, known, save, workers, say):
     seconds: dict[str, float] = {}
     saved = time.monotonic()
     names = {entry.name for entry in missing}
+    bar = tqdm(total=len(missing), unit="value", desc="measuring", leave=False, disable=None)  # on a terminal only
     for done, (job, (values, took)) in enumerate(finished(engine, say), 1):
+        bar.update()
         entry = by_key[job.name]
         known[entry.key] = {"weights_sha256": entry.weights, "seconds": round(took, 3)}
         known[entry.key] |= {"reason": values} if isinstance(values, str) else {"values": values}
@@ -133,8 +144,10 @@ def _measure(engine, missing, checkpoints, known, save, workers, say):
             say(f"{done} of {len(missing)} measured; about {duration(left)} left")
         if time.monotonic() - saved > SAVE_EVERY_S:
             save()
-            say(f"{done} of {len(missing)} measured")
+            if bar.disable:
+                say(f"{done} of {len(missing)} measured")
             saved = time.monotonic()
+    bar.close()
 
 
 def _job(entry, checkpoints):

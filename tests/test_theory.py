@@ -1,5 +1,6 @@
 """The statements of docs/theory.md, each by numbers."""
 
+import json
 import math
 from pathlib import Path
 
@@ -14,7 +15,8 @@ from activations import get_activation
 from architectures.registry import architectures_of, build_model, initialize
 from config_cpu import ConfigCPU
 
-THEORY = (Path(__file__).resolve().parent.parent / "docs" / "theory.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).resolve().parent.parent
+THEORY = (ROOT / "docs" / "theory.md").read_text(encoding="utf-8")
 TINY = ConfigCPU(n_layer=2, n_head=2, n_embd=16, block_size=12, dropout=0.5)
 TEXT = architectures_of("text")
 ABSORBED = {"charlm", "charlm_single_head", "minigpt", "hybridlm", "convlm", "mlp"}
@@ -144,6 +146,19 @@ def test_the_bound_for_an_mlp_holds_and_is_of_the_right_size():
     assert 0.05 * bound < difference <= bound
 
 
+def test_the_local_bound_of_a_transformers_feed_forward_holds_for_every_output():
+    block = initialize(build_model("charlm", "relu", ConfigCPU(), 9), 2).double().blocks[0].feed_forward.eval()
+    x = torch.randn(200, ConfigCPU().n_embd, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    with torch.no_grad():
+        z, weight = block.expand(x), block.contract.weight
+        excess = get_activation("smelu_1")(z) - F.relu(z)
+        difference = (get_activation("smelu_1")(z) @ weight.T - F.relu(z) @ weight.T).abs()
+        assert torch.allclose(block(x), F.relu(z) @ weight.T + block.contract.bias)
+    bound = excess @ weight.abs().T
+    assert (difference <= bound + 1e-12).all() and (bound <= weight.abs().sum(1) / 4 + 1e-12).all()
+    assert (excess[z.abs() >= 1] == 0).all() and (z.abs() < 1).double().mean() > 0
+
+
 # --- 4. series ---
 
 
@@ -155,12 +170,27 @@ def test_the_series_agree_as_stated():
         assert float((smelu(x) - swish(x)).abs().max()) == pytest.approx(largest, rel=0.03)
     k = 4 / math.sqrt(2 * math.pi)
     assert f"= {k:.3f}" in THEORY and "at most 0.019" in THEORY and "at most 0.0013" in THEORY
+    for reach, largest in ((1.0, 0.0099), (0.5, 0.0010)):
+        x = GRID[GRID.abs() <= reach]
+        assert float((swish(k * x) / k - gelu(x)).abs().max()) == pytest.approx(largest, abs=5e-5)
+    assert "at most 0.0099 on [-1, 1] and 0.0010 on" in THEORY
     x = torch.tensor([0.02, 0.04], dtype=torch.float64)
     apart = (swish(k * x) / k - gelu(x)).abs()
     assert apart[1] / apart[0] == pytest.approx(16, rel=0.02)  # of fourth order
     assert float(swish(x[0])) == pytest.approx(float(x[0] / 2 + x[0] ** 2 / 4 - x[0] ** 4 / 48), abs=1e-11)
     root = math.sqrt(2 * math.pi)
     assert float(gelu(x[0])) == pytest.approx(float(x[0] / 2 + x[0] ** 2 / root - x[0] ** 4 / (6 * root)), abs=1e-10)
+
+
+def test_where_pre_activations_leave_the_range_is_as_stated():
+    entries = json.loads((ROOT / "results/reference/diagnostics/diagnostics.json").read_text())["entries"]
+    shares = [
+        np.mean([entries[f"pre_activations {name}_swish trial {k}"]["values"]["share_curved"] for k in range(1, 5)])
+        for name in ("charlm", "mlp", "charlm_post_norm")
+    ]
+    text = " ".join(THEORY.split())
+    for share, where in zip(shares, ("of the pre-activations lie", "in the MLP", "in CharLM with normalization")):
+        assert f"{share:.0%} {where}" in text
 
 
 # --- 5. Hessian and Gauss-Newton ---

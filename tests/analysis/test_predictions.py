@@ -83,6 +83,18 @@ def test_loss_and_accuracy_of_every_trial_are_their_formulas(paired):
             assert trial["accuracy"] == np.mean(p.argmax(1) == labels)
 
 
+def test_losses_accuracies_and_kappas_are_scikit_learns(paired):
+    sklearn = pytest.importorskip("sklearn.metrics")
+    probabilities, labels, found = paired
+    for cell in found.cells:
+        values = list(probabilities[cell.activation].values())
+        for trial, p in zip(cell.result["trials"], values):
+            assert trial["loss"] == pytest.approx(sklearn.log_loss(labels, p, labels=range(p.shape[1])), rel=1e-6)
+            assert trial["accuracy"] == pytest.approx(sklearn.accuracy_score(labels, p.argmax(1)))
+        for pair, (p, q) in zip(cell.result["pairs"], itertools.combinations(values, 2)):
+            assert pair["cohen_kappa"] == pytest.approx(sklearn.cohen_kappa_score(p.argmax(1), q.argmax(1)))
+
+
 def test_hard_labels_have_the_measures_of_labels_and_the_same_numbers(paired, tmp_path):
     probabilities, labels, found = paired
     hard = compare(load(folder_of(tmp_path, probabilities, labels, lambda p: p.argmax(1))), reference="relu")

@@ -108,3 +108,9 @@ def test_matching_two_trained_models_changes_no_prediction_and_brings_them_neare
 def test_an_architecture_whose_symmetries_are_unknown_is_refused():
     with pytest.raises(ValueError, match="knows the symmetries of CharLM, MiniGPT and NanoTransformer"):
         matched(build_model("mlp", "relu", CONFIG, 5), charlm(1))
+
+
+def test_a_gated_activation_is_refused():
+    gated = build_model("charlm", "swiglu", CONFIG, 5)
+    with pytest.raises(ValueError, match="symmetries of gated activations"):
+        matched(gated, copy.deepcopy(gated))

@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 import torch
+from finite_differences import away_from_the_start, check_hessian
 from studies import a_trial
 from torch import nn
 
 from activations import ACTIVATIONS
-from architectures.registry import architectures_of, build_model, initialize, supports
+from architectures.registry import architectures_of, supports
 from diagnostics.curvature import curvature, largest_eigenvalues, spectral_density, trace, twice_differentiable
-from tasks.base import cross_entropy
 
 CONFIG = a_trial().config.replace(n_layer=1, n_head=2, n_embd=8, block_size=6, batch_size=2)
 VOCABULARY = 5
@@ -25,25 +25,7 @@ def batch(seed=0):
 
 
 def model_of(architecture="charlm", activation="gelu"):
-    model = initialize(build_model(architecture, activation, CONFIG, VOCABULARY), 1)
-    generator = torch.Generator().manual_seed(3)
-    with torch.no_grad():  # away from the start, where much is zero
-        for p in model.parameters():
-            p += 0.2 * torch.randn(p.shape, generator=generator)
-    return twice_differentiable(model)
-
-
-def gradient(model, x, y, offset):
-    parameters = list(model.parameters())
-    before = [p.detach().clone() for p in parameters]
-    with torch.no_grad():
-        for p, part in zip(parameters, torch.from_numpy(offset).split([p.numel() for p in parameters])):
-            p += part.view_as(p)
-    found = torch.autograd.grad(cross_entropy(model(x), y), parameters, allow_unused=True, materialize_grads=True)
-    with torch.no_grad():
-        for p, old in zip(parameters, before):
-            p.copy_(old)
-    return torch.cat([g.flatten() for g in found]).numpy()
+    return away_from_the_start(architecture, activation, CONFIG, VOCABULARY)
 
 
 def dense(operator):
@@ -80,12 +62,7 @@ CASES = [("charlm", name) for name in ACTIVATIONS] + [
 
 @pytest.mark.parametrize(("architecture", "activation"), [c for c in CASES if supports(*c) is None])
 def test_hessian_products_are_finite_differences_of_gradients(architecture, activation):
-    x, y = batch()
-    model = model_of(architecture, activation)
-    step, v = 1e-6, rng(1).standard_normal(sum(p.numel() for p in model.parameters()))
-    v /= np.linalg.norm(v)
-    expected = (gradient(model, x, y, step * v) - gradient(model, x, y, -step * v)) / (2 * step)
-    np.testing.assert_allclose(curvature(model, x, y).matvec(v), expected, atol=1e-4 * max(1.0, np.abs(expected).max()))
+    check_hessian(model_of(architecture, activation), *batch())
 
 
 def test_eigenvalues_trace_and_density_are_those_of_the_dense_matrix():

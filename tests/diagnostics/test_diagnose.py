@@ -95,6 +95,20 @@ def test_what_an_architecture_cannot_do_is_named_and_the_rest_is_measured(tmp_pa
     assert "symmetries of CharLM, MiniGPT and NanoTransformer" in run.out
 
 
+def test_a_trial_without_a_checkpoint_is_named_and_measured_once_it_is_there(study):
+    diagnose, folder = study
+    checkpoint = folder / "checkpoints" / "charlm_relu" / "trial_2.pt"
+    checkpoint.rename(folder / "elsewhere.pt")
+    run = diagnose("--probes", "gradient_norm")
+    assert run.status == 0 and "3 to measure" in run.out, run.out + run.err
+    assert (
+        "Not measured: gradient_norm charlm_relu trial 2 (checkpoints/charlm_relu/trial_2.pt does not exist)" in run.out
+    )
+    (folder / "elsewhere.pt").rename(checkpoint)
+    run = diagnose("--probes", "gradient_norm")
+    assert run.status == 0 and "1 to measure" in run.out and "Not measured" not in run.out
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [

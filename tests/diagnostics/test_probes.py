@@ -7,6 +7,7 @@ import torch
 import train
 from common import json_files
 from common.errors import UserError
+from diagnostics.measure import measure
 from diagnostics.probes import PROBES, check_probes, gradient_norm, kernel_target, measure_probes
 from tasks.base import cross_entropy
 from tasks.registry import load_task
@@ -61,7 +62,33 @@ def test_a_tangent_kernel_of_the_classes_is_aligned_with_the_targets_and_not_wit
 
 def test_an_unknown_probe_names_the_nearest(task):
     with pytest.raises(UserError, match="did you mean 'gradient_norm'"):
-        check_probes(["gradient_norms"], task)
+        check_probes(["gradient_norms"], task, studies.a_trial().config)
+
+
+def test_a_noise_scale_of_single_sequences_is_refused_before_training(tmp_path, tiny_corpus_file):
+    options = (*studies.TINY, "--corpus", tiny_corpus_file, "--batch-size=1", "--probes=noise_scale", "--dry-run")
+    run = studies.run("run_all_experiments.py", *options, folder=tmp_path)
+    assert run.status == 2 and "noise_scale needs a --batch-size of at least 2" in run.err
+
+
+def test_when_memory_runs_out_half_of_the_batch_is_measured_and_that_is_said(task, monkeypatch):
+    trial = studies.a_trial()
+    sizes = []
+
+    def hungry(model, batch, generator, config):
+        sizes.append(len(batch[0]))
+        if len(batch[0]) > limit:
+            raise MemoryError
+        return {"norm": 1.0}
+
+    monkeypatch.setitem(PROBES, "gradient_norm", hungry)
+    model, whole = build(trial, task.model_sizes).eval(), trial.config.batch_size
+    limit = whole // 4
+    found, _ = measure("gradient_norm", [model], task, trial.config, ["relu"], 1)
+    assert found == {"norm": 1.0, "examples used": float(limit)} and sizes == [whole, whole // 2, limit]
+    limit = 0
+    found, _ = measure("gradient_norm", [model], task, trial.config, ["relu"], 1)
+    assert found == "out of memory, even for one example; try --workers 1"
 
 
 def test_a_study_stores_its_probes_and_resumes_with_them(tmp_path, tiny_corpus_file):

@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 import studies
 import torch
+from finite_differences import check_hessian_of_task
 
 import train
 from common.errors import UserError
+from config_cpu import ConfigCPU
 from tasks import images
 from tasks.registry import load_recorded, load_task
 
@@ -106,3 +108,8 @@ def test_what_is_compiled_of_an_image_model_is_its_step(architecture, digits, no
     trial = studies.a_trial(architecture=architecture, max_iters=3)
     compiled = train.run_trial(studies.replace(trial, compiled=True), digits)
     assert studies.farthest(compiled["weights"], train.run_trial(trial, digits)["weights"]) < 1e-6
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_hessian_products_are_finite_differences_of_gradients(architecture, digits):
+    check_hessian_of_task(architecture, digits, ConfigCPU(n_layer=1, n_embd=8, n_head=2))

@@ -5,6 +5,7 @@ import zipfile
 import numpy as np
 import pytest
 import studies
+from finite_differences import check_hessian_of_task
 from grids import grid
 
 import train
@@ -121,3 +122,8 @@ def test_a_trial_that_was_interrupted_ends_with_the_same_bits(architecture, pred
     expected = train.run_trial(trial, predicted)
     assert expected["log_probabilities"].shape == (6, 11, 16)
     studies.assert_same(studies.interrupted_and_resumed(trial, predicted, tmp_path), expected)
+
+
+@pytest.mark.parametrize("architecture", NAMES)
+def test_hessian_products_are_finite_differences_of_gradients(architecture, classified):
+    check_hessian_of_task(architecture, classified, ConfigCPU(n_layer=1, n_embd=8, n_head=2))
