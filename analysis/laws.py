@@ -77,8 +77,8 @@ def _with(difference, over_examples):
 
     Both errors are added in quadrature, which counts the part that depends on run and example together twice.
     """
-    all_equal = difference.sd == 0  # then no error over runs was seen
-    if over_examples is None or difference.mean is None or (difference.low is None and not all_equal):
+    if over_examples is None or difference.standard_error is None:
         return replace(difference, low=None, high=None)
-    half = math.hypot(0.0 if all_equal else difference.high - difference.mean, 1.96 * over_examples)
+    over_runs = difference.high - difference.mean if difference.standard_error else 0.0
+    half = math.hypot(over_runs, 1.96 * over_examples)
     return replace(difference, low=difference.mean - half, high=difference.mean + half, reason=None)

@@ -28,9 +28,11 @@ def with_interval(estimate, decimals: int, signed: bool = False, n: int | None =
     """'0.0588 [0.0533, 0.0642]'; '0.0602 (no interval)'; '500 (all equal)'; '-' without a mean. n is added if it differs."""
     if estimate is None or estimate.mean is None:
         return "-"
-    without_width = estimate.sd == 0 and estimate.low == estimate.high
-    text = "all equal" if without_width else interval(estimate, decimals, signed)
-    text = f"({text})" if without_width or estimate.low is None else text
+    text = interval(estimate, decimals, signed)
+    if estimate.sd == 0 and estimate.low == estimate.high:
+        text = "(all equal)"
+    elif estimate.low is None:
+        text = f"({text})"
     other_n = f" (n = {estimate.n})" if n is not None and estimate.n != n else ""
     return f"{number(estimate.mean, decimals, signed)} {text}{other_n}"
 

@@ -94,7 +94,7 @@ def probes_along_training(results):
     drawn, axes = panels(panel_height(len(results)) * len(found), len(found), 2, sharey="row", sharex="col")
     for (left, right), (which, curves) in zip(axes, found.items()):
         draw_curves(left, {name: (steps, mean_curve(values)) for name, (steps, values) in curves.items()})
-        means = np.concatenate([np.nanmean(values, axis=0) for _, values in curves.values()])
+        means = np.concatenate([_means(values) for _, values in curves.values()])
         wide = np.nanmin(means) > 0 and np.nanmax(means) > WIDE * np.nanmin(means)
         left.set(ylabel=SHOWN[which], yscale="log" if wide else "linear")
         for result in results:
@@ -117,7 +117,7 @@ def _number_curve(result, probe, key):
         variance, norm = (_number_curve(result, probe, name) for name in ("variance", "squared_norm"))
         if variance is None:
             return None
-        ratio = np.nanmean(variance[1], axis=0) / np.nanmean(norm[1], axis=0)
+        ratio = _means(variance[1]) / _means(norm[1])
         return variance[0], np.where(ratio > 0, ratio, np.nan)[None]
     histories = [
         {
@@ -133,6 +133,11 @@ def _number_curve(result, probe, key):
     return np.array(steps), np.array([[history.get(step, np.nan) for step in steps] for history in histories])
 
 
+def _means(values):
+    """(steps,) means over the trials that have a number, NaN where none has."""
+    return np.ma.masked_invalid(values).mean(axis=0).filled(np.nan)
+
+
 def _against_pd(ax, result, steps, values):
     """The means of a probe against those of relative PD, at the steps that have both."""
     at, _, estimates = trained(*pair_curves(result, "relative_pd"))
@@ -141,7 +146,7 @@ def _against_pd(ax, result, steps, values):
     if not shared:
         return
     look = activation_style(result["activation"]) | {"markersize": 2.5, "linewidth": 1.1}
-    x, y = [pds[steps[k]] for k in shared], np.nanmean(values, axis=0)[shared]
+    x, y = [pds[steps[k]] for k in shared], _means(values)[shared]
     ax.plot(x, y, **look, label=short_label(result["activation"]))
     ax.plot(x[:1], y[:1], marker="o", markersize=7, markerfacecolor="none", color=look["color"], linestyle="none")
 

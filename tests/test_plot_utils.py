@@ -3,6 +3,7 @@
 import copy
 import itertools
 import struct
+import warnings
 from pathlib import Path
 
 import matplotlib
@@ -215,6 +216,17 @@ def test_a_probe_is_drawn_along_training_and_against_relative_pd_at_the_same_ste
     for line in right.lines:
         assert line.get_ydata() == pytest.approx(10 * np.asarray(line.get_xdata()))
     check_readable(figures[0])
+
+
+def test_a_point_whose_noise_scale_is_unknown_is_a_gap_without_a_warning(tmp_path, figures):
+    results = [make_result(name, 3) for name in ("relu", "gelu")]
+    for trial in (trial for result in results for trial in result["trials"]):
+        for k, point in enumerate(trial["history"]):
+            point["probes"] = {"noise_scale": {"variance": 3.0, "squared_norm": -1.0 if k == 1 else 1.0}}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        plot_utils.probes_along_training(results, tmp_path)
+    assert np.isnan(figures[0].axes[0].lines[0].get_ydata()).tolist().count(True) == 1
 
 
 def test_the_untrained_model_does_not_flatten_the_disagreement_of_trained_ones(tmp_path, figures):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from finite_differences import away_from_the_start, check_hessian
+from finite_differences import away_from_the_start, hessian_error
 from studies import a_trial
 from torch import nn
 
@@ -62,7 +62,7 @@ CASES = [("charlm", name) for name in ACTIVATIONS] + [
 
 @pytest.mark.parametrize(("architecture", "activation"), [c for c in CASES if supports(*c) is None])
 def test_hessian_products_are_finite_differences_of_gradients(architecture, activation):
-    check_hessian(model_of(architecture, activation), *batch())
+    assert hessian_error(model_of(architecture, activation), *batch()) < 1e-4
 
 
 def test_eigenvalues_trace_and_density_are_those_of_the_dense_matrix():

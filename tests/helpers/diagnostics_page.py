@@ -39,7 +39,7 @@ def blocks(plots: Path) -> dict[str, str]:
 
 def barriers() -> str:
     """Means over activations and pairs, with the smallest and the largest."""
-    entries = json.loads((FOLDER / "diagnostics.json").read_text(encoding="utf-8"))["entries"]
+    entries = _json(FOLDER / "diagnostics.json")["entries"]
     found: dict[str, dict[str, list[float]]] = {}
     for key, measured in entries.items():
         if (match := KEY.fullmatch(key)) and match[1].startswith("barrier") and "values" in measured:
@@ -55,6 +55,10 @@ def barriers() -> str:
     ]
     heads = ["Architecture", "Two trials", "After matching", "Two activations, same trial"]
     return table(heads, rows)
+
+
+def _json(path):
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def _range(values):
@@ -149,10 +153,6 @@ def gradients() -> str:
         )
     heads = ["Diagnostic", *("Relative PD", "p (Holm)", "38 cases"), *("SD of the loss", "p (Holm)", "38 cases")]
     return table(heads, [[name, *cells] for name, cells in rows.items()])
-
-
-def _json(path):
-    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def draw_gradients(path: Path) -> None:

@@ -258,6 +258,22 @@ def run(script, *arguments, folder, seconds=120, really=False, **options) -> Run
     return started
 
 
+def trained_and_verified(task, architecture, max_iters, folder) -> tuple[Run, Run]:
+    """The runs that train two trials of a task's first architecture, whose initial weights differ, and repeat the second."""
+    options = (
+        "--n-embd=8",
+        f"--max-iters={max_iters}",
+        "--eval-interval=2",
+        "--trials=2",
+        "--workers=1",
+        "--vary=init",
+    )
+    study = ("run_all_experiments.py", "--task", task, "--config=cpu", "--activations=relu")
+    done = run(*study, *options, folder=folder)
+    result = f"results/{task}_vary_init/{architecture}_relu.json"
+    return done, run("train.py", "--verify", result, "--trial=2", folder=folder)
+
+
 def content(folder) -> dict:
     """Everything that a study has written, without what may differ between identical ones; file name -> content.
 

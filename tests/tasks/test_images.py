@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import studies
 import torch
-from finite_differences import check_hessian_of_task
+from finite_differences import hessian_error_of_task
 
 import train
 from common.errors import UserError
@@ -94,12 +94,8 @@ def test_a_trial_that_was_interrupted_ends_with_the_same_bits(architecture, digi
 
 
 def test_a_study_of_the_first_architecture_is_trained_and_verified(tmp_path):
-    options = ("--n-embd", "8", "--max-iters", "4", "--eval-interval", "2", "--trials", "2", "--workers", "1")
-    study = ("run_all_experiments.py", "--task", "images", "--config", "cpu", *options, "--activations", "relu")
-    done = studies.run(*study, "--vary", "init", folder=tmp_path)
+    done, verified = studies.trained_and_verified("images", "cnn", 4, tmp_path)
     assert done.status == 0 and "images digits, cpu, 4 steps" in done.out, done.out + done.err
-    result = "results/images_vary_init/cnn_relu.json"
-    verified = studies.run("train.py", "--verify", result, "--trial", "2", folder=tmp_path)
     assert verified.status == 0 and "identical: weights_sha256" in verified.out, verified.out + verified.err
 
 
@@ -112,4 +108,4 @@ def test_what_is_compiled_of_an_image_model_is_its_step(architecture, digits, no
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_hessian_products_are_finite_differences_of_gradients(architecture, digits):
-    check_hessian_of_task(architecture, digits, ConfigCPU(n_layer=1, n_embd=8, n_head=2))
+    assert hessian_error_of_task(architecture, digits, ConfigCPU(n_layer=1, n_embd=8, n_head=2)) < 1e-4
